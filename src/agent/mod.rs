@@ -1,0 +1,1 @@
+//! The node role: driver, steps, gate, reports.

@@ -1,0 +1,1 @@
+//! Kubernetes: clients, error classes, nodes, virtual machines, evictions.

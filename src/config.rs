@@ -1,0 +1,1 @@
+//! Flags over environment over `/etc/upgrade-agent/config.toml`.

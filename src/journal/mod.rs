@@ -1,0 +1,1 @@
+//! The durable truth of one upgrade: append with fsync, replay, receipts.

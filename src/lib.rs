@@ -1,0 +1,15 @@
+//! `upgrade-agent` takes a Harvester node through an upgrade without losing a VM.
+//!
+//! Reading order: [`flow`] (pure rules), [`journal`] (durable truth), [`agent`] (the driver and its steps), then
+//! [`host`] and [`cluster`] (the two wires). `ARCHITECTURE.md` is the map.
+
+pub mod agent;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod flow;
+pub mod host;
+pub mod journal;
+pub mod shutdown;
+pub mod sim;
+pub mod telemetry;

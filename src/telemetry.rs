@@ -1,0 +1,1 @@
+//! Logs: plain on a terminal, one JSON object a line elsewhere.

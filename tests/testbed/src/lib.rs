@@ -1,0 +1,1 @@
+//! The real-parts test bed: a real API server, a real systemd machine, a stand-in `rke2`.
