@@ -10,6 +10,7 @@ pub mod config;
 pub mod flow;
 pub mod host;
 pub mod journal;
+pub mod notify;
 pub mod shutdown;
 pub mod sim;
 pub mod telemetry;
