@@ -106,7 +106,7 @@ mod tests {
         stopping();
     }
 
-    fn play(envs: &[(&str, &str)]) -> std::process::ExitStatus {
+    fn play(envs: &[(&str, &str)]) -> std::process::Child {
         #[expect(clippy::disallowed_methods, reason = "the copy that plays the daemon")]
         let mut copy = Command::new(std::env::current_exe().unwrap());
         copy.args(["--exact", "notify::tests::plays_the_daemon_when_asked"])
@@ -116,7 +116,7 @@ mod tests {
             .env_remove("WATCHDOG_PID");
         copy.envs(envs.iter().copied())
             .stdout(std::process::Stdio::null())
-            .status()
+            .spawn()
             .unwrap()
     }
 
@@ -125,28 +125,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let envs = [
             ("NOTIFY_SOCKET", path.to_str().unwrap()),
             ("WATCHDOG_USEC", "20000"),
         ];
-        assert!(play(&envs).success());
-        socket.set_nonblocking(true).unwrap();
-        let mut heard = Vec::new();
+        let mut copy = play(&envs);
+        let mut heard: Vec<String> = Vec::new();
         let mut buffer = [0; 256];
-        while let Ok(length) = socket.recv(&mut buffer) {
+        // Read while it plays: a full queue of datagrams would hold it up.
+        while heard.last().is_none_or(|line| line != "STOPPING=1") {
+            let length = socket.recv(&mut buffer).unwrap();
             heard.push(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned());
         }
+        assert!(copy.wait().unwrap().success());
         assert_eq!(heard[..2], ["READY=1", "STATUS=pre-draining: 2 left"]);
         assert!(
             heard.iter().filter(|line| *line == "WATCHDOG=1").count() > 2,
             "{heard:?}"
         );
-        assert_eq!(heard.last().unwrap(), "STOPPING=1");
     }
 
     #[test]
     fn without_a_socket_or_a_listener_nothing_fails() {
-        assert!(play(&[]).success());
-        assert!(play(&[("NOTIFY_SOCKET", "/nowhere/notify"), ("WATCHDOG_USEC", "20000")]).success());
+        assert!(play(&[]).wait().unwrap().success());
+        assert!(
+            play(&[("NOTIFY_SOCKET", "/nowhere/notify"), ("WATCHDOG_USEC", "20000")])
+                .wait()
+                .unwrap()
+                .success()
+        );
     }
 }

@@ -148,7 +148,7 @@ mod tests {
         let writer = BoxMakeWriter::new(move || sink.clone());
         let subscriber = subscriber(format, parse_filter(filter).unwrap(), writer);
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info_span!("step", name = "Drain").in_scope(|| tracing::info!(vm = "a/b", "left"));
+            tracing::info_span!("step", step = "Drain").in_scope(|| tracing::info!(vm = "a/b", "left"));
             tracing::debug!("detail");
             tracing::info!(target: "kube", "chatter");
         });
@@ -165,7 +165,7 @@ mod tests {
             (&lines[0]["message"], &lines[0]["vm"]),
             (&"left".into(), &"a/b".into())
         );
-        assert_eq!(lines[0]["spans"][0]["name"], "Drain");
+        assert_eq!(lines[0]["spans"][0]["step"], "Drain");
         assert!(lines[0]["timestamp"].is_string());
     }
 
