@@ -1,12 +1,16 @@
 //! Durable file operations: what a function here has returned `Ok` for survives a power cut. Owns no paths and no
 //! formats. All functions block; async callers go through [`blocking`].
 
+mod disk;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+
+pub use disk::{FsKind, filesystem, free_bytes};
 
 /// A file operation that did not work, with its object. The cause is the source.
 #[derive(Debug, thiserror::Error)]
@@ -40,17 +44,6 @@ fn cure(source: &io::Error) -> &'static str {
     } else {
         ""
     }
-}
-
-/// The kinds of file system that matter to us: what is written to the first two is gone after a reboot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FsKind {
-    /// Memory (tmpfs or ramfs).
-    Tmpfs,
-    /// An overlay; its upper layer is often in memory.
-    Overlay,
-    /// Any other, by name, or by its magic number when we have no name for it.
-    Other(String),
 }
 
 /// Runs a blocking closure away from the async threads.
@@ -222,41 +215,6 @@ pub fn list_dir(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     Ok(found)
 }
 
-/// Bytes that root may still write to the file system of `path`.
-///
-/// # Errors
-/// `path` does not exist or cannot be looked at.
-pub fn free_bytes(path: &Path) -> Result<u64, FsError> {
-    let stat = nix::sys::statvfs::statvfs(path)
-        .map_err(|errno| FsError::on("look at the file system of", path)(errno.into()))?;
-    Ok(stat.blocks_free().saturating_mul(stat.fragment_size()))
-}
-
-/// What kind of file system `path` is on.
-///
-/// # Errors
-/// `path` does not exist or cannot be looked at.
-pub fn filesystem(path: &Path) -> Result<FsKind, FsError> {
-    use nix::sys::statfs as magic;
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    let stat =
-        magic::statfs(path).map_err(|errno| FsError::on("look at the file system of", path)(errno.into()))?;
-    let found = stat.filesystem_type();
-    Ok(if found == magic::TMPFS_MAGIC || found.0 == RAMFS_MAGIC {
-        FsKind::Tmpfs
-    } else if found == magic::OVERLAYFS_SUPER_MAGIC {
-        FsKind::Overlay
-    } else if found == magic::EXT4_SUPER_MAGIC {
-        FsKind::Other("ext4".to_owned())
-    } else if found == magic::XFS_SUPER_MAGIC {
-        FsKind::Other("xfs".to_owned())
-    } else if found == magic::BTRFS_SUPER_MAGIC {
-        FsKind::Other("btrfs".to_owned())
-    } else {
-        FsKind::Other(format!("{:#x}", found.0))
-    })
-}
-
 /// Lower-case hex of some bytes.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -347,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_and_measures() {
+    fn hashes_like_sha256sum() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("abc");
         write_atomic(&path, b"abc", 0o600).unwrap();

@@ -14,6 +14,8 @@ const ABSENT_PATH: &str = "/org/freedesktop/systemd1/unit/absent";
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::host) enum Behaviour {
     ComesUp,
+    /// The second order finds it up.
+    ComesUpLater,
     Hangs,
     DoneButInactive,
 }
@@ -52,17 +54,27 @@ impl Fake {
         self.with(|inner| inner.on_reload = Some(Box::new(find)));
     }
 
+    /// Somebody else stopped it and is starting it now.
+    pub(in crate::host) fn begin_start(&self) {
+        self.stop();
+        self.start();
+    }
+
     fn stop(&self) {
         self.with(|inner| (inner.active, inner.sub, inner.pid) = ("inactive", "dead", 0));
     }
 
     fn start(&self) {
         self.with(|inner| {
+            if inner.active == "activating" {
+                (inner.active, inner.sub) = ("active", "running");
+                return;
+            }
             inner.lives += 1;
             let pid = 99 + u32::from(inner.lives);
             (inner.active, inner.sub, inner.pid) = match inner.behaviour {
                 Behaviour::ComesUp => ("active", "running", pid),
-                Behaviour::Hangs => ("activating", "start", pid),
+                Behaviour::ComesUpLater | Behaviour::Hangs => ("activating", "start", pid),
                 Behaviour::DoneButInactive => ("inactive", "dead", 0),
             };
         });

@@ -68,11 +68,13 @@ impl Systemd {
             ("CollectMode", Variant::new("inactive-or-failed")),
         ];
         call(unit, "StartTransientUnit", self.transient(&starter, &settings)).await?;
-        let was_active = before.active_state == "active";
-        let old = (!was_active).then_some(before.invocation_id.as_str());
-        let started = self
-            .wait_active(unit, old.filter(|id| !id.is_empty()), deadline)
-            .await;
+        // A unit that is on its way up, as after a crash of ours half-way, comes up under the id that it has already.
+        let ended = matches!(
+            before.active_state.as_str(),
+            "inactive" | "failed" | "deactivating"
+        );
+        let old = (ended && !before.invocation_id.is_empty()).then_some(before.invocation_id.as_str());
+        let started = self.wait_active(unit, old, deadline).await;
         self.discard(&starter).await;
         started
     }
@@ -155,5 +157,18 @@ mod tests {
             systemd.restart_fenced(UNIT, later).await,
             Err(SystemdError::Failed { .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_start_that_somebody_began_already_is_waited_for() {
+        let (systemd, fake) = machine(Behaviour::ComesUpLater).await;
+        fake.begin_start();
+        let before = systemd.unit(UNIT).await.unwrap();
+        assert_eq!(before.active_state, "activating");
+        let after = systemd
+            .start_fenced(UNIT, Instant::now() + Duration::from_secs(5))
+            .await
+            .unwrap();
+        assert_eq!(after.invocation_id, before.invocation_id);
     }
 }
