@@ -1,5 +1,7 @@
 //! Which boot of the machine this is. A reboot is witnessed by a changed boot id, never by a clock or a marker file.
 
+#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
+
 use std::fmt;
 use std::io;
 

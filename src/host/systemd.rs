@@ -76,7 +76,6 @@ impl Systemd {
     }
 
     /// The connection, for another service on the same bus.
-    #[must_use]
     pub fn connection(&self) -> &zbus::Connection {
         self.manager.inner().connection()
     }

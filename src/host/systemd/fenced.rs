@@ -29,7 +29,7 @@ impl Systemd {
     /// [`SystemdError::NoSuchUnit`], [`SystemdError::TimedOut`], the bus's errors.
     pub async fn stop_fenced(&self, unit: &str, deadline: Instant) -> Result<(), SystemdError> {
         self.unit(unit).await?;
-        let stopper = unique("stop");
+        let brake = unique("stop");
         // It conflicts and comes after: by the time it runs, the unit has stopped. It stays until we have looked.
         let settings = [
             ("Description", Variant::new(format!("upgrade-agent stops {unit}"))),
@@ -40,9 +40,9 @@ impl Systemd {
             ("ExecStart", command()),
             ("CollectMode", Variant::new("inactive-or-failed")),
         ];
-        call(unit, "StartTransientUnit", self.transient(&stopper, &settings)).await?;
+        call(unit, "StartTransientUnit", self.transient(&brake, &settings)).await?;
         let stopped = self.wait_stopped(unit, deadline).await;
-        self.discard(&stopper).await;
+        self.discard(&brake).await;
         stopped
     }
 
@@ -55,7 +55,7 @@ impl Systemd {
         if before.active_state == "failed" {
             self.reset_failed(unit).await?;
         }
-        let starter = unique("start");
+        let wish = unique("start");
         // No order between the two: it is done at once, and the unit takes its minutes.
         let settings = [
             (
@@ -67,7 +67,7 @@ impl Systemd {
             ("ExecStart", command()),
             ("CollectMode", Variant::new("inactive-or-failed")),
         ];
-        call(unit, "StartTransientUnit", self.transient(&starter, &settings)).await?;
+        call(unit, "StartTransientUnit", self.transient(&wish, &settings)).await?;
         // A unit that is on its way up, as after a crash of ours half-way, comes up under the id that it has already.
         let ended = matches!(
             before.active_state.as_str(),
@@ -75,7 +75,7 @@ impl Systemd {
         );
         let old = (ended && !before.invocation_id.is_empty()).then_some(before.invocation_id.as_str());
         let started = self.wait_active(unit, old, deadline).await;
-        self.discard(&starter).await;
+        self.discard(&wish).await;
         started
     }
 

@@ -148,14 +148,11 @@ fn first_program(commands: &Variant<'_>) -> Option<String> {
 
 /// `Job` is `(uo)`.
 fn job_id(job: &Variant<'_>) -> u32 {
-    match job {
-        Variant::Structure(job) => job
-            .fields()
-            .first()
-            .and_then(|id| id.downcast_ref::<u32>().ok())
-            .unwrap_or(0),
-        _ => 0,
-    }
+    let Variant::Structure(job) = job else { return 0 };
+    job.fields()
+        .first()
+        .and_then(|id| id.downcast_ref::<u32>().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

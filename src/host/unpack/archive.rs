@@ -1,5 +1,7 @@
 //! From a tar stream to files: plain files and directories, nothing that could write or point elsewhere.
 
+#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
+
 use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -63,23 +65,23 @@ pub(super) fn unpack(
             entry: name.display().to_string(),
             why,
         };
-        match kind {
-            tar::EntryType::Directory => make_dirs(dir, &relative, &mut dirs)?,
-            tar::EntryType::Regular => {
-                make_dirs(dir, parent(&relative), &mut dirs)?;
-                let executable = entry.header().mode().map_err(damaged)? & 0o111 != 0;
-                let mode = if executable { 0o755 } else { 0o644 };
-                let mut file = match new_file(&target, mode) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        return Err(unsafe_entry("is there twice"));
-                    }
-                    opened => opened.map_err(FsError::on("create", &target))?,
-                };
-                unpacked.bytes += copy_all(&mut entry, &mut file).map_err(FsError::on("write", &target))?;
-                file.sync_all().map_err(FsError::on("sync", &target))?;
-                unpacked.files.push(relative);
-            }
-            _ => return Err(unsafe_entry("is neither a plain file nor a directory")),
+        if kind == tar::EntryType::Directory {
+            make_dirs(dir, &relative, &mut dirs)?;
+        } else if kind == tar::EntryType::Regular {
+            make_dirs(dir, parent(&relative), &mut dirs)?;
+            let executable = entry.header().mode().map_err(damaged)? & 0o111 != 0;
+            let mode = if executable { 0o755 } else { 0o644 };
+            let mut file = match new_file(&target, mode) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(unsafe_entry("is there twice"));
+                }
+                opened => opened.map_err(FsError::on("create", &target))?,
+            };
+            unpacked.bytes += copy_all(&mut entry, &mut file).map_err(FsError::on("write", &target))?;
+            file.sync_all().map_err(FsError::on("sync", &target))?;
+            unpacked.files.push(relative);
+        } else {
+            return Err(unsafe_entry("is neither a plain file nor a directory"));
         }
     }
     for made in dirs.iter().rev() {
