@@ -1,2 +1,31 @@
-//! This machine: files under a host root, systemd over D-Bus, processes, disks, the lock.
-//! Never talks to Kubernetes and never decides anything about an upgrade.
+//! This machine as a value: every byte read from or written to it, and every unit started on it, goes through here.
+//! Never talks to Kubernetes, never decides anything about an upgrade, imports no other room.
+//!
+//! Tour: [`root`] says where the machine's `/` is, [`fs`] reads and writes durably below it, [`swap_file`] makes a
+//! staged binary live, [`unpack`] stages a release. [`systemd`] restarts units and tells what became of them, [`fence`]
+//! keeps others from restarting them. [`process`], [`boot`], [`probe`] and [`command`] look; [`lock`] keeps a second
+//! agent away.
+
+pub mod boot;
+pub mod command;
+pub mod fence;
+pub mod fs;
+pub mod lock;
+pub mod probe;
+pub mod process;
+pub mod root;
+pub mod swap_file;
+pub mod systemd;
+pub mod unpack;
+
+use crate::host::root::HostRoot;
+use crate::host::systemd::Systemd;
+
+/// One machine: its files and its service manager, which must belong together.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Where the machine's `/` is seen from here.
+    pub root: HostRoot,
+    /// The service manager of the same machine.
+    pub systemd: Systemd,
+}

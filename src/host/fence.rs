@@ -1,0 +1,246 @@
+//! The fence around a unit: a drop-in that makes systemd refuse everybody who starts, stops or restarts it by name. Knows
+//! whose fence it is, and believes it only when systemd has it loaded. It does not stop signals, crashes or a reboot.
+
+#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
+
+use std::path::PathBuf;
+
+use crate::host::Host;
+use crate::host::fs::{FsError, create_dir_sync, read_opt, remove_opt, write_atomic};
+use crate::host::systemd::{SystemdError, UnitState};
+
+/// Sorts last among the drop-ins, so that nobody overrides it by accident.
+const DROP_IN: &str = "99-zz-upgrade-agent-fence.conf";
+const OWNER_LINE: &str = "# Fence of upgrade ";
+
+/// Why a fence is not as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// Another upgrade's fence stands there.
+    #[error("{unit} is fenced by upgrade {uid}; finish or cancel that one, or remove {} and run `systemctl daemon-reload`", path.display())]
+    NotOurs {
+        /// The unit.
+        unit: String,
+        /// Whose it is.
+        uid: String,
+        /// The drop-in, as the machine sees it.
+        path: PathBuf,
+    },
+    /// systemd was told and still says otherwise.
+    #[error(
+        "the fence of {unit} is written and systemd did not load it; see `systemctl cat {unit}` for a later drop-in"
+    )]
+    NotLoaded {
+        /// The unit.
+        unit: String,
+    },
+    /// systemd did not answer.
+    #[error("cannot ask systemd about the fence")]
+    Systemd(#[from] SystemdError),
+    /// The drop-in could not be read, written or removed.
+    #[error("cannot change the fence")]
+    Io(#[from] FsError),
+}
+
+/// What stands around a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FenceState {
+    /// No fence of any upgrade, on disk or loaded.
+    Absent,
+    /// This upgrade's, on disk and loaded.
+    Ours,
+    /// Another upgrade's, by its uid.
+    Other(String),
+    /// This upgrade's, but systemd does not keep to it yet.
+    WrittenNotLoaded,
+    /// Removed from disk, but systemd still keeps to it.
+    RemovedStillLoaded,
+}
+
+/// Fences the units for upgrade `uid` and sees to it that systemd has loaded all of it. A fence of ours that stands
+/// already is fine; when one unit carries another's fence, none is changed.
+///
+/// # Errors
+/// See [`FenceError`]. What was written stays, for [`lower`] to remove.
+pub async fn raise(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceError> {
+    for unit in units {
+        host.systemd.unit(unit).await?;
+        refuse_strangers(host, unit, uid)?;
+    }
+    for unit in units {
+        let path = drop_in(host, unit)?;
+        if let Some(dir) = path.parent() {
+            create_dir_sync(dir)?;
+            open_to_readers(dir)?;
+        }
+        write_atomic(&path, text(unit, uid).as_bytes(), 0o644)?;
+    }
+    host.systemd.reload().await?;
+    for unit in units {
+        if !is_loaded(&host.systemd.unit(unit).await?) {
+            return Err(FenceError::NotLoaded {
+                unit: (*unit).to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Takes the fences of upgrade `uid` away and sees to it that systemd has forgotten them. No fence is fine; when one unit
+/// carries another's fence, none is changed.
+///
+/// # Errors
+/// See [`FenceError`].
+pub async fn lower(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceError> {
+    for unit in units {
+        refuse_strangers(host, unit, uid)?;
+    }
+    for unit in units {
+        remove_opt(&drop_in(host, unit)?)?;
+    }
+    host.systemd.reload().await?;
+    for unit in units {
+        match host.systemd.unit(unit).await {
+            Ok(state) if names_drop_in(&state) => {
+                return Err(FenceError::NotLoaded {
+                    unit: (*unit).to_owned(),
+                });
+            }
+            Ok(_) | Err(SystemdError::NoSuchUnit { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What stands around the unit now, seen by upgrade `uid`.
+///
+/// # Errors
+/// [`FenceError::Systemd`] or [`FenceError::Io`].
+pub async fn state(host: &Host, unit: &str, uid: &str) -> Result<FenceState, FenceError> {
+    let written = owner(host, unit)?;
+    let loaded = host.systemd.unit(unit).await?;
+    Ok(match written {
+        Some(other) if other != uid => FenceState::Other(other),
+        Some(_) if is_loaded(&loaded) => FenceState::Ours,
+        Some(_) => FenceState::WrittenNotLoaded,
+        None if names_drop_in(&loaded) => FenceState::RemovedStillLoaded,
+        None => FenceState::Absent,
+    })
+}
+
+fn is_loaded(state: &UnitState) -> bool {
+    names_drop_in(state) && state.refuse_manual_start && state.refuse_manual_stop
+}
+
+fn names_drop_in(state: &UnitState) -> bool {
+    state
+        .drop_in_paths
+        .iter()
+        .any(|path| path.rsplit('/').next() == Some(DROP_IN))
+}
+
+fn refuse_strangers(host: &Host, unit: &str, uid: &str) -> Result<(), FenceError> {
+    match owner(host, unit)? {
+        Some(other) if other != uid => Err(FenceError::NotOurs {
+            unit: unit.to_owned(),
+            uid: other,
+            path: host.root.strip(&drop_in(host, unit)?),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whose fence is on disk. One without an owner line is somebody's all the same.
+fn owner(host: &Host, unit: &str) -> Result<Option<String>, FsError> {
+    let found = read_opt(&drop_in(host, unit)?)?;
+    Ok(found.map(|bytes| {
+        let text = String::from_utf8_lossy(&bytes);
+        let uid = text.lines().find_map(|line| line.strip_prefix(OWNER_LINE));
+        uid.unwrap_or("unknown").trim().to_owned()
+    }))
+}
+
+fn drop_in(host: &Host, unit: &str) -> Result<PathBuf, FsError> {
+    let path = format!("/etc/systemd/system/{unit}.d/{DROP_IN}");
+    host.root
+        .resolve(&path)
+        .map_err(FsError::on("follow", &host.root.at(&path)))
+}
+
+fn text(unit: &str, uid: &str) -> String {
+    format!(
+        "{OWNER_LINE}{uid}\n\
+         # upgrade-agent restarts {unit} itself and keeps others from it meanwhile.\n\
+         # To remove by hand: rm /etc/systemd/system/{unit}.d/{DROP_IN} && systemctl daemon-reload\n\
+         [Unit]\nRefuseManualStart=yes\nRefuseManualStop=yes\n"
+    )
+}
+
+/// systemd reads it as root, but `systemctl cat` of an operator should work as well.
+fn open_to_readers(dir: &std::path::Path) -> Result<(), FsError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
+        .map_err(FsError::on("set mode of", dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::root::HostRoot;
+    use crate::host::systemd::fake::{Behaviour, Fake, UNIT, machine};
+
+    async fn fenceable() -> (tempfile::TempDir, Host, Fake) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(dir.path().to_path_buf());
+        let (systemd, fake) = machine(Behaviour::ComesUp).await;
+        let host = Host { root, systemd };
+        let path = drop_in(&host, UNIT).unwrap();
+        fake.load_on_reload(move || path.exists().then(|| path.display().to_string()));
+        (dir, host, fake)
+    }
+
+    #[tokio::test]
+    async fn goes_up_is_ours_and_comes_down_twice() {
+        let (_dir, host, _fake) = fenceable().await;
+        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
+        raise(&host, &[UNIT], "uid-1").await.unwrap();
+        raise(&host, &[UNIT], "uid-1").await.unwrap();
+        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
+        lower(&host, &[UNIT], "uid-1").await.unwrap();
+        lower(&host, &[UNIT], "uid-1").await.unwrap();
+        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
+    }
+
+    #[tokio::test]
+    async fn another_upgrades_fence_is_left_standing() {
+        let (_dir, host, _fake) = fenceable().await;
+        raise(&host, &[UNIT], "uid-1").await.unwrap();
+        assert_eq!(
+            state(&host, UNIT, "uid-2").await.unwrap(),
+            FenceState::Other("uid-1".to_owned())
+        );
+        let error = lower(&host, &[UNIT], "uid-2").await.unwrap_err();
+        assert!(
+            error.to_string().contains("rm") || error.to_string().contains("/etc/systemd/system"),
+            "{error}"
+        );
+        raise(&host, &[UNIT], "uid-2").await.unwrap_err();
+        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
+    }
+
+    #[tokio::test]
+    async fn a_fence_that_systemd_did_not_load_does_not_count() {
+        let (_dir, host, fake) = fenceable().await;
+        fake.load_on_reload(|| None);
+        assert!(matches!(
+            raise(&host, &[UNIT], "uid-1").await,
+            Err(FenceError::NotLoaded { .. })
+        ));
+        assert_eq!(
+            state(&host, UNIT, "uid-1").await.unwrap(),
+            FenceState::WrittenNotLoaded
+        );
+        assert!(raise(&host, &["absent.service"], "uid-1").await.is_err());
+    }
+}

@@ -1,0 +1,293 @@
+//! Makes a staged file live in one `rename(2)` and keeps the old one beside it. Does not decide whether it may: the
+//! caller holds the permit. At every instant, and after a power cut at any instant, the live path is one whole binary.
+
+#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::host::fs::{FsError, beside, parent, remove_if_there, sync_dir};
+
+/// Why nothing was swapped. In all cases but [`SwapError::NotDurable`] the live file is the old one.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapError {
+    /// There is no staged file: never staged, or already swapped before a crash.
+    #[error("nothing is staged at {}; compare the live file's digest, it may be swapped already", staged.display())]
+    NothingStaged {
+        /// Where it should be.
+        staged: PathBuf,
+    },
+    /// A symlink, directory or device where a plain file must be.
+    #[error("{} is not a plain file; point the plan at the file itself", path.display())]
+    NotAFile {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// `rename` and `link` only work within one mount.
+    #[error("{} and {} are on different mounts; stage inside the install prefix of the live file", live.display(), other.display())]
+    OtherMount {
+        /// The live file.
+        live: PathBuf,
+        /// The one elsewhere.
+        other: PathBuf,
+    },
+    /// A step before the rename, or the rename itself, failed.
+    #[error("could not swap, the old file is still live")]
+    StillOld(#[source] FsError),
+    /// The new file is live, but the directory could not be synced.
+    #[error("the new file is live at {} but not yet durable; check the disk, then swap again", live.display())]
+    NotDurable {
+        /// The live file.
+        live: PathBuf,
+        /// The failed sync.
+        #[source]
+        source: FsError,
+    },
+}
+
+/// Replaces `live` by `staged`, and leaves the old content at `previous`.
+///
+/// Guarantees: owner and mode of the live file are kept; a process that runs the old file keeps running it; a second
+/// call after a crash before the rename does the same again, one after it answers [`SwapError::NothingStaged`] and
+/// touches nothing (`previous` above all).
+///
+/// # Errors
+/// See [`SwapError`].
+pub fn swap(live: &Path, staged: &Path, previous: &Path) -> Result<(), SwapError> {
+    let old = plain_file(live)?.ok_or_else(|| {
+        SwapError::StillOld(FsError::on("find the live file", live)(
+            io::ErrorKind::NotFound.into(),
+        ))
+    })?;
+    // Before anything else: after a finished swap, linking live to previous would lose the old file for good.
+    let new = plain_file(staged)?.ok_or_else(|| SwapError::NothingStaged {
+        staged: staged.to_path_buf(),
+    })?;
+    let keep = fs::metadata(parent(previous)).map_err(still_old("look at", parent(previous)))?;
+    for (other, device) in [(staged, new.dev()), (previous, keep.dev())] {
+        if device != old.dev() {
+            return Err(SwapError::OtherMount {
+                live: live.to_path_buf(),
+                other: other.to_path_buf(),
+            });
+        }
+    }
+    dress_like(staged, &old, &new)?;
+    keep_previous(live, previous)?;
+    fs::rename(staged, live).map_err(across(live, staged, "rename"))?;
+    let not_durable = |source| SwapError::NotDurable {
+        live: live.to_path_buf(),
+        source,
+    };
+    sync_dir(parent(live)).map_err(not_durable)?;
+    if parent(staged) != parent(live) {
+        sync_dir(parent(staged)).map_err(not_durable)?;
+    }
+    Ok(())
+}
+
+/// Owner and mode of `old`, on disk before the name changes.
+fn dress_like(staged: &Path, old: &fs::Metadata, new: &fs::Metadata) -> Result<(), SwapError> {
+    if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+        std::os::unix::fs::chown(staged, Some(old.uid()), Some(old.gid()))
+            .map_err(still_old("change the owner of", staged))?;
+    }
+    if old.mode() != new.mode() {
+        fs::set_permissions(staged, Permissions::from_mode(old.mode() & 0o7777))
+            .map_err(still_old("change the mode of", staged))?;
+    }
+    File::open(staged)
+        .and_then(|file| file.sync_all())
+        .map_err(still_old("sync", staged))
+}
+
+/// A second name for the old file. Link and rename, because `link(2)` alone cannot replace an older `previous`.
+fn keep_previous(live: &Path, previous: &Path) -> Result<(), SwapError> {
+    let temp = beside(previous, "link");
+    remove_if_there(&temp).map_err(still_old("remove", &temp))?;
+    fs::hard_link(live, &temp).map_err(across(live, previous, "link"))?;
+    fs::rename(&temp, previous).map_err(across(live, previous, "rename"))?;
+    // rename(2) does nothing at all when both names are the same file already, so the temporary one may be left.
+    remove_if_there(&temp).map_err(still_old("remove", &temp))?;
+    sync_dir(parent(previous)).map_err(SwapError::StillOld)
+}
+
+fn plain_file(path: &Path) -> Result<Option<fs::Metadata>, SwapError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(found)),
+        Ok(_) => Err(SwapError::NotAFile {
+            path: path.to_path_buf(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(still_old("look at", path)(error)),
+    }
+}
+
+fn still_old(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SwapError {
+    let path = path.to_path_buf();
+    move |error| SwapError::StillOld(FsError::on(action, &path)(error))
+}
+
+/// Two bind mounts of one device share `st_dev`, so EXDEV can still come from the call itself.
+fn across(live: &Path, other: &Path, action: &'static str) -> impl FnOnce(io::Error) -> SwapError {
+    let (live, other) = (live.to_path_buf(), other.to_path_buf());
+    move |error| {
+        if error.kind() == io::ErrorKind::CrossesDevices {
+            SwapError::OtherMount { live, other }
+        } else {
+            SwapError::StillOld(FsError::on(action, &other)(error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::host::fs::sha256_file;
+
+    struct Prefix {
+        _dir: tempfile::TempDir,
+        live: PathBuf,
+        staged: PathBuf,
+        previous: PathBuf,
+    }
+
+    fn prefix() -> Prefix {
+        prefix_in(&std::env::temp_dir())
+    }
+
+    fn prefix_in(place: &Path) -> Prefix {
+        let dir = tempfile::tempdir_in(place).unwrap();
+        let bin = dir.path().join("bin");
+        let stage = dir.path().join(".stage");
+        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir_all(&stage).unwrap();
+        let found = Prefix {
+            live: bin.join("rke2"),
+            staged: stage.join("rke2"),
+            previous: bin.join("rke2.prev"),
+            _dir: dir,
+        };
+        fs::write(&found.live, vec![b'o'; 3 << 20]).unwrap();
+        fs::set_permissions(&found.live, Permissions::from_mode(0o750)).unwrap();
+        fs::write(&found.staged, vec![b'n'; 3 << 20]).unwrap();
+        found
+    }
+
+    #[test]
+    fn a_reader_sees_old_or_new_and_nothing_else() {
+        let Prefix {
+            _dir,
+            live,
+            staged,
+            previous,
+        } = prefix();
+        let (old, new) = (sha256_file(&live).unwrap(), sha256_file(&staged).unwrap());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    seen.push(sha256_file(&live).unwrap());
+                }
+                seen
+            });
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            swap(&live, &staged, &previous).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            done.store(true, Ordering::Relaxed);
+            let seen = reader.join().unwrap();
+            assert!(seen.iter().all(|digest| *digest == old || *digest == new));
+        });
+        assert_eq!(sha256_file(&live).unwrap(), new);
+        assert_eq!(sha256_file(&previous).unwrap(), old);
+        assert_eq!(fs::metadata(&live).unwrap().permissions().mode() & 0o777, 0o750);
+    }
+
+    #[test]
+    fn a_second_swap_touches_nothing_and_an_interrupted_one_is_finished() {
+        let Prefix {
+            _dir,
+            live,
+            staged,
+            previous,
+        } = prefix();
+        // Crashed after the link, before the rename.
+        keep_previous(&live, &previous).unwrap();
+        swap(&live, &staged, &previous).unwrap();
+        assert_eq!(fs::read(&previous).unwrap()[0], b'o');
+        assert!(matches!(
+            swap(&live, &staged, &previous),
+            Err(SwapError::NothingStaged { .. })
+        ));
+        assert_eq!(fs::read(&previous).unwrap()[0], b'o');
+        assert_eq!(
+            crate::host::fs::list_dir(parent(&live)).unwrap(),
+            [live, previous]
+        );
+    }
+
+    #[test]
+    fn a_failed_rename_leaves_the_old_file_live() {
+        let Prefix {
+            _dir,
+            live,
+            staged,
+            previous,
+        } = prefix();
+        fs::create_dir_all(previous.join("in-the-way")).unwrap();
+        assert!(matches!(
+            swap(&live, &staged, &previous),
+            Err(SwapError::StillOld(_))
+        ));
+        assert_eq!(fs::read(&live).unwrap()[0], b'o');
+        assert_eq!(fs::read(&staged).unwrap()[0], b'n');
+    }
+
+    #[test]
+    fn another_mount_and_a_symlink_are_refused_before_anything_changes() {
+        let Prefix {
+            _dir,
+            live,
+            staged,
+            previous,
+        } = prefix();
+        let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+        let far = shm.path().join("rke2");
+        fs::copy(&staged, &far).unwrap();
+        let error = swap(&live, &far, &previous).unwrap_err();
+        assert!(error.to_string().contains("different mounts"), "{error}");
+        let link = live.with_file_name("link");
+        std::os::unix::fs::symlink(&live, &link).unwrap();
+        assert!(matches!(
+            swap(&link, &staged, &previous),
+            Err(SwapError::NotAFile { .. })
+        ));
+        assert!(!previous.exists());
+    }
+
+    /// In memory, because a busy disk's sync time says nothing about this code.
+    #[test]
+    fn takes_no_more_than_five_milliseconds_beside_the_disks_own_time() {
+        let best = (0..5)
+            .map(|_| {
+                let Prefix {
+                    _dir,
+                    live,
+                    staged,
+                    previous,
+                } = prefix_in(Path::new("/dev/shm"));
+                let start = Instant::now();
+                swap(&live, &staged, &previous).unwrap();
+                start.elapsed()
+            })
+            .min()
+            .unwrap();
+        assert!(best.as_millis() <= 5, "{best:?}");
+    }
+}
