@@ -1,2 +1,8 @@
-//! Entry point: parse, dispatch, exit code.
-fn main() {}
+//! Entry point: one runtime, one dispatch, one exit code.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    upgrade_agent::cli::main().await
+}

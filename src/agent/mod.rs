@@ -1,1 +1,21 @@
-//! The node role: driver, steps, gate, reports.
+//! The node role: one driver that replays, decides, performs, records and publishes, and one reporter.
+//!
+//! ```text
+//!            control (watch)                          report (watch)
+//!   CR ─────────────────────> driver ──perform──> steps ───────────────> reporter ──> NodeUpgrade.status, Upgrade
+//!                               │  ^                │                       narrator ──> terminal
+//!                               └──┴─── journal <───┘ append + fsync, then publish
+//! ```
+//! `driver` is the one owner of the journal. `reporter` only reads what was published; that it fails never stops the work.
+
+pub mod checks;
+pub mod driver;
+pub mod gate;
+pub mod narrate;
+pub mod observe;
+pub mod perform;
+pub mod report;
+pub mod run;
+pub mod step_error;
+pub mod steps;
+pub mod watch_order;

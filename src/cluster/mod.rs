@@ -1,1 +1,213 @@
-//! Kubernetes: clients, error classes, nodes, virtual machines, evictions.
+//! Kubernetes: one client, deadlines on every call, error classes that somebody reacts to.
+//!
+//! Never decides anything about an upgrade and never touches the machine.
+
+pub mod access;
+pub mod crd;
+pub mod evict;
+pub mod names;
+pub mod nodes;
+pub mod restore_list;
+pub mod vms;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use thiserror::Error;
+
+/// Server-side field manager and event source of everything that the agent writes.
+pub const FIELD_MANAGER: &str = "upgrade-agent";
+/// One request may take this long; the retry ladder is above, in the driver.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The cluster as a value.
+#[derive(Clone)]
+pub struct Cluster {
+    /// For typed `Api`s.
+    pub client: Client,
+    /// Harvester's namespace: `Upgrade`s and `NodeUpgrade`s live there.
+    pub namespace: String,
+}
+
+/// Why the cluster did not do what was asked. Classes by reaction, not by cause.
+#[derive(Debug, Error)]
+pub enum ClusterError {
+    /// No way to reach it is known.
+    #[error("no usable kubeconfig{}; give --kubeconfig FILE or set KUBECONFIG", at(.path.as_ref()))]
+    NoConfig {
+        /// The file given.
+        path: Option<PathBuf>,
+        /// The reader's word.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Try again later.
+    #[error("{what}: the API server is not available")]
+    Unavailable {
+        /// What was asked.
+        what: String,
+        /// The wire's word.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// It did not answer in time.
+    #[error("{what}: no answer from the API server in {} s", CALL_DEADLINE.as_secs())]
+    NoAnswer {
+        /// What was asked.
+        what: String,
+    },
+    /// Not allowed.
+    #[error(
+        "{what}: the API server refuses it (403); apply manifests/rbac.yaml or use a kubeconfig that may do this"
+    )]
+    Denied {
+        /// What was asked.
+        what: String,
+        /// The server's word.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The object, or its kind, is not there.
+    #[error("{what}: not found")]
+    Gone {
+        /// What was asked.
+        what: String,
+    },
+    /// Somebody else wrote first, or the state does not allow it: read again.
+    #[error("{what}: conflicts with the present state")]
+    Conflict {
+        /// What was asked.
+        what: String,
+        /// The server's word.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// Anything else: a bug here or there.
+    #[error("{what}: the API server rejected it")]
+    Rejected {
+        /// What was asked.
+        what: String,
+        /// The server's word.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+fn at(path: Option<&PathBuf>) -> String {
+    path.map(|path| format!(" at {}", path.display()))
+        .unwrap_or_default()
+}
+
+impl ClusterError {
+    fn of(what: String, error: kube::Error) -> Self {
+        let code = match &error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        };
+        let source = Box::new(error);
+        match code {
+            Some(401 | 403) => Self::Denied { what, source },
+            Some(404) => Self::Gone { what },
+            Some(409) => Self::Conflict { what, source },
+            // Nothing came back, or the server is overloaded, restarting, or its webhook is away (500).
+            None | Some(429 | 500..=599) => Self::Unavailable { what, source },
+            Some(_) => Self::Rejected { what, source },
+        }
+    }
+
+    /// May the same request succeed later without anybody's doing?
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::NoAnswer { .. } | Self::Conflict { .. } => true,
+            Self::NoConfig { .. } | Self::Denied { .. } | Self::Gone { .. } | Self::Rejected { .. } => false,
+        }
+    }
+}
+
+/// One request with its deadline; `what` completes "could not …" in people's words and names the object.
+///
+/// # Errors
+/// [`ClusterError`], classified.
+pub async fn ask<T>(
+    what: impl Into<String>,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ClusterError> {
+    let what = what.into();
+    match tokio::time::timeout(CALL_DEADLINE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(ClusterError::of(what, error)),
+        Err(_) => Err(ClusterError::NoAnswer { what }),
+    }
+}
+
+/// Like [`ask`], but an absent object is `None`.
+///
+/// # Errors
+/// [`ClusterError`], classified.
+pub async fn ask_opt<T>(
+    what: impl Into<String>,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<Option<T>, ClusterError> {
+    match ask(what, request).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ClusterError::Gone { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Cluster {
+    /// A client from a kubeconfig file, else from the pod's service account. Talks to nobody yet.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoConfig`] when there is none or it cannot be used.
+    pub async fn connect(kubeconfig: Option<&Path>, namespace: &str) -> Result<Self, ClusterError> {
+        let no_config = |source: Box<dyn std::error::Error + Send + Sync>| ClusterError::NoConfig {
+            path: kubeconfig.map(Path::to_owned),
+            source,
+        };
+        let mut config = match kubeconfig {
+            Some(file) => {
+                let parsed = Kubeconfig::read_from(file).map_err(|error| no_config(error.into()))?;
+                Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
+                    .await
+                    .map_err(|error| no_config(error.into()))?
+            }
+            None => Config::incluster().map_err(|error| no_config(error.into()))?,
+        };
+        config.connect_timeout = Some(Duration::from_secs(10));
+        let client = Client::try_from(config).map_err(|error| no_config(error.into()))?;
+        Ok(Self {
+            client,
+            namespace: namespace.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_classed_by_what_to_do() {
+        let api = |code: u16| {
+            let status = kube::core::Status {
+                code,
+                message: "m".into(),
+                ..kube::core::Status::default()
+            };
+            ClusterError::of("read node node1".into(), kube::Error::Api(Box::new(status)))
+        };
+        for code in [409, 429, 500, 503, 504] {
+            assert!(api(code).is_passing(), "{code} passes");
+        }
+        for code in [400, 401, 403, 404, 405, 422] {
+            assert!(!api(code).is_passing(), "{code} does not pass");
+        }
+        assert!(api(403).to_string().contains("read node node1"));
+        assert!(api(403).to_string().contains("rbac.yaml"));
+    }
+}

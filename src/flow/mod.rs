@@ -1,2 +1,22 @@
-//! Pure rules of one node upgrade: plan, records, progress, the next step.
-//! Never awaits, never reads a clock, never touches a file.
+//! Pure rules of one node upgrade: the plan, the records, their fold, and the next step.
+//!
+//! Never awaits, never reads a clock, never touches a file or a wire. Time arrives in the records.
+//!
+//! ```text
+//! Preflight -> Stage -> Fence -> Cordon -> PreDrain -> Drain -> Swap -> Restart -> Verify -> PostDrain -> Restore -> Done
+//!                                             ^           (gate)                                ^
+//!                                             |  refused    |                                   |
+//!                                             +-------------+        cancelled before the swap -+
+//! ```
+
+pub mod classify;
+pub mod evacuate;
+pub mod next;
+pub mod phase;
+pub mod plan;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod step;
+pub mod version;
+pub mod vms;

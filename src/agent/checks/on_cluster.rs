@@ -1,0 +1,171 @@
+//! Checks of the node object and the cluster: identity, health, leftovers of earlier maintenance, rights, `KubeVirt`.
+
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::api::Api;
+
+use crate::agent::checks::{Check, Preflight};
+use crate::cluster::crd::upgrade::Upgrade;
+use crate::cluster::nodes::{self, OWNER_ANNOTATION};
+use crate::cluster::{Cluster, access, ask_opt, vms};
+use crate::flow::classify::classify;
+use crate::flow::plan::NodePlan;
+use crate::flow::vms::Verdict;
+
+/// Marks of Harvester's maintenance mode (reference `harvester-upgrade.md` §6.1).
+const MAINTENANCE: [&str; 3] = [
+    "harvesterhci.io/maintain-status",
+    "harvesterhci.io/drain-requested",
+    "harvesterhci.io/drain-forced",
+];
+
+pub(super) async fn check(preflight: &mut Preflight, cluster: &Cluster, plan: &NodePlan) {
+    preflight.checks.push(rights(cluster).await);
+    preflight.checks.push(upgrade(cluster, plan).await);
+    match nodes::get(&cluster.client, &plan.node_name).await {
+        Err(error) => preflight.checks.push(Check::unknown("node", "node", &error)),
+        Ok(None) => preflight.checks.push(Check::fail(
+            "node",
+            "node",
+            format!("the cluster has no node {}", plan.node_name),
+            "correct nodeName in the plan; `kubectl get nodes` lists them",
+        )),
+        Ok(Some(node)) => {
+            let version = nodes::kubelet_version(&node).unwrap_or("no version");
+            let why = format!("{} is there, kubelet {version}", plan.node_name);
+            preflight.checks.push(Check::pass("node", "node", why));
+            preflight.checks.push(ready(&node));
+            preflight.checks.push(leftovers(&node, plan));
+        }
+    }
+    preflight.checks.push(kubevirt(cluster).await);
+    preflight.checks.push(machines(cluster, plan).await);
+}
+
+async fn rights(cluster: &Cluster) -> Check {
+    const NAME: &str = "rights";
+    match access::missing(&cluster.client, &cluster.namespace).await {
+        Ok(missing) if missing.is_empty() => Check::pass(NAME, "cluster", "all that a run needs"),
+        Ok(missing) => {
+            let names: Vec<String> = missing.iter().map(access::Right::text).collect();
+            let why = format!("the API server refuses (403): {}", names.join(", "));
+            Check::fail(
+                NAME,
+                "cluster",
+                why,
+                "apply manifests/rbac.yaml, or use a kubeconfig that may do this",
+            )
+        }
+        Err(error) => Check::unknown(NAME, "cluster", &error),
+    }
+}
+
+async fn upgrade(cluster: &Cluster, plan: &NodePlan) -> Check {
+    const NAME: &str = "upgrade object";
+    let api: Api<Upgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let name = &plan.upgrade_name;
+    match ask_opt(format!("read Upgrade {name}"), api.get(name)).await {
+        Ok(Some(found)) if found.uid().as_deref() == Some(&plan.upgrade_uid) => {
+            Check::pass(NAME, "cluster", format!("{name}, uid {}", plan.upgrade_uid))
+        }
+        Ok(Some(found)) => Check::fail(
+            NAME,
+            "cluster",
+            format!(
+                "Upgrade {name} has uid {}, the plan is for {}",
+                found.uid().unwrap_or_default(),
+                plan.upgrade_uid
+            ),
+            "make a new plan for the present Upgrade",
+        ),
+        Ok(None) => Check::fail(
+            NAME,
+            "cluster",
+            format!("there is no Upgrade {name} in {}", cluster.namespace),
+            "create it first, or correct upgradeName in the plan",
+        ),
+        Err(error) => Check::unknown(NAME, "cluster", &error),
+    }
+}
+
+fn ready(node: &Node) -> Check {
+    const NAME: &str = "node ready";
+    if nodes::is_ready(node) {
+        Check::pass(NAME, "node", "Ready")
+    } else {
+        let fix = "mend the node first; `kubectl describe node` says what is wrong";
+        Check::fail(NAME, "node", format!("{} is not Ready", node.name_any()), fix)
+    }
+}
+
+fn leftovers(node: &Node, plan: &NodePlan) -> Check {
+    const NAME: &str = "stale marks";
+    let name = node.name_any();
+    // Our own marks, found again after a lost journal, must not be taken for the operator's.
+    if let Some(owner) = node.annotations().get(OWNER_ANNOTATION) {
+        if *owner != plan.upgrade_uid {
+            let why = format!("{name} carries marks of upgrade {owner}");
+            return Check::fail(NAME, "node", why, "finish or cancel that upgrade first");
+        }
+    }
+    let stale: Vec<&str> = MAINTENANCE
+        .into_iter()
+        .filter(|key| node.annotations().contains_key(*key))
+        .collect();
+    if !stale.is_empty() {
+        let fix =
+            format!("disable maintenance mode of {name}, or remove the annotations if it is a leftover");
+        return Check::fail(
+            NAME,
+            "node",
+            format!("{name} is marked for maintenance: {}", stale.join(", ")),
+            fix,
+        );
+    }
+    if let Some(taint) = nodes::drain_taint(node) {
+        let value = taint.value.as_deref().unwrap_or_default();
+        let fix = format!("kubectl taint node {name} {}:NoSchedule-", nodes::DRAIN_TAINT);
+        return Check::fail(
+            NAME,
+            "node",
+            format!("{name} is tainted {}={value}", nodes::DRAIN_TAINT),
+            fix,
+        );
+    }
+    Check::pass(NAME, "node", "none")
+}
+
+async fn kubevirt(cluster: &Cluster) -> Check {
+    const NAME: &str = "virt-api";
+    match vms::healthz(&cluster.client).await {
+        Ok(()) => Check::pass(NAME, "cluster", "answers"),
+        Err(error) => Check::unknown(NAME, "cluster", &error),
+    }
+}
+
+async fn machines(cluster: &Cluster, plan: &NodePlan) -> Check {
+    const NAME: &str = "virtual machines";
+    match holds(cluster, plan).await {
+        Ok((total, held)) if held.is_empty() => {
+            Check::pass(NAME, "node", format!("{total}, each with a way out"))
+        }
+        Ok((_, held)) => Check::fail(NAME, "node", held.join("; "), "deal with each as its reason says"),
+        Err(error) => Check::unknown(NAME, "node", &error),
+    }
+}
+
+async fn holds(
+    cluster: &Cluster,
+    plan: &NodePlan,
+) -> Result<(usize, Vec<String>), crate::cluster::ClusterError> {
+    let targets = nodes::count_targets(&cluster.client, &plan.node_name).await?;
+    let instances = vms::instances_on(&cluster.client, &plan.node_name).await?;
+    let mut held = Vec::new();
+    for vmi in &instances {
+        let facts = vms::facts(&cluster.client, vmi).await?;
+        if let Verdict::Hold { why } = classify(&facts, &plan.evacuation, targets) {
+            held.push(format!("{}: {why}", facts.vm));
+        }
+    }
+    Ok((instances.len(), held))
+}

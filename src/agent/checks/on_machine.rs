@@ -1,0 +1,192 @@
+//! Checks of this machine: unit, binary, disk, leftovers of other agents.
+
+use std::path::Path;
+
+use crate::agent::checks::{Check, Preflight};
+use crate::agent::step_error::StepError;
+use crate::flow::plan::{NodePlan, Role};
+use crate::flow::progress::Preflighted;
+use crate::flow::version::Rke2Version;
+use crate::host::fence::{self, FenceState};
+use crate::host::fs::{self, FsKind};
+use crate::host::systemd::{SystemdError, UnitState};
+use crate::host::{Host, command, process};
+
+const SCOPE: &str = "machine";
+/// Room for the tarball's content beside the live binary: tarball about 50 MB, binary about 140 MB (reference §1.4),
+/// and the same again so that the node does not go on with a full disk.
+const ROOM_NEEDED: u64 = 500 << 20;
+
+pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePlan, state_dir: &Path) {
+    preflight.checks.push(persistence(state_dir));
+    let unit = match find_unit(host, plan.role).await {
+        Ok((role, unit)) => {
+            let why = format!("{} is {}", unit.name, unit.active_state);
+            preflight.checks.push(Check::pass("rke2 unit", SCOPE, why));
+            Some((role, unit))
+        }
+        Err(check) => {
+            preflight.checks.push(check);
+            None
+        }
+    };
+    if let Some((role, unit)) = unit {
+        preflight
+            .checks
+            .push(fence_check(host, &unit.name, &plan.upgrade_uid).await);
+        binary(preflight, host, plan, role, &unit).await;
+    }
+}
+
+fn persistence(state_dir: &Path) -> Check {
+    const NAME: &str = "state on disk";
+    // The folder may not be there yet: its nearest parent says which file system it will be on.
+    let parent = state_dir.ancestors().find(|path| fs::free_bytes(path).is_ok());
+    let Some(parent) = parent else {
+        return Check::fail(
+            NAME,
+            SCOPE,
+            format!("{} has no readable parent", state_dir.display()),
+            "mount it",
+        );
+    };
+    match fs::filesystem(parent) {
+        Ok(FsKind::Tmpfs | FsKind::Overlay) => Check::fail(
+            NAME,
+            SCOPE,
+            format!("{} would not survive a reboot", state_dir.display()),
+            "choose a folder on a persistent disk with --state-dir",
+        ),
+        Ok(FsKind::Other(kind)) => Check::pass(NAME, SCOPE, format!("{} is on {kind}", state_dir.display())),
+        Err(error) => Check::unknown(NAME, SCOPE, &error),
+    }
+}
+
+/// The unit that runs `RKE2` here, by the plan's role or by looking.
+async fn find_unit(host: &Host, role: Option<Role>) -> Result<(Role, UnitState), Check> {
+    const NAME: &str = "rke2 unit";
+    let roles = role.map_or(vec![Role::Server, Role::Agent], |role| vec![role]);
+    let mut seen = Vec::new();
+    for role in roles {
+        match host.systemd.unit(role.unit()).await {
+            Ok(state) if state.active_state == "active" && state.main_pid != 0 => return Ok((role, state)),
+            Ok(state) => seen.push(format!("{} is {}", role.unit(), state.active_state)),
+            Err(SystemdError::NoSuchUnit { unit }) => seen.push(format!("there is no {unit}")),
+            Err(error) => return Err(Check::unknown(NAME, SCOPE, &error)),
+        }
+    }
+    let fix = "start RKE2 on this machine first, or correct the plan's node or role";
+    Err(Check::fail(NAME, SCOPE, seen.join(", "), fix))
+}
+
+async fn fence_check(host: &Host, unit: &str, upgrade_uid: &str) -> Check {
+    const NAME: &str = "foreign fence";
+    match fence::state(host, unit, upgrade_uid).await {
+        Ok(FenceState::Other(uid)) => Check::fail(
+            NAME,
+            SCOPE,
+            format!("{unit} is fenced by upgrade {uid}"),
+            format!("finish or cancel that upgrade; its drop-in is named in `systemctl cat {unit}`"),
+        ),
+        Ok(
+            FenceState::Absent
+            | FenceState::Ours
+            | FenceState::WrittenNotLoaded
+            | FenceState::RemovedStillLoaded,
+        ) => Check::pass(NAME, SCOPE, "none"),
+        Err(error) => Check::unknown(NAME, SCOPE, &error),
+    }
+}
+
+async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: Role, unit: &UnitState) {
+    const NAME: &str = "live binary";
+    let Some(live) = unit.exec_start_path.clone() else {
+        let why = format!("{} has no ExecStart", unit.name);
+        preflight
+            .checks
+            .push(Check::fail(NAME, SCOPE, why, "reinstall RKE2's unit file"));
+        return;
+    };
+    let path = host.root.at(&live);
+    let hashed = {
+        let path = path.clone();
+        fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await
+    };
+    let running = {
+        let (root, pid) = (host.root.clone(), unit.main_pid);
+        fs::blocking(move || process::exe_sha256(&root, pid).map_err(StepError::from)).await
+    };
+    let (live_sha256, running) = match (hashed, running) {
+        (Ok(live), Ok(running)) => (live, running),
+        (Err(error), _) | (_, Err(error)) => {
+            preflight.checks.push(Check::unknown(NAME, SCOPE, &error));
+            return;
+        }
+    };
+    preflight.checks.push(if live_sha256 == running {
+        Check::pass("armed node", SCOPE, "the running RKE2 is the binary on disk")
+    } else {
+        Check::fail(
+            "armed node",
+            SCOPE,
+            format!(
+                "{live} is not the binary that runs: the next restart of {} would upgrade it",
+                unit.name
+            ),
+            "drain this node by hand and restart RKE2, or put the old binary back, before you upgrade it",
+        )
+    });
+    preflight
+        .checks
+        .push(match command::rke2_version(&host.root, Path::new(&live)).await {
+            Ok(text) => version(plan, &live, &text),
+            Err(error) => Check::unknown("rke2 version", SCOPE, &error),
+        });
+    preflight.checks.push(room(&path));
+    preflight.found = Some(Preflighted {
+        role,
+        unit: unit.name.clone(),
+        live,
+        live_sha256,
+    });
+}
+
+fn version(plan: &NodePlan, live: &str, text: &str) -> Check {
+    const NAME: &str = "rke2 version";
+    match text.parse::<Rke2Version>() {
+        Ok(found) if found == plan.rke2.from => Check::pass(NAME, SCOPE, format!("{live} is {found}")),
+        Ok(found) if found == plan.rke2.to => Check::fail(
+            NAME,
+            SCOPE,
+            format!("{live} is {found} already"),
+            "nothing is left to upgrade here; take the node out of the plan",
+        ),
+        Ok(found) => Check::fail(
+            NAME,
+            SCOPE,
+            format!("{live} is {found}, the plan starts from {}", plan.rke2.from),
+            "correct rke2.from in the plan",
+        ),
+        Err(error) => Check::unknown(NAME, SCOPE, &error),
+    }
+}
+
+fn room(live: &Path) -> Check {
+    const NAME: &str = "disk space";
+    match fs::free_bytes(live.parent().unwrap_or(live)) {
+        Ok(free) if free >= ROOM_NEEDED => {
+            Check::pass(NAME, SCOPE, format!("{} MiB free beside rke2", free >> 20))
+        }
+        Ok(free) => Check::fail(
+            NAME,
+            SCOPE,
+            format!(
+                "{} MiB free beside rke2, {} MiB needed",
+                free >> 20,
+                ROOM_NEEDED >> 20
+            ),
+            "free space on that disk",
+        ),
+        Err(error) => Check::unknown(NAME, SCOPE, &error),
+    }
+}

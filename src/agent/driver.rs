@@ -1,0 +1,182 @@
+//! The driver: replay, next, perform, record, publish, until the run ends or needs somebody.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::agent::perform::perform;
+use crate::agent::run::Run;
+use crate::agent::step_error::{Reaction, StepError};
+use crate::cluster::crd::node_upgrade::Control;
+use crate::flow::next::{Next, next};
+use crate::flow::record::{Outcome, Record};
+use crate::flow::step::Step;
+
+/// First pause before a step is tried again; doubles up to [`LONGEST_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest pause before a step is tried again.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// How driving ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The run has its last line.
+    Done(Outcome),
+    /// An operator has to do something; the sentence says what.
+    Held(String),
+    /// The agent refused; the sentence says why and what to do.
+    Refused(String),
+    /// The agent was told to stop; the next start goes on.
+    Interrupted,
+    /// The journal cannot be written.
+    Fatal(String),
+}
+
+/// Drives a run until it ends or needs somebody. Obeys `control` only between steps.
+pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ended {
+    if run.journal.progress().held().is_some() {
+        // Somebody started the agent again, or told it to go on.
+        if let Err(error) = run.record(Record::Resumed) {
+            return fatal(&error.into());
+        }
+    }
+    loop {
+        let step = match next(run.journal.progress()) {
+            Next::Ended(outcome) => {
+                run.publish_step(None, 1);
+                return Ended::Done(outcome);
+            }
+            Next::Step(step) => step,
+        };
+        match obey(run, &mut control, step).await {
+            Ok(Obeyed::GoOn) => {}
+            Ok(Obeyed::LookAgain) => continue,
+            Err(error) => return stop(run, step, &error),
+        }
+        let span = info_span!("step", name = %step, upgrade = %run.plan.upgrade_name);
+        if let Err(error) = perform_until_deadline(run, step).instrument(span).await {
+            return stop(run, step, &error);
+        }
+    }
+}
+
+/// Performs just one step, whatever comes next by the records. The records still decide whether it may happen.
+pub async fn drive_one(run: &mut Run, step: Step) -> Ended {
+    match perform_until_deadline(run, step).await {
+        Ok(()) => Ended::Done(Outcome::Succeeded),
+        Err(error) => stop(run, step, &error),
+    }
+}
+
+enum Obeyed {
+    GoOn,
+    LookAgain,
+}
+
+async fn obey(
+    run: &mut Run,
+    control: &mut watch::Receiver<Control>,
+    step: Step,
+) -> Result<Obeyed, StepError> {
+    if run.shutdown.is_cancelled() {
+        return Err(StepError::interrupted());
+    }
+    let wanted = *control.borrow_and_update();
+    match wanted {
+        Control::Run => Ok(Obeyed::GoOn),
+        Control::Cancel => {
+            let progress = run.journal.progress();
+            if progress.is_cancelled() {
+                return Ok(Obeyed::GoOn);
+            }
+            if progress.swap_begun() {
+                warn!(%step, "cancel comes too late: the new binary is in place, the run goes on to its end");
+                return Ok(Obeyed::GoOn);
+            }
+            run.record(Record::CancelRequested)?;
+            Ok(Obeyed::LookAgain)
+        }
+        Control::Pause => {
+            info!(%step, "paused by the operator before this step");
+            run.publish_step(Some(step), 1);
+            run.publish_pause();
+            tokio::select! {
+                // Cancel-safe: both arms only wait.
+                () = run.shutdown.cancelled() => Err(StepError::interrupted()),
+                changed = control.changed() => match changed {
+                    Ok(()) => Ok(Obeyed::LookAgain),
+                    Err(_) => Err(StepError::interrupted()),
+                },
+            }
+        }
+    }
+}
+
+async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepError> {
+    let deadline = Instant::now() + step.deadline(&run.plan);
+    let mut backoff = FIRST_BACKOFF;
+    let mut attempt = 1;
+    loop {
+        run.publish_step(Some(step), attempt);
+        let error = match tokio::time::timeout_at(deadline, perform(run, step)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let minutes = step.deadline(&run.plan).as_secs() / 60;
+                let what = format!(
+                    "step {step} took longer than {minutes} min; look at its last lines, then resume"
+                );
+                return Err(StepError::operator(what));
+            }
+        };
+        if error.reaction != Reaction::Retry {
+            return Err(error);
+        }
+        if Instant::now() + backoff >= deadline {
+            let what = format!(
+                "step {step} did not work in its time; {}; mend that, then resume",
+                error.sentence()
+            );
+            return Err(StepError::operator(what));
+        }
+        warn!(%step, attempt, error = error.sentence(), "the step is tried again");
+        run.publish_trouble("Retrying", error.sentence());
+        run.pause(backoff).await?;
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        attempt += 1;
+    }
+}
+
+fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
+    let sentence = error.sentence();
+    let untouched = !run.journal.progress().touched_node();
+    match error.reaction {
+        Reaction::Interrupted => Ended::Interrupted,
+        Reaction::Fatal => fatal(error),
+        Reaction::Refuse => {
+            run.publish_trouble("Refused", sentence.clone());
+            Ended::Refused(sentence)
+        }
+        // Before the first change there is nothing to hold: the agent just does not begin.
+        Reaction::Retry | Reaction::AskOperator if untouched => {
+            run.publish_trouble("Refused", sentence.clone());
+            Ended::Refused(sentence)
+        }
+        Reaction::Retry | Reaction::AskOperator => {
+            if let Err(error) = run.record(Record::Held {
+                step,
+                reason: sentence.clone(),
+            }) {
+                return fatal(&error.into());
+            }
+            run.publish_trouble("NeedsOperator", sentence.clone());
+            Ended::Held(sentence)
+        }
+    }
+}
+
+fn fatal(error: &StepError) -> Ended {
+    Ended::Fatal(error.sentence())
+}

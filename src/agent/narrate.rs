@@ -1,0 +1,187 @@
+//! The run in sentences: one line for each journal entry that a person wants to read, and the closing table.
+
+use std::fmt::Write as _;
+
+use crate::flow::progress::Progress;
+use crate::flow::record::{Entry, Outcome, Record};
+use crate::flow::vms::{Fate, LedgerLine, Verdict};
+
+/// The entry as a sentence; none for those that only machines need.
+#[must_use]
+pub fn sentence(entry: &Entry) -> Option<String> {
+    Some(match &entry.record {
+        Record::Opened { plan, .. } => format!("upgrade of {plan}"),
+        Record::Preflighted { unit, live, .. } => format!("preflight passed: {unit} runs {live}"),
+        Record::Staged { binary, sha256 } => format!("staged {binary} (sha256 {})", short(sha256)),
+        Record::Fenced => "fence up: nobody else restarts RKE2 now".to_owned(),
+        Record::Cordoned => "node cordoned, drain taint set".to_owned(),
+        Record::LedgerWritten { vms } => ledger_sentence(vms.len(), vms.iter().map(|vm| &vm.verdict)),
+        Record::MigrationIntent { vm, attempt: 1 } => format!("{vm}: live-migrating"),
+        Record::MigrationIntent { vm, attempt } => format!("{vm}: live-migrating, attempt {attempt}"),
+        Record::VmMigrated { vm, to } => format!("{vm}: runs on {to}, never stopped"),
+        Record::StopIntent { vm } => format!("{vm}: guest told to shut down"),
+        Record::ForceOffIntent { vm } => {
+            format!("{vm}: did not shut down in time, cutting its power by policy")
+        }
+        Record::VmStopped { vm, graceful } => format!("{vm}: {}, owed a start", end_of(*graceful)),
+        Record::VmLeft { vm, reason } => format!("{vm}: left the node ({reason})"),
+        Record::PreDrained => "no VM is left on the node".to_owned(),
+        Record::Drained { evicted } => format!("{evicted} other pods evicted"),
+        Record::GateRefused { refusal } => format!("the gate refused: {refusal}"),
+        Record::Swapped => "new rke2 in place, the old one is kept".to_owned(),
+        Record::RestartIntent { .. } => "restarting RKE2".to_owned(),
+        Record::Restarted { pid, .. } => format!("RKE2 runs again, pid {pid}"),
+        Record::Verified { kubelet_version } => format!("verified: the node reports {kubelet_version}"),
+        Record::PostDrained => "fence, taint and cordon taken away".to_owned(),
+        Record::RestoreIntent { vm } => format!("{vm}: starting again"),
+        Record::VmRestored { vm, node } => format!("{vm}: runs again on {node}"),
+        Record::VmStruck { vm, reason } => format!("{vm}: not started, {reason}"),
+        Record::Held { reason, .. } => format!("HOLD: {reason}"),
+        Record::Resumed => "going on after a hold".to_owned(),
+        Record::CancelRequested => "called off by the operator: putting everything back".to_owned(),
+        Record::Finished {
+            outcome: Outcome::Succeeded,
+        } => "done: Succeeded".to_owned(),
+        Record::Finished {
+            outcome: Outcome::Cancelled,
+        } => "done: cancelled, everything is as it was".to_owned(),
+        Record::FenceIntent { .. }
+        | Record::CordonIntent { .. }
+        | Record::SwapIntent { .. }
+        | Record::SwapAbsent => return None,
+    })
+}
+
+fn ledger_sentence<'a>(count: usize, verdicts: impl Iterator<Item = &'a Verdict>) -> String {
+    let (mut migrate, mut shut, mut other) = (0, 0, 0);
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Migrate => migrate += 1,
+            Verdict::ShutDown { .. } => shut += 1,
+            Verdict::Leaving | Verdict::Hold { .. } => other += 1,
+        }
+    }
+    format!("{count} VMs entered in the ledger: {migrate} to migrate, {shut} to shut down, {other} other")
+}
+
+/// The first digits of a digest.
+#[must_use]
+pub fn short(sha256: &str) -> String {
+    sha256.chars().take(12).collect()
+}
+
+fn end_of(graceful: Option<bool>) -> &'static str {
+    match graceful {
+        Some(true) => "shut down by its guest",
+        Some(false) => "powered off by force",
+        None => "off (nobody saw how it ended)",
+    }
+}
+
+/// The closing table: VM, how it left, how long it was away, where it runs now.
+#[must_use]
+pub fn closing_table(progress: &Progress) -> String {
+    let header = [
+        "VM".to_owned(),
+        "LEFT BY".to_owned(),
+        "AWAY".to_owned(),
+        "RUNS ON".to_owned(),
+    ];
+    let rows: Vec<[String; 4]> = std::iter::once(header)
+        .chain(progress.ledger().lines().map(|line| row(line, progress)))
+        .collect();
+    table(&rows)
+}
+
+fn row(line: &LedgerLine, progress: &Progress) -> [String; 4] {
+    let node = progress
+        .plan()
+        .map(|plan| plan.node_name.clone())
+        .unwrap_or_default();
+    let (left, away, runs) = match &line.fate {
+        Fate::Here => ("-".to_owned(), "-".to_owned(), node),
+        Fate::Migrating { .. } => ("live migration, under way".to_owned(), "-".to_owned(), node),
+        Fate::Migrated { to } => (
+            "live migration".to_owned(),
+            "never stopped".to_owned(),
+            to.clone(),
+        ),
+        Fate::Stopping { .. } => ("shutting down".to_owned(), "-".to_owned(), node),
+        Fate::ShutDown { graceful, .. } => (
+            end_of(*graceful).to_owned(),
+            "still off".to_owned(),
+            "OWED A START".to_owned(),
+        ),
+        Fate::Restoring { graceful, .. } => (
+            end_of(*graceful).to_owned(),
+            "starting".to_owned(),
+            "OWED A START".to_owned(),
+        ),
+        Fate::Left { reason } => (reason.clone(), "-".to_owned(), "not ours".to_owned()),
+        Fate::Restored {
+            node,
+            graceful,
+            away_seconds,
+        } => (
+            end_of(*graceful).to_owned(),
+            format!("{away_seconds} s"),
+            node.clone(),
+        ),
+        Fate::Struck { reason } => (
+            "shut down".to_owned(),
+            "-".to_owned(),
+            format!("not started: {reason}"),
+        ),
+    };
+    [line.entry.vm.to_string(), left, away, runs]
+}
+
+/// Rows in aligned columns; the first row is the header.
+#[must_use]
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            // Writing to a String cannot fail.
+            write!(line, "{cell:<width$}  ").unwrap_or_default();
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::progress::tests::{replay, whole_run};
+
+    #[test]
+    fn the_closing_table_accounts_for_every_vm() {
+        let text = closing_table(&replay(&whole_run()));
+        assert_eq!(
+            text,
+            "VM           LEFT BY                 AWAY           RUNS ON\n\
+             default/gpu  shut down by its guest  10 s           node1\n\
+             default/web  live migration          never stopped  node2\n"
+        );
+    }
+
+    #[test]
+    fn a_run_can_be_read_aloud() {
+        let lines: Vec<String> = whole_run().iter().filter_map(sentence).collect();
+        assert!(
+            lines
+                .iter()
+                .any(|line| line == "default/web: runs on node2, never stopped")
+        );
+        assert_eq!(lines.last().map(String::as_str), Some("done: Succeeded"));
+    }
+}

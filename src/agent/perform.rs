@@ -1,0 +1,39 @@
+//! Step -> function. Exhaustive, no logic.
+
+use crate::agent::run::Run;
+use crate::agent::step_error::StepError;
+use crate::agent::steps::{
+    cordon, drain, fence, post_drain, pre_drain, preflight, restart, restore, stage, swap, verify,
+};
+use crate::flow::record::{Outcome, Record};
+use crate::flow::step::Step;
+
+/// Performs one step. When it returns Ok, the step's record is durable.
+///
+/// # Errors
+/// [`StepError`] with what to do about it.
+pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
+    match step {
+        Step::Preflight => preflight::check_everything(run).await,
+        Step::Stage => stage::stage_binary(run).await,
+        Step::Fence => fence::raise_fences(run).await,
+        Step::Cordon => cordon::cordon_node(run).await,
+        Step::PreDrain => pre_drain::evacuate_vms(run).await,
+        Step::Drain => drain::evict_pods(run).await,
+        Step::Swap => swap::swap_binary(run).await,
+        Step::ProbeSwap => swap::probe_swap(run).await,
+        Step::Restart => restart::restart_rke2(run).await,
+        Step::ProbeRestart => restart::probe_restart(run).await,
+        Step::Verify => verify::verify_version(run).await,
+        Step::PostDrain => post_drain::take_marks_away(run).await,
+        Step::Restore => restore::start_owed_vms(run).await,
+        Step::Finish => {
+            let outcome = if run.journal.progress().is_cancelled() {
+                Outcome::Cancelled
+            } else {
+                Outcome::Succeeded
+            };
+            Ok(run.record(Record::Finished { outcome })?)
+        }
+    }
+}

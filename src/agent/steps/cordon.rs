@@ -1,0 +1,30 @@
+//! Cordon: no new VM arrives. What was there before is recorded first, so that exactly that is put back.
+
+use crate::agent::run::Run;
+use crate::agent::step_error::StepError;
+use crate::cluster::nodes;
+use crate::flow::record::Record;
+
+/// Cordons and taints the node.
+///
+/// # Errors
+/// Retries while the API is away; needs an operator when the node is gone.
+pub async fn cordon_node(run: &mut Run) -> Result<(), StepError> {
+    let client = run.cluster.client.clone();
+    let Some(node) = nodes::get(&client, &run.plan.node_name).await? else {
+        let what = format!(
+            "node {} is gone from the cluster; cancel the upgrade",
+            run.plan.node_name
+        );
+        return Err(StepError::operator(what));
+    };
+    if run.journal.progress().cordon_before().is_none() {
+        let (was_cordoned, was_tainted) = (nodes::is_cordoned(&node), nodes::drain_taint(&node).is_some());
+        run.record(Record::CordonIntent {
+            was_cordoned,
+            was_tainted,
+        })?;
+    }
+    nodes::cordon(&client, &node, &run.plan.upgrade_uid).await?;
+    Ok(run.record(Record::Cordoned)?)
+}

@@ -1,0 +1,83 @@
+//! Drain: the other pods leave through the eviction API, budgets respected. What is left is named, never ignored.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use tokio::time::Instant;
+
+use crate::agent::run::Run;
+use crate::agent::step_error::StepError;
+use crate::cluster::crd::kubevirt::LAUNCHER_SELECTOR;
+use crate::cluster::evict::{self, Eviction};
+use crate::flow::record::Record;
+use crate::flow::report::Blocker;
+
+/// How long budgets and slow pods may hold the drain.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10 * 60);
+/// An eviction that a budget refuses is asked for again after this; the eviction API has no watch.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Evicts every pod that has to go and waits until they are gone.
+///
+/// # Errors
+/// Needs an operator when pods are left at the deadline; each is named with its reason.
+pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
+    let begun = run.now();
+    let deadline = Instant::now() + DRAIN_DEADLINE;
+    let mut evicted = BTreeSet::new();
+    loop {
+        let pods = evict::pods_on(&run.cluster.client, &run.plan.node_name).await?;
+        let left: Vec<&Pod> = pods.iter().filter(|pod| evict::must_leave(pod)).collect();
+        if left.is_empty() {
+            let count = u32::try_from(evicted.len()).unwrap_or(u32::MAX);
+            return Ok(run.record(Record::Drained { evicted: count })?);
+        }
+        let mut reasons = Vec::new();
+        for pod in left {
+            let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+            if is_launcher(pod) {
+                let what = format!(
+                    "a VM came back during the drain: launcher pod {name}; move or stop it, then resume"
+                );
+                return Err(StepError::operator(what));
+            }
+            if pod.metadata.deletion_timestamp.is_some() {
+                reasons.push(format!("pod {name} is terminating"));
+                continue;
+            }
+            match evict::evict(&run.cluster.client, pod).await? {
+                Eviction::Accepted => {
+                    evicted.insert(name.clone());
+                    reasons.push(format!("pod {name} is terminating"));
+                }
+                Eviction::NotNow { why } => reasons.push(format!("pod {name}: {why}")),
+            }
+        }
+        if Instant::now() >= deadline {
+            let what = format!(
+                "pods do not leave: {}; mend that or delete them by hand, then resume",
+                reasons.join("; ")
+            );
+            return Err(StepError::operator(what));
+        }
+        let owner = "a budget's owner, if a pod stays".to_owned();
+        let ends = begun + DRAIN_DEADLINE;
+        let blockers = reasons.into_iter().map(|what| Blocker {
+            what,
+            since: begun,
+            owner: owner.clone(),
+            deadline: Some(ends),
+            then: "hold".to_owned(),
+        });
+        run.publish_blockers(blockers.collect());
+        run.pause(ASK_AGAIN).await?;
+    }
+}
+
+fn is_launcher(pod: &Pod) -> bool {
+    LAUNCHER_SELECTOR
+        .split_once('=')
+        .is_some_and(|(key, value)| pod.labels().get(key).is_some_and(|found| found == value))
+}

@@ -1,0 +1,14 @@
+//! One file a step. A step reads what it needs, does one thing, and records it.
+
+pub mod cordon;
+pub mod drain;
+pub mod fence;
+pub mod post_drain;
+pub mod pre_drain;
+pub mod preflight;
+pub mod restart;
+pub mod restore;
+pub mod stage;
+pub mod swap;
+pub mod verify;
+pub mod vm_actions;

@@ -1,0 +1,46 @@
+//! Post-drain: fence, taint and cordon go, exactly as they were found.
+
+use kube::ResourceExt;
+
+use crate::agent::run::Run;
+use crate::agent::step_error::StepError;
+use crate::cluster::nodes::{self, OWNER_ANNOTATION};
+use crate::flow::record::Record;
+use crate::host::fence;
+
+/// Takes our marks away. Doing it twice is harmless.
+///
+/// # Errors
+/// Retries while the API is away; needs an operator when the marks are another upgrade's.
+pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
+    let units: Vec<String> = run.journal.progress().fenced_units().to_vec();
+    let names: Vec<&str> = units.iter().map(String::as_str).collect();
+    fence::lower(&run.host, &names, &run.plan.upgrade_uid).await?;
+    if let Some(before) = run.journal.progress().cordon_before() {
+        let name = run.plan.node_name.clone();
+        // A node that is gone carries no marks.
+        if let Some(node) = nodes::get(&run.cluster.client, &name).await? {
+            let owner = node.annotations().get(OWNER_ANNOTATION);
+            match owner {
+                Some(owner) if *owner != run.plan.upgrade_uid => {
+                    let what = format!(
+                        "node {name} carries marks of upgrade {owner} by now; look who runs it, then resume"
+                    );
+                    return Err(StepError::operator(what));
+                }
+                // Somebody, or an earlier attempt, took our marks away already: what is there now is not ours.
+                None => {}
+                Some(_) => {
+                    nodes::uncordon(
+                        &run.cluster.client,
+                        &node,
+                        before.was_cordoned,
+                        before.was_tainted,
+                    )
+                    .await?
+                }
+            }
+        }
+    }
+    Ok(run.record(Record::PostDrained)?)
+}

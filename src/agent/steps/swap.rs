@@ -1,0 +1,141 @@
+//! Swap: gate, intent, rename, fact. The only place where a new `RKE2` binary becomes live.
+
+use std::path::Path;
+
+use crate::agent::gate::{self, SwapPermit};
+use crate::agent::observe::observe;
+use crate::agent::run::Run;
+use crate::agent::step_error::{StepError, chain};
+use crate::agent::steps::stage::{StagedBinary, check_staged};
+use crate::flow::progress::{Preflighted, Work};
+use crate::flow::record::Record;
+use crate::host::{Host, fs, swap_file};
+
+/// Renames the staged binary over the live one; the old one is kept at `previous` (machine's own view).
+///
+/// The permit is spent by value. Spending one twice does not compile:
+///
+/// ```compile_fail,E0382
+/// use upgrade_agent::agent::gate::SwapPermit;
+/// use upgrade_agent::agent::steps::{stage::StagedBinary, swap::swap};
+/// async fn twice(host: &upgrade_agent::host::Host, permit: SwapPermit, a: StagedBinary, b: StagedBinary) {
+///     let _first = swap(host, permit, a, "/opt/rke2/bin/rke2", "/opt/rke2/bin/rke2.prev").await;
+///     let _second = swap(host, permit, b, "/opt/rke2/bin/rke2", "/opt/rke2/bin/rke2.prev").await;
+/// }
+/// ```
+///
+/// # Errors
+/// Needs an operator; the live path then still holds the old binary, whole.
+pub async fn swap(
+    host: &Host,
+    permit: SwapPermit,
+    staged: StagedBinary,
+    live: &str,
+    previous: &str,
+) -> Result<(), StepError> {
+    // The permit says that this binary was live a moment ago; both proofs end here.
+    tracing::info!(
+        from = permit.live_sha256(),
+        to = staged.sha256(),
+        "renaming the new rke2 into place"
+    );
+    let (live, previous) = (host.root.at(live), host.root.at(previous));
+    fs::blocking(move || {
+        swap_file::swap(&live, staged.path(), &previous).map_err(|error| StepError::operator(chain(&error)))
+    })
+    .await
+}
+
+/// Asks the gate, then swaps.
+///
+/// # Errors
+/// Refuses when the gate says no, and records that: pre-drain has to be done again.
+pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
+    let (found, staged) = match (
+        run.journal.progress().preflighted(),
+        run.journal.progress().staged(),
+    ) {
+        (Some(found), Some(staged)) => (found.clone(), staged.clone()),
+        _ => return Err(StepError::refuse(no_record(run))),
+    };
+    let permit = ask_gate(run, &found).await?;
+    let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
+    let previous = previous_path(run, &found);
+    run.record(Record::SwapIntent {
+        from_sha256: found.live_sha256.clone(),
+        to_sha256: staged.sha256,
+        previous: previous.clone(),
+    })?;
+    swap(&run.host, permit, binary, &found.live, &previous).await?;
+    Ok(run.record(Record::Swapped)?)
+}
+
+fn no_record(run: &Run) -> String {
+    let upgrade = run.plan.upgrade_uid.clone();
+    gate::Refusal::NoReceipt { upgrade }.to_string()
+}
+
+async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, StepError> {
+    let (node, uid) = (run.plan.node_name.clone(), run.plan.upgrade_uid.clone());
+    let observed = observe(
+        &run.host,
+        &run.cluster.client,
+        &node,
+        &found.unit,
+        &uid,
+        &found.live,
+    )
+    .await;
+    let receipt = run.journal.pre_drain_receipt();
+    match gate::check(&uid, receipt.as_ref(), &found.live_sha256, &observed) {
+        Ok(permit) => Ok(permit),
+        // Nothing could be asked: the pre-drain record is not void, the question is just still open.
+        Err(gate::Refusal::CouldNotTell { what, why }) if receipt.is_some() => {
+            Err(StepError::retry(format!("the gate could not tell {what}: {why}")))
+        }
+        Err(refusal) => {
+            let text = refusal.to_string();
+            if receipt.is_some() {
+                run.record(Record::GateRefused {
+                    refusal: text.clone(),
+                })?;
+            }
+            Err(StepError::refuse(format!("no swap: {text}")))
+        }
+    }
+}
+
+fn previous_path(run: &Run, found: &Preflighted) -> String {
+    let live = Path::new(&found.live);
+    live.with_file_name(format!("rke2.prev-{}", run.plan.rke2.from))
+        .display()
+        .to_string()
+}
+
+/// After a crash inside the swap: which binary is live?
+///
+/// # Errors
+/// Needs an operator when it is neither the old nor the new one.
+pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
+    let fact = match run.journal.progress().swap() {
+        Work::Intended(fact) => fact.clone(),
+        Work::Not | Work::Done(_) => return Err(StepError::operator("no swap is open; nothing to probe")),
+    };
+    let Some(found) = run.journal.progress().preflighted().cloned() else {
+        return Err(StepError::operator(
+            "the journal has a swap but no preflight; ask for help",
+        ));
+    };
+    let path = run.host.root.at(&found.live);
+    let live = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await?;
+    if live == fact.to_sha256 {
+        Ok(run.record(Record::Swapped)?)
+    } else if live == fact.from_sha256 {
+        Ok(run.record(Record::SwapAbsent)?)
+    } else {
+        Err(StepError::operator(format!(
+            "{} is neither the old nor the new rke2 (sha256 {live}); put {} back by hand, then resume",
+            found.live, fact.previous
+        )))
+    }
+}

@@ -1,0 +1,94 @@
+//! What pre-drain does to one VM: intent, request, fact. Called for each action that `flow::evacuate` decides.
+
+use crate::agent::run::Run;
+use crate::agent::step_error::StepError;
+use crate::cluster::vms::{self, Answer};
+use crate::flow::evacuate::{VmAction, migration_name};
+use crate::flow::record::Record;
+use crate::flow::vms::{Fate, VmKey};
+
+/// Performs one action.
+///
+/// # Errors
+/// Retries while the API is away; needs an operator when it refuses.
+pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) -> Result<(), StepError> {
+    match action {
+        VmAction::Migrate { vm, attempt } => migrate(run, vm, attempt).await,
+        VmAction::Stop { vm } => {
+            run.record(Record::StopIntent { vm: vm.clone() })?;
+            request_stop(run, &vm, None).await
+        }
+        VmAction::ForceOff { vm } => {
+            run.record(Record::ForceOffIntent { vm: vm.clone() })?;
+            request_stop(run, &vm, Some(0)).await
+        }
+        VmAction::RecordGone { vm } => record_gone(run, vm, last_end).await,
+    }
+}
+
+async fn migrate(run: &mut Run, vm: VmKey, attempt: u32) -> Result<(), StepError> {
+    let name = migration_name(&run.plan.upgrade_uid, &vm.name, attempt);
+    run.record(Record::MigrationIntent {
+        vm: vm.clone(),
+        attempt,
+    })?;
+    Ok(vms::migrate(&run.cluster.client, &vm, &name, &run.plan.upgrade_name).await?)
+}
+
+/// Sends the stop. Any answer about the VM is fine here: whether it goes is seen by the watch, with a deadline.
+///
+/// # Errors
+/// As [`perform`].
+pub async fn request_stop(run: &mut Run, vm: &VmKey, grace_seconds: Option<u32>) -> Result<(), StepError> {
+    match vms::stop(&run.cluster.client, vm, grace_seconds).await? {
+        Answer::Accepted | Answer::NoSuchVm => Ok(()),
+        Answer::LookAgain { why } => {
+            tracing::info!(%vm, why, "virt-api would not stop the VM; looking again");
+            Ok(())
+        }
+    }
+}
+
+/// The VM is not on the node any more: where did it go?
+async fn record_gone(run: &mut Run, vm: VmKey, last_end: Option<bool>) -> Result<(), StepError> {
+    let Some(line) = run.journal.progress().ledger().line(&vm).cloned() else {
+        return Ok(());
+    };
+    let now = vms::instance(&run.cluster.client, &vm).await?;
+    let node = now
+        .as_ref()
+        .and_then(|vmi| vmi.status.as_ref())
+        .and_then(|status| status.node_name.clone());
+    let same = now
+        .as_ref()
+        .and_then(|vmi| vmi.metadata.uid.clone())
+        .is_some_and(|uid| uid == line.entry.vmi_uid);
+    let on_this_node = node.as_deref() == Some(run.plan.node_name.as_str());
+    let record = match line.fate {
+        // The watch lags behind the object: not gone after all.
+        _ if same && on_this_node => return Ok(()),
+        Fate::Stopping { forced, .. } => {
+            // It was told to stop and moved instead (a migration that was under way won): it still has to end.
+            if same {
+                return Ok(());
+            }
+            let graceful = if forced { Some(false) } else { last_end };
+            Record::VmStopped { vm, graceful }
+        }
+        Fate::Here | Fate::Migrating { .. } => match (same, node) {
+            (true, Some(to)) => Record::VmMigrated { vm, to },
+            (true, None) => return Ok(()),
+            (false, _) => {
+                let reason = "its guest ended, or it was stopped, by somebody else".to_owned();
+                Record::VmLeft { vm, reason }
+            }
+        },
+        Fate::Migrated { .. }
+        | Fate::ShutDown { .. }
+        | Fate::Left { .. }
+        | Fate::Restoring { .. }
+        | Fate::Restored { .. }
+        | Fate::Struck { .. } => return Ok(()),
+    };
+    Ok(run.record(record)?)
+}

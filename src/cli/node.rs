@@ -1,0 +1,155 @@
+//! `node`: the daemon. Finishes what the journals say is unfinished, then carries out this node's `NodeUpgrade`s.
+
+use std::collections::BTreeMap;
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::watch_order::watch_orders;
+use crate::cli::carry_out::{Part, carry_out};
+use crate::cli::terminal::Terminal;
+use crate::cli::{Exit, Failure, source};
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::flow::plan::NodePlan;
+use crate::journal::{self, Journal};
+use crate::{notify, shutdown};
+
+/// Serves until told to stop, or with `once` until one upgrade has ended.
+///
+/// # Errors
+/// [`Failure`] when the daemon cannot start.
+pub async fn serve(config: Config, once: bool, terminal: &Terminal) -> Result<Exit, Failure> {
+    let node = source::node_name(&config)?;
+    let cluster = source::cluster(&config).await?;
+    let shutdown = shutdown::install().map_err(Failure::failed)?;
+    // Pings go on while the last step finishes: this token ends with the function, not with the signal.
+    let alive = CancellationToken::new();
+    let _alive_until_here = alive.clone().drop_guard();
+    let pings = tokio::spawn(notify::keep_alive(alive));
+    notify::ready();
+    let mut daemon = Daemon {
+        config,
+        cluster,
+        shutdown,
+        terminal: terminal.clone(),
+        settled: BTreeMap::new(),
+    };
+    let exit = daemon.serve(&node, once).await;
+    notify::stopping();
+    pings.abort();
+    exit
+}
+
+struct Daemon {
+    config: Config,
+    cluster: Cluster,
+    shutdown: CancellationToken,
+    terminal: Terminal,
+    /// Orders that ended, by upgrade uid, with the generation that they ended at: only a newer one is looked at again.
+    settled: BTreeMap<String, Option<i64>>,
+}
+
+impl Daemon {
+    async fn serve(&mut self, node: &str, once: bool) -> Result<Exit, Failure> {
+        for plan in self.unfinished(node)? {
+            self.terminal
+                .dated(Timestamp::now(), &format!("going on with {plan}"));
+            let exit = self.carry_out(plan, None).await?;
+            if once || self.shutdown.is_cancelled() {
+                return Ok(exit);
+            }
+        }
+        let (sender, mut orders) = mpsc::channel(16);
+        let mut watcher = tokio::spawn(watch_orders(self.cluster.clone(), node.to_owned(), sender));
+        self.wait_for_orders();
+        loop {
+            let order = tokio::select! {
+                // Cancel-safe: a received order is carried out at once.
+                () = self.shutdown.cancelled() => return Ok(Exit::Done),
+                ended = &mut watcher => {
+                    return Err(Failure::failed(anyhow!("the watch on orders ended: {ended:?}")));
+                }
+                order = orders.recv() => match order {
+                    Some(order) => order,
+                    None => return Err(Failure::failed(anyhow!("the watch on orders ended"))),
+                },
+            };
+            let generation = order.metadata.generation;
+            let plan = order.spec.plan();
+            if self.settled.get(&plan.upgrade_uid) == Some(&generation) {
+                continue;
+            }
+            if let Err(error) = plan.check() {
+                self.terminal
+                    .complain(&format!("NodeUpgrade {}: {error}", order.name_any()));
+                self.settled.insert(plan.upgrade_uid, generation);
+                if once {
+                    return Ok(Exit::Usage);
+                }
+                continue;
+            }
+            let exit = self.carry_out(plan, generation).await?;
+            if once || self.shutdown.is_cancelled() {
+                return Ok(exit);
+            }
+            self.wait_for_orders();
+        }
+    }
+
+    fn wait_for_orders(&self) {
+        notify::status("waiting for a NodeUpgrade of this node");
+    }
+
+    async fn carry_out(&mut self, plan: NodePlan, generation: Option<i64>) -> Result<Exit, Failure> {
+        let uid = plan.upgrade_uid.clone();
+        let part = Part::Everything;
+        let carried = carry_out(
+            &self.config,
+            &self.cluster,
+            plan,
+            part,
+            &self.shutdown,
+            &self.terminal,
+        )
+        .await;
+        let exit = match carried {
+            Ok(exit) => exit,
+            // It could not begin (lock held, systemd away): the daemon stays for the next change of the order.
+            Err(Failure { exit, error }) => {
+                self.terminal
+                    .complain(&crate::agent::step_error::chain(error.as_ref()));
+                exit
+            }
+        };
+        match exit {
+            Exit::Done => {}
+            Exit::Failed | Exit::Usage | Exit::Refused | Exit::Operator => {
+                notify::status(
+                    "standing still: change spec.control of the NodeUpgrade, or restart this agent, to go on",
+                );
+            }
+        }
+        self.settled.insert(uid, generation);
+        Ok(exit)
+    }
+
+    /// Plans of the runs on this machine that have no last line yet. A journal that cannot be read stops the daemon:
+    /// what it says is owed must not be forgotten.
+    fn unfinished(&self, node: &str) -> Result<Vec<NodePlan>, Failure> {
+        let mut plans = Vec::new();
+        for uid in journal::upgrades(&self.config.state_dir).map_err(Failure::failed)? {
+            let path = journal::path_of(&self.config.state_dir, &uid);
+            let progress = Journal::peek(&path).map_err(Failure::failed)?;
+            if let (None, Some(plan)) = (progress.outcome(), progress.plan()) {
+                if plan.node_name == node {
+                    plans.push(plan.clone());
+                }
+            }
+        }
+        Ok(plans)
+    }
+}

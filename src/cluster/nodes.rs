@@ -1,0 +1,175 @@
+//! Nodes: read, cordon with the drain taint, put back exactly what was found.
+
+use k8s_openapi::api::core::v1::{Node, Taint};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use crate::cluster::{ClusterError, ask, ask_opt};
+
+/// Taint that `KubeVirt` and Harvester's volume-detach controller look at (reference `kubevirt.md` §4.1).
+pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
+/// Its value during an upgrade.
+pub const DRAIN_TAINT_VALUE: &str = "draining";
+/// Annotation that says whose cordon and taint these are.
+pub const OWNER_ANNOTATION: &str = "agent.harvesterhci.io/upgrade-uid";
+
+fn api(client: &Client) -> Api<Node> {
+    Api::all(client.clone())
+}
+
+/// One node; none when there is no such node.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn get(client: &Client, name: &str) -> Result<Option<Node>, ClusterError> {
+    ask_opt(format!("read node {name}"), api(client).get(name)).await
+}
+
+/// How many other nodes could take a VM: ready, not cordoned, not draining.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn count_targets(client: &Client, except: &str) -> Result<usize, ClusterError> {
+    // Pages keep the peak small on clusters of a thousand nodes.
+    let mut params = ListParams::default().limit(50);
+    let mut count = 0;
+    loop {
+        let page = ask("list nodes", api(client).list(&params)).await?;
+        count += page
+            .iter()
+            .filter(|node| node.name_any() != except && is_target(node))
+            .count();
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(count),
+        }
+    }
+}
+
+fn is_target(node: &Node) -> bool {
+    let witness = node.labels().contains_key("node-role.harvesterhci.io/witness");
+    is_ready(node) && !is_cordoned(node) && drain_taint(node).is_none() && !witness
+}
+
+/// Condition Ready is True.
+#[must_use]
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+}
+
+/// `spec.unschedulable`.
+#[must_use]
+pub fn is_cordoned(node: &Node) -> bool {
+    node.spec
+        .as_ref()
+        .and_then(|spec| spec.unschedulable)
+        .unwrap_or(false)
+}
+
+/// The drain taint, whatever its value.
+#[must_use]
+pub fn drain_taint(node: &Node) -> Option<&Taint> {
+    taints(node)
+        .iter()
+        .find(|taint| taint.key == DRAIN_TAINT && taint.effect == "NoSchedule")
+}
+
+fn taints(node: &Node) -> &[Taint] {
+    node.spec
+        .as_ref()
+        .and_then(|spec| spec.taints.as_deref())
+        .unwrap_or_default()
+}
+
+/// What the kubelet reports.
+#[must_use]
+pub fn kubelet_version(node: &Node) -> Option<&str> {
+    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+    info.map(|info| info.kubelet_version.as_str())
+}
+
+/// When the kubelet last said that it is ready.
+#[must_use]
+pub fn heartbeat(node: &Node) -> Option<jiff::Timestamp> {
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())?;
+    conditions
+        .iter()
+        .find(|one| one.type_ == "Ready")?
+        .last_heartbeat_time
+        .as_ref()
+        .map(|time| time.0)
+}
+
+/// Is anything of this resource allocatable?
+#[must_use]
+pub fn allocatable(node: &Node, resource: &str) -> u64 {
+    let all = node
+        .status
+        .as_ref()
+        .and_then(|status| status.allocatable.as_ref());
+    all.and_then(|all| all.get(resource))
+        .and_then(|amount| amount.0.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Cordons, taints, and signs it. Harmless when done already.
+///
+/// # Errors
+/// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
+pub async fn cordon(client: &Client, node: &Node, upgrade_uid: &str) -> Result<(), ClusterError> {
+    let mut wanted: Vec<Taint> = taints(node).to_vec();
+    if drain_taint(node).is_none() {
+        wanted.push(Taint {
+            key: DRAIN_TAINT.to_owned(),
+            value: Some(DRAIN_TAINT_VALUE.to_owned()),
+            effect: "NoSchedule".to_owned(),
+            time_added: None,
+        });
+    }
+    write(client, node, true, &wanted, Some(upgrade_uid)).await
+}
+
+/// Takes our marks away; what was there before stays.
+///
+/// # Errors
+/// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
+pub async fn uncordon(
+    client: &Client,
+    node: &Node,
+    was_cordoned: bool,
+    was_tainted: bool,
+) -> Result<(), ClusterError> {
+    let mut wanted: Vec<Taint> = taints(node).to_vec();
+    if !was_tainted {
+        wanted.retain(|taint| !(taint.key == DRAIN_TAINT && taint.effect == "NoSchedule"));
+    }
+    write(client, node, was_cordoned, &wanted, None).await
+}
+
+async fn write(
+    client: &Client,
+    node: &Node,
+    cordoned: bool,
+    taints: &[Taint],
+    owner: Option<&str>,
+) -> Result<(), ClusterError> {
+    let name = node.name_any();
+    // The list of taints is replaced whole, so the patch only holds for the version that was read.
+    let patch = json!({
+        "metadata": { "resourceVersion": node.resource_version(), "annotations": { OWNER_ANNOTATION: owner } },
+        "spec": { "unschedulable": if cordoned { Some(true) } else { None }, "taints": taints },
+    });
+    let params = PatchParams::default();
+    let what = format!(
+        "{} node {name}",
+        if owner.is_some() { "cordon" } else { "uncordon" }
+    );
+    ask(what, api(client).patch(&name, &params, &Patch::Merge(patch)))
+        .await
+        .map(|_| ())
+}

@@ -1,0 +1,267 @@
+//! Virtual machines: read facts, live-migrate, stop, start. Each call says what it wrote or why not.
+
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+
+use crate::cluster::crd::kubevirt::{
+    LAUNCHER_SELECTOR, NODE_NAME_LABEL, VMI_NAME_LABEL, VirtualMachine, VirtualMachineInstance,
+    VirtualMachineInstanceMigration, VirtualMachineInstanceMigrationSpec,
+};
+use crate::cluster::{ClusterError, ask, ask_opt};
+use crate::flow::classify::{LiveMigratable, VmFacts};
+use crate::flow::vms::VmKey;
+
+/// What virt-api said to a stop or start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// 202: it will happen.
+    Accepted,
+    /// 404: there is no such VM any more.
+    NoSuchVm,
+    /// 409 or 500: the state does not allow it, or two writers raced. Look again before asking again
+    /// (reference `kubevirt.md` §2.3: a 500 there is no failure of the goal).
+    LookAgain {
+        /// virt-api's word.
+        why: String,
+    },
+}
+
+/// Who an instance is.
+#[must_use]
+pub fn key_of(vmi: &impl ResourceExt) -> VmKey {
+    VmKey {
+        namespace: vmi.namespace().unwrap_or_default(),
+        name: vmi.name_any(),
+    }
+}
+
+/// None while the guest lives, else how it ended.
+#[must_use]
+pub fn ended(vmi: &VirtualMachineInstance) -> Option<bool> {
+    match vmi.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        Some("Succeeded") => Some(true),
+        Some("Failed") => Some(false),
+        _ => None,
+    }
+}
+
+/// Label selector of the instances on a node.
+#[must_use]
+pub fn on_node_selector(node: &str) -> String {
+    format!("{NODE_NAME_LABEL}={node}")
+}
+
+/// All instances on a node, ended ones too.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn instances_on(client: &Client, node: &str) -> Result<Vec<VirtualMachineInstance>, ClusterError> {
+    let api: Api<VirtualMachineInstance> = Api::all(client.clone());
+    let params = ListParams::default().labels(&on_node_selector(node));
+    Ok(ask(format!("list the VMs of node {node}"), api.list(&params))
+        .await?
+        .items)
+}
+
+/// Launcher pods on a node that have not finished, as `namespace/name`: an instance that is still being scheduled has no
+/// node label yet, but its pod has a node (reference `kubevirt.md` §1.3).
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn launchers_on(client: &Client, node: &str) -> Result<Vec<String>, ClusterError> {
+    let api: Api<k8s_openapi::api::core::v1::Pod> = Api::all(client.clone());
+    let params = ListParams::default()
+        .labels(LAUNCHER_SELECTOR)
+        .fields(&format!("spec.nodeName={node}"));
+    let pods = ask(
+        format!("list the launcher pods of node {node}"),
+        api.list(&params),
+    )
+    .await?;
+    let unfinished = pods.iter().filter(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    });
+    Ok(unfinished.map(|pod| key_of(pod).to_string()).collect())
+}
+
+/// One VM; none when it is gone.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn vm(client: &Client, key: &VmKey) -> Result<Option<VirtualMachine>, ClusterError> {
+    let api: Api<VirtualMachine> = Api::namespaced(client.clone(), &key.namespace);
+    ask_opt(format!("read VM {key}"), api.get(&key.name)).await
+}
+
+/// One instance; none when it is gone.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn instance(client: &Client, key: &VmKey) -> Result<Option<VirtualMachineInstance>, ClusterError> {
+    let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
+    ask_opt(format!("read VM instance {key}"), api.get(&key.name)).await
+}
+
+/// Everything that a verdict needs. Reads the owning VM.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFacts, ClusterError> {
+    let key = key_of(vmi);
+    let owned = vmi
+        .owner_references()
+        .iter()
+        .any(|owner| owner.kind == VirtualMachine::kind(&()));
+    let owner = if owned { vm(client, &key).await? } else { None };
+    let status = vmi.status.clone().unwrap_or_default();
+    let devices = &vmi.spec.domain.devices;
+    let live_migratable = match status.condition("LiveMigratable") {
+        Some(condition) if condition.status == "True" => LiveMigratable::Yes,
+        Some(condition) if condition.status == "False" => LiveMigratable::No {
+            reason: format!(
+                "it cannot live-migrate: {} {}",
+                condition.reason.as_deref().unwrap_or("no reason given"),
+                condition.message.as_deref().unwrap_or_default()
+            )
+            .trim()
+            .to_owned(),
+        },
+        Some(_) | None => LiveMigratable::NotSaid,
+    };
+    Ok(VmFacts {
+        vm_uid: owner.as_ref().and_then(ResourceExt::uid),
+        vmi_uid: vmi.uid().unwrap_or_default(),
+        run_strategy: owner
+            .as_ref()
+            .and_then(|vm| vm.spec.effective_strategy())
+            .map(str::to_owned),
+        live_migratable,
+        devices: devices
+            .host_devices
+            .iter()
+            .chain(&devices.gpus)
+            .map(|device| device.device_name.clone())
+            .collect(),
+        grace_seconds: vmi
+            .spec
+            .termination_grace_period_seconds
+            .and_then(|grace| u32::try_from(grace).ok()),
+        paused: status
+            .condition("Paused")
+            .is_some_and(|condition| condition.status == "True"),
+        deleting: vmi.meta().deletion_timestamp.is_some(),
+        ended: ended(vmi).is_some(),
+        vm: key,
+    })
+}
+
+/// Creates a migration of this name. One that is there already is the same attempt.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn migrate(client: &Client, key: &VmKey, name: &str, upgrade: &str) -> Result<(), ClusterError> {
+    let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(client.clone(), &key.namespace);
+    let spec = VirtualMachineInstanceMigrationSpec {
+        vmi_name: key.name.clone(),
+    };
+    let mut made = VirtualMachineInstanceMigration::new(name, spec);
+    made.labels_mut()
+        .insert("harvesterhci.io/upgrade".to_owned(), upgrade.to_owned());
+    made.labels_mut()
+        .insert(VMI_NAME_LABEL.to_owned(), key.name.clone());
+    match ask(
+        format!("live-migrate VM {key}"),
+        api.create(&PostParams::default(), &made),
+    )
+    .await
+    {
+        Ok(_) => Ok(()),
+        Err(ClusterError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks virt-api to shut the guest down; `grace_seconds: Some(0)` cuts its power.
+///
+/// # Errors
+/// [`ClusterError`] for anything that is no answer about this VM.
+pub async fn stop(client: &Client, key: &VmKey, grace_seconds: Option<u32>) -> Result<Answer, ClusterError> {
+    let body = grace_seconds.map_or_else(|| json!({}), |grace| json!({ "gracePeriod": grace }));
+    subresource(client, key, "stop", &body).await
+}
+
+/// Asks virt-api to start the VM.
+///
+/// # Errors
+/// [`ClusterError`] for anything that is no answer about this VM.
+pub async fn start(client: &Client, key: &VmKey) -> Result<Answer, ClusterError> {
+    subresource(client, key, "start", &json!({})).await
+}
+
+/// virt-api answers. Not a word about whether it is healthy inside.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn healthz(client: &Client) -> Result<(), ClusterError> {
+    let what = "ask virt-api's healthz".to_owned();
+    let request = http::Request::get("/apis/subresources.kubevirt.io/v1/healthz")
+        .body(Vec::new())
+        .map_err(|error| ClusterError::of(what.clone(), kube::Error::HttpError(error)))?;
+    ask(what, client.request_text(request)).await.map(|_| ())
+}
+
+async fn subresource(
+    client: &Client,
+    key: &VmKey,
+    verb: &str,
+    body: &serde_json::Value,
+) -> Result<Answer, ClusterError> {
+    let VmKey { namespace, name } = key;
+    let path =
+        format!("/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachines/{name}/{verb}");
+    let what = format!("{verb} VM {key}");
+    let request = http::Request::put(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(body.to_string().into_bytes())
+        .map_err(|error| ClusterError::of(what.clone(), kube::Error::HttpError(error)))?;
+    match ask(what, client.request_text(request)).await {
+        Ok(_) => Ok(Answer::Accepted),
+        Err(ClusterError::Gone { .. }) => Ok(Answer::NoSuchVm),
+        Err(ClusterError::Conflict { source, .. }) => Ok(Answer::LookAgain {
+            why: source.to_string(),
+        }),
+        Err(ClusterError::Unavailable { what, source }) => match *source {
+            kube::Error::Api(status) if status.code == 500 => Ok(Answer::LookAgain { why: status.message }),
+            other => Err(ClusterError::Unavailable {
+                what,
+                source: Box::new(other),
+            }),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a run strategy back, but only over the one that is expected: a user's later choice stays.
+///
+/// # Errors
+/// [`ClusterError`]; a conflict or rejection when the strategy is another one by now.
+pub async fn set_run_strategy(
+    client: &Client,
+    key: &VmKey,
+    from: &str,
+    to: &str,
+) -> Result<(), ClusterError> {
+    let api: Api<VirtualMachine> = Api::namespaced(client.clone(), &key.namespace);
+    let what = format!("set the run strategy of VM {key}");
+    let patch = serde_json::from_value(json!([
+        { "op": "test", "path": "/spec/runStrategy", "value": from },
+        { "op": "replace", "path": "/spec/runStrategy", "value": to },
+    ]))
+    .map_err(|error| ClusterError::of(what.clone(), kube::Error::SerdeError(error)))?;
+    let params = PatchParams::default();
+    ask(what, api.patch(&key.name, &params, &Patch::<()>::Json(patch)))
+        .await
+        .map(|_| ())
+}

@@ -1,0 +1,113 @@
+//! `Step`: one unit of work between two durable records, and how long each may take.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::plan::{NodePlan, Role};
+
+/// One unit of work. Data, not closures: printable by `plan --explain`, countable in tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Step {
+    /// All checks; reads only.
+    Preflight,
+    /// Puts the new binary on the node's own disk, verified.
+    Stage,
+    /// Keeps everybody else from restarting `RKE2`.
+    Fence,
+    /// Cordons the node and sets the drain taint.
+    Cordon,
+    /// Gets every VM off the node.
+    PreDrain,
+    /// Gets the rest of the pods off the node.
+    Drain,
+    /// Gate, then rename the new binary into place.
+    Swap,
+    /// After a crash inside [`Step::Swap`]: look which binary is live.
+    ProbeSwap,
+    /// Restarts `RKE2`.
+    Restart,
+    /// After a crash inside [`Step::Restart`]: look which process runs.
+    ProbeRestart,
+    /// Looks whether the new version really serves.
+    Verify,
+    /// Takes fence, taint and cordon away again.
+    PostDrain,
+    /// Starts the VMs that are owed.
+    Restore,
+    /// Writes the outcome.
+    Finish,
+}
+
+impl Step {
+    /// All steps in the order of a run, probes left out: what `plan` prints.
+    pub const WALK: [Self; 12] = [
+        Self::Preflight,
+        Self::Stage,
+        Self::Fence,
+        Self::Cordon,
+        Self::PreDrain,
+        Self::Drain,
+        Self::Swap,
+        Self::Restart,
+        Self::Verify,
+        Self::PostDrain,
+        Self::Restore,
+        Self::Finish,
+    ];
+
+    /// How long the step may take, retries included, before it holds for an operator.
+    #[must_use]
+    pub fn deadline(self, plan: &NodePlan) -> Duration {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        match self {
+            Self::Preflight => minutes(2),
+            Self::Stage => minutes(15),
+            Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Swap | Self::ProbeRestart => minutes(5),
+            // Each VM has deadlines of its own inside; this bound is only reached when all of them fail to fire.
+            Self::PreDrain => {
+                plan.evacuation.migration() + plan.evacuation.guest_shutdown(Some(24 * 3600)) + minutes(10)
+            }
+            Self::Drain => minutes(15),
+            // A server that imports images at start looks like one that hangs: reference `rke2-and-rancher.md` §7.2.
+            Self::Restart => match plan.role {
+                Some(Role::Agent) => minutes(10),
+                Some(Role::Server) | None => minutes(20),
+            },
+            Self::Verify => minutes(15),
+            Self::PostDrain => minutes(10),
+            Self::Restore => minutes(60),
+            Self::Finish => minutes(5),
+        }
+    }
+
+    /// What the step does, for people, before it is done.
+    #[must_use]
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::Preflight => "check node, API, disk, unit and versions; change nothing",
+            Self::Stage => "verify the release's sha256 and unpack it beside the live binary",
+            Self::Fence => "refuse restarts of RKE2 by anybody else (systemd drop-in)",
+            Self::Cordon => "cordon the node and set the taint kubevirt.io/drain=draining:NoSchedule",
+            Self::PreDrain => {
+                "live-migrate what can move, shut the other guests down, wait until all are gone"
+            }
+            Self::Drain => "evict the other pods, disruption budgets respected",
+            Self::Swap => "look again that no VM is left, then rename the new binary into place",
+            Self::ProbeSwap => "find out which binary is live after the interruption",
+            Self::Restart => "restart RKE2 on the new binary",
+            Self::ProbeRestart => "find out which RKE2 runs after the interruption",
+            Self::Verify => "wait until the new version serves and the Node reports it",
+            Self::PostDrain => "take fence, taint and cordon away again, as they were found",
+            Self::Restore => "start exactly the VMs that were shut down",
+            Self::Finish => "write down the outcome",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

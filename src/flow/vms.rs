@@ -1,0 +1,365 @@
+//! `VmLedger`: who was on the node, how each left, and what each is owed back. Total: nobody leaves it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A virtual machine by `namespace/name`; its running instance has the same name (`KubeVirt`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct VmKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// Text that names no virtual machine.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("`{0}` does not name a virtual machine; write it as namespace/name")]
+pub struct NotAVm(pub String);
+
+impl VmKey {
+    /// A key from its two parts.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for VmKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for VmKey {
+    type Err = NotAVm;
+
+    fn from_str(text: &str) -> Result<Self, NotAVm> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::new(namespace, name))
+            }
+            _ => Err(NotAVm(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for VmKey {
+    type Error = NotAVm;
+
+    fn try_from(text: String) -> Result<Self, NotAVm> {
+        text.parse()
+    }
+}
+
+impl From<VmKey> for String {
+    fn from(key: VmKey) -> Self {
+        key.to_string()
+    }
+}
+
+/// What is to happen to one VM, decided before the first change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "do")]
+pub enum Verdict {
+    /// Live-migrate it.
+    Migrate,
+    /// Shut its guest down and start it again afterwards.
+    ShutDown {
+        /// Why it cannot move.
+        why: String,
+    },
+    /// It is going away already, by somebody else's order: wait, owe nothing.
+    Leaving,
+    /// Do not touch it: an operator has to decide.
+    Hold {
+        /// What the operator has to decide.
+        why: String,
+    },
+}
+
+/// What was true of a VM before the first change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmEntry {
+    /// Who.
+    pub vm: VmKey,
+    /// uid of the `VirtualMachine`; none for an instance that has no such owner.
+    pub vm_uid: Option<String>,
+    /// uid of the running instance.
+    pub vmi_uid: String,
+    /// The run strategy found, in `KubeVirt`'s words (`Always`, `RerunOnFailure`, …).
+    pub run_strategy: Option<String>,
+    /// Resource names of the host devices it holds.
+    pub devices: Vec<String>,
+    /// The guest's own termination grace period.
+    pub grace_seconds: Option<u32>,
+    /// What is to happen to it.
+    pub verdict: Verdict,
+}
+
+/// Where a VM stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// Still on the node, untouched.
+    Here,
+    /// A migration was asked for.
+    Migrating {
+        /// Counts from 1.
+        attempt: u32,
+        /// When the first attempt was asked for.
+        since: Timestamp,
+        /// When this attempt was asked for.
+        asked: Timestamp,
+    },
+    /// It runs elsewhere, never stopped.
+    Migrated {
+        /// The node it runs on.
+        to: String,
+    },
+    /// A guest shutdown was asked for: from here on it is owed.
+    Stopping {
+        /// When it was asked for.
+        since: Timestamp,
+        /// A power cut was asked for as well.
+        forced: bool,
+    },
+    /// Off, by us.
+    ShutDown {
+        /// `true` after a guest shutdown, `false` after a power cut, none when nobody saw the end.
+        graceful: Option<bool>,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// Left the node by somebody else's doing.
+    Left {
+        /// What happened.
+        reason: String,
+    },
+    /// Start was asked for.
+    Restoring {
+        /// As in [`Fate::ShutDown`].
+        graceful: Option<bool>,
+        /// Off since.
+        off: Timestamp,
+    },
+    /// Runs again.
+    Restored {
+        /// The node it runs on.
+        node: String,
+        /// As in [`Fate::ShutDown`].
+        graceful: Option<bool>,
+        /// Seconds between power-off and running.
+        away_seconds: i64,
+    },
+    /// Was owed, and is not any more.
+    Struck {
+        /// Why nothing is owed.
+        reason: String,
+    },
+}
+
+impl Fate {
+    /// Does the agent still have to bring this VM back?
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        match self {
+            Self::Stopping { .. } | Self::ShutDown { .. } | Self::Restoring { .. } => true,
+            Self::Here
+            | Self::Migrating { .. }
+            | Self::Migrated { .. }
+            | Self::Left { .. }
+            | Self::Restored { .. }
+            | Self::Struck { .. } => false,
+        }
+    }
+
+    /// Is it still on the node?
+    #[must_use]
+    pub fn is_on_node(&self) -> bool {
+        match self {
+            Self::Here | Self::Migrating { .. } | Self::Stopping { .. } => true,
+            Self::Migrated { .. }
+            | Self::ShutDown { .. }
+            | Self::Left { .. }
+            | Self::Restoring { .. }
+            | Self::Restored { .. }
+            | Self::Struck { .. } => false,
+        }
+    }
+}
+
+/// One line of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerLine {
+    /// What was true before.
+    pub entry: VmEntry,
+    /// Where it stands.
+    pub fate: Fate,
+}
+
+/// Who was here, how each left, what each is owed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VmLedger {
+    lines: BTreeMap<VmKey, LedgerLine>,
+}
+
+impl VmLedger {
+    /// Adds a VM. One that came back (a new instance after it had left) starts a new line.
+    pub(crate) fn enter(&mut self, entry: VmEntry) {
+        self.lines.insert(
+            entry.vm.clone(),
+            LedgerLine {
+                entry,
+                fate: Fate::Here,
+            },
+        );
+    }
+
+    /// Moves a VM's fate; `None` when the ledger does not know it.
+    pub(crate) fn line_mut(&mut self, vm: &VmKey) -> Option<&mut LedgerLine> {
+        self.lines.get_mut(vm)
+    }
+
+    /// One VM's line.
+    #[must_use]
+    pub fn line(&self, vm: &VmKey) -> Option<&LedgerLine> {
+        self.lines.get(vm)
+    }
+
+    /// All lines, by namespace and name.
+    pub fn lines(&self) -> impl Iterator<Item = &LedgerLine> {
+        self.lines.values()
+    }
+
+    /// Those that the agent still has to bring back.
+    pub fn owed(&self) -> impl Iterator<Item = &LedgerLine> {
+        self.lines().filter(|line| line.fate.is_owed())
+    }
+
+    /// Those still on the node.
+    pub fn on_node(&self) -> impl Iterator<Item = &LedgerLine> {
+        self.lines().filter(|line| line.fate.is_on_node())
+    }
+
+    /// Those that were shut down for this upgrade, in Harvester's list form (`namespace/name`).
+    #[must_use]
+    pub fn stopped_names(&self) -> Vec<String> {
+        self.lines()
+            .filter(|line| match line.fate {
+                Fate::Stopping { .. }
+                | Fate::ShutDown { .. }
+                | Fate::Restoring { .. }
+                | Fate::Restored { .. } => true,
+                Fate::Here => match line.entry.verdict {
+                    Verdict::ShutDown { .. } => true,
+                    Verdict::Migrate | Verdict::Leaving | Verdict::Hold { .. } => false,
+                },
+                Fate::Migrating { .. } | Fate::Migrated { .. } | Fate::Left { .. } | Fate::Struck { .. } => {
+                    false
+                }
+            })
+            .map(|line| line.entry.vm.to_string())
+            .collect()
+    }
+
+    /// Numbers for the status.
+    #[must_use]
+    pub fn counts(&self) -> VmCounts {
+        let mut counts = VmCounts::default();
+        for line in self.lines() {
+            counts.total += 1;
+            counts.left_on_node += u32::from(line.fate.is_on_node());
+            counts.owed += u32::from(line.fate.is_owed());
+            match line.fate {
+                Fate::Migrated { .. } => counts.migrated += 1,
+                Fate::ShutDown { .. } | Fate::Restoring { .. } => counts.shut_down += 1,
+                Fate::Restored { .. } => {
+                    counts.shut_down += 1;
+                    counts.restored += 1;
+                }
+                Fate::Here
+                | Fate::Migrating { .. }
+                | Fate::Stopping { .. }
+                | Fate::Left { .. }
+                | Fate::Struck { .. } => {}
+            }
+        }
+        counts
+    }
+}
+
+/// Numbers for `status.vms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VmCounts {
+    /// All that were on the node.
+    pub total: u32,
+    /// Live-migrated, never stopped.
+    pub migrated: u32,
+    /// Shut down by the agent.
+    pub shut_down: u32,
+    /// Of those, running again.
+    pub restored: u32,
+    /// Shut down or being shut down, and not yet running again.
+    pub owed: u32,
+    /// Still on the node.
+    pub left_on_node: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vm_names_need_both_parts() {
+        assert_eq!("default/db".parse(), Ok(VmKey::new("default", "db")));
+        for text in ["", "db", "/db", "default/", "a/b/c"] {
+            assert!(text.parse::<VmKey>().is_err(), "{text} should be refused");
+        }
+    }
+
+    #[test]
+    fn a_vm_is_owed_from_the_moment_its_stop_is_asked_for() {
+        let at = Timestamp::UNIX_EPOCH;
+        let owed = [
+            Fate::Stopping {
+                since: at,
+                forced: false,
+            },
+            Fate::ShutDown { graceful: None, at },
+            Fate::Restoring {
+                graceful: None,
+                off: at,
+            },
+        ];
+        let not_owed = [
+            Fate::Here,
+            Fate::Migrated { to: "node2".into() },
+            Fate::Left {
+                reason: "stopped by its user".into(),
+            },
+            Fate::Restored {
+                node: "node1".into(),
+                graceful: Some(true),
+                away_seconds: 4,
+            },
+            Fate::Struck {
+                reason: "deleted".into(),
+            },
+        ];
+        assert!(owed.iter().all(Fate::is_owed));
+        assert!(!not_owed.iter().any(Fate::is_owed));
+    }
+}

@@ -1,0 +1,200 @@
+//! The journal's lines: one JSON object each, with a checksum. A torn last line is dropped, a damaged middle refused.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::flow::record::Entry;
+
+/// The form of the lines; another number is refused, never guessed at.
+const VERSION: u32 = 1;
+
+/// How a line is damaged.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CodecError {
+    /// No JSON object of this form.
+    #[error("line {line} cannot be read: {why}")]
+    Unreadable {
+        /// Counts from 1.
+        line: usize,
+        /// The parser's word.
+        why: String,
+    },
+    /// The checksum does not fit.
+    #[error("line {line} does not match its checksum")]
+    Checksum {
+        /// Counts from 1.
+        line: usize,
+    },
+    /// Written by a newer agent.
+    #[error("line {line} has form {found}; this agent reads form {VERSION}, use the agent that wrote it")]
+    Version {
+        /// Counts from 1.
+        line: usize,
+        /// The form found.
+        found: u32,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    v: u32,
+    sum: String,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+/// What a file holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// Its entries.
+    pub entries: Vec<Entry>,
+    /// Bytes up to the end of the last sound line.
+    pub sound_bytes: usize,
+    /// Something follows that never became a whole line.
+    pub torn: bool,
+}
+
+fn checksum(entry: &Entry) -> String {
+    let text = serde_json::to_string(entry).unwrap_or_default();
+    Sha256::digest(text.as_bytes())
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// One line, with its newline.
+#[must_use]
+pub fn encode(entry: &Entry) -> String {
+    let line = Line {
+        v: VERSION,
+        sum: checksum(entry),
+        entry: entry.clone(),
+    };
+    // Strings, numbers and enums only: this always becomes JSON.
+    let mut text = serde_json::to_string(&line).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// [`CodecError`] for the first damaged line that is not the torn end of the file.
+pub fn decode(bytes: &[u8]) -> Result<Decoded, CodecError> {
+    let mut entries = Vec::new();
+    let mut sound_bytes = 0;
+    let mut lines = bytes
+        .split_inclusive(|byte| *byte == b'\n')
+        .enumerate()
+        .peekable();
+    while let Some((index, raw)) = lines.next() {
+        let whole = raw.ends_with(b"\n");
+        match decode_line(index + 1, raw) {
+            Ok(entry) if whole => {
+                entries.push(entry);
+                sound_bytes += raw.len();
+            }
+            // No newline: the write was cut short, and append never reported it as done.
+            Ok(_) | Err(_) if !whole => {
+                return Ok(Decoded {
+                    entries,
+                    sound_bytes,
+                    torn: true,
+                });
+            }
+            // A power cut can leave a last line of the right length filled with zeros.
+            Err(_) if lines.peek().is_none() && raw.iter().any(|byte| *byte == 0) => {
+                return Ok(Decoded {
+                    entries,
+                    sound_bytes,
+                    torn: true,
+                });
+            }
+            Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Decoded {
+        entries,
+        sound_bytes,
+        torn: false,
+    })
+}
+
+fn decode_line(line: usize, raw: &[u8]) -> Result<Entry, CodecError> {
+    let unreadable = |error: serde_json::Error| CodecError::Unreadable {
+        line,
+        why: error.to_string(),
+    };
+    let form: serde_json::Value = serde_json::from_slice(raw).map_err(unreadable)?;
+    let version = form.get("v").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    if version != u64::from(VERSION) {
+        return Err(CodecError::Version {
+            line,
+            found: u32::try_from(version).unwrap_or(u32::MAX),
+        });
+    }
+    let parsed: Line = serde_json::from_value(form).map_err(unreadable)?;
+    if checksum(&parsed.entry) != parsed.sum {
+        return Err(CodecError::Checksum { line });
+    }
+    Ok(parsed.entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::progress::tests::whole_run;
+
+    fn file() -> String {
+        whole_run().iter().map(encode).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let text = file();
+        let decoded = decode(text.as_bytes()).unwrap();
+        assert_eq!(decoded.entries, whole_run());
+        assert_eq!((decoded.sound_bytes, decoded.torn), (text.len(), false));
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_loses_at_most_its_last_line() {
+        let text = file();
+        for cut in 0..text.len() {
+            let decoded = decode(&text.as_bytes()[..cut]).unwrap();
+            let whole = text[..cut].matches('\n').count();
+            assert_eq!(decoded.entries.len(), whole, "cut at {cut}");
+            assert_eq!(
+                decoded.torn,
+                cut > 0 && !text[..cut].ends_with('\n'),
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_damaged_middle_is_refused() {
+        let lines: Vec<String> = whole_run().iter().map(encode).collect();
+        let mut changed = lines.clone();
+        changed[4] = changed[4].replace("boot-1", "boot-2");
+        assert_eq!(
+            decode(changed.concat().as_bytes()),
+            Err(CodecError::Checksum { line: 5 })
+        );
+        let mut broken = lines.clone();
+        broken[2] = "{\"v\":1}\n".into();
+        assert!(matches!(
+            decode(broken.concat().as_bytes()),
+            Err(CodecError::Unreadable { line: 3, .. })
+        ));
+        let mut newer = lines;
+        newer[0] = newer[0].replace("\"v\":1", "\"v\":2");
+        assert_eq!(
+            decode(newer.concat().as_bytes()),
+            Err(CodecError::Version { line: 1, found: 2 })
+        );
+    }
+}

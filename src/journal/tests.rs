@@ -1,0 +1,98 @@
+//! Tests of the journal on a real file.
+
+use super::*;
+use crate::flow::plan::Role;
+use crate::flow::plan::tests::plan;
+
+fn clock() -> Timestamp {
+    Timestamp::UNIX_EPOCH
+}
+
+fn preflighted() -> Record {
+    Record::Preflighted {
+        role: Role::Server,
+        unit: "rke2-server.service".into(),
+        live: "/opt/rke2/bin/rke2".into(),
+        live_sha256: "old".into(),
+    }
+}
+
+#[test]
+fn a_reopened_journal_knows_what_was_appended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    journal.append(preflighted()).unwrap();
+    let again = Journal::open(dir.path(), &plan(), "boot-2", clock).unwrap();
+    assert_eq!(again.progress(), journal.progress());
+    assert_eq!(again.progress().seq(), 2);
+    assert_eq!(upgrades(dir.path()).unwrap(), vec![plan().upgrade_uid]);
+}
+
+#[test]
+fn an_illegal_record_never_reaches_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    assert!(matches!(
+        journal.append(Record::Swapped),
+        Err(JournalError::Illegal { .. })
+    ));
+    assert_eq!(
+        Journal::open(dir.path(), &plan(), "boot-1", clock)
+            .unwrap()
+            .progress()
+            .seq(),
+        1
+    );
+}
+
+#[test]
+fn another_plan_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    let mut other = plan();
+    other.rke2.to = "v1.35.7+rke2r1".parse().unwrap();
+    assert!(matches!(
+        Journal::open(dir.path(), &other, "boot-1", clock),
+        Err(JournalError::OtherPlan { .. })
+    ));
+}
+
+#[test]
+fn a_journal_moved_to_another_upgrade_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    std::fs::rename(
+        dir.path().join(&plan().upgrade_uid),
+        dir.path().join("another-uid"),
+    )
+    .unwrap();
+    let error = Journal::reopen(dir.path(), "another-uid", "boot-1", clock).unwrap_err();
+    assert!(matches!(error, JournalError::OtherUpgrade { .. }), "{error}");
+}
+
+#[test]
+fn a_torn_last_line_is_dropped_and_the_journal_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    journal.append(preflighted()).unwrap();
+    let path = path_of(dir.path(), &plan().upgrade_uid);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
+    let mut again = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    assert_eq!(again.progress().seq(), 1);
+    again.append(preflighted()).unwrap();
+    assert_eq!(
+        Journal::open(dir.path(), &plan(), "boot-1", clock)
+            .unwrap()
+            .progress()
+            .seq(),
+        2
+    );
+}
+
+#[test]
+fn no_receipt_without_pre_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    assert_eq!(journal.pre_drain_receipt(), None);
+}
