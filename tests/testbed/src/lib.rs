@@ -1,1 +1,4 @@
-//! The real-parts test bed: a real API server, a real systemd machine, a stand-in `rke2`.
+//! The real-parts test bed
+mod children;
+pub mod pki;
+pub mod places;
