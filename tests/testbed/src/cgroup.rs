@@ -18,8 +18,14 @@ impl MachineCgroup {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
         let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-        let dirs = hierarchies(&mounts, &own).into_iter().map(|dir| dir.join(name)).collect();
-        Ok(Self { name: name.to_owned(), dirs })
+        let dirs = hierarchies(&mounts, &own)
+            .into_iter()
+            .map(|dir| dir.join(name))
+            .collect();
+        Ok(Self {
+            name: name.to_owned(),
+            dirs,
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -28,15 +34,19 @@ impl MachineCgroup {
 
     pub(crate) fn make(&self) -> Result<()> {
         for dir in &self.dirs {
-            fs::create_dir_all(dir).with_context(|| format!("cannot make cgroup {}; are you root?", dir.display()))?;
+            fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make cgroup {}; are you root?", dir.display()))?;
         }
         Ok(())
     }
 
     /// The command line that moves itself into the cgroup and then becomes `program`.
     pub(crate) fn enter_and_run(&self, program: &[String]) -> Vec<String> {
-        let enter: Vec<String> =
-            self.dirs.iter().map(|dir| format!("echo $$ > '{}/cgroup.procs'", dir.display())).collect();
+        let enter: Vec<String> = self
+            .dirs
+            .iter()
+            .map(|dir| format!("echo $$ > '{}/cgroup.procs'", dir.display()))
+            .collect();
         let script = format!("{} && exec \"$@\"", enter.join(" && "));
         let shell = ["sh", "-c", &script, "sh"].map(str::to_owned);
         shell.into_iter().chain(program.iter().cloned()).collect()
@@ -68,11 +78,16 @@ fn remove_tree(dir: &Path) -> bool {
 
 /// This process's cgroup in the hierarchies that systemd keeps its units in.
 fn hierarchies(mounts: &str, own: &str) -> Vec<PathBuf> {
-    let own_in = |key: &str| own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(key));
+    let own_in = |key: &str| {
+        own.lines()
+            .find_map(|line| line.split_once(':')?.1.strip_prefix(key))
+    };
     let mut dirs = Vec::new();
     for line in mounts.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
-        let [_, place, kind, options, ..] = fields.as_slice() else { continue };
+        let [_, place, kind, options, ..] = fields.as_slice() else {
+            continue;
+        };
         let path = match *kind {
             "cgroup2" => own_in(":"),
             "cgroup" if options.split(',').any(|option| option == "name=systemd") => own_in("name=systemd:"),
@@ -99,6 +114,9 @@ mod tests {
         assert_eq!(hierarchies(hybrid, own), expected);
 
         let unified = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        assert_eq!(hierarchies(unified, "0::/user.slice\n"), [PathBuf::from("/sys/fs/cgroup/user.slice")]);
+        assert_eq!(
+            hierarchies(unified, "0::/user.slice\n"),
+            [PathBuf::from("/sys/fs/cgroup/user.slice")]
+        );
     }
 }

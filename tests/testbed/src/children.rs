@@ -40,8 +40,13 @@ impl Daemon {
             .stderr(output)
             // Ctrl-C in a terminal reaches the test bed alone, which then ends its children in order.
             .process_group(0);
-        let child = spawn_from_keeper(command).with_context(|| format!("cannot start {name}; is setpriv there?"))?;
-        Ok(Self { name: name.to_owned(), log: log.to_owned(), child })
+        let child =
+            spawn_from_keeper(command).with_context(|| format!("cannot start {name}; is setpriv there?"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            log: log.to_owned(),
+            child,
+        })
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -28,7 +28,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 const ADMIN_TOKEN: &str = "testbed-admin";
 
 /// Who may ask at what price is what the log is read for; so one line per request, at its end.
-const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
+const AUDIT_POLICY: &str =
+    "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
 
 /// The controllers whose work shows in the API: owner references, namespaces that end, service accounts, budgets,
 /// aggregated roles. Named one by one, because the node life cycle controller must stay off: readiness and leases
@@ -62,15 +63,32 @@ impl ControlPlane {
         let address = loopback.address();
         let keys = ControlPlaneKeys::write(&dir.join("pki"), address.into())?;
         fs::write(dir.join("audit-policy.yaml"), AUDIT_POLICY)?;
-        fs::write(dir.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"))?;
+        fs::write(
+            dir.join("tokens.csv"),
+            format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"),
+        )?;
 
         let admin = dir.join("admin.kubeconfig");
-        write_kubeconfig(&admin, &server_url(address), keys.authority(), "admin", ADMIN_TOKEN)?;
+        write_kubeconfig(
+            &admin,
+            &server_url(address),
+            keys.authority(),
+            "admin",
+            ADMIN_TOKEN,
+        )?;
         let client = client_of(&admin).await?;
 
         let etcd = start_etcd(dir, &programs.etcd, address)?;
-        let mut plane =
-            Self { controllers: None, api_server: None, _etcd: etcd, dir: dir.to_owned(), programs, keys, loopback, client };
+        let mut plane = Self {
+            controllers: None,
+            api_server: None,
+            _etcd: etcd,
+            dir: dir.to_owned(),
+            programs,
+            keys,
+            loopback,
+            client,
+        };
         plane.start_api().await?;
         plane.start_controllers()?;
         plane.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: harvester-system}\n")?;
@@ -99,7 +117,10 @@ impl ControlPlane {
                 bail!("kube-apiserver ended with {status}; {}", api_server.last_words());
             }
             if began.elapsed() > READY_DEADLINE {
-                bail!("kube-apiserver is not ready after 60 s ({answer:?}); {}", api_server.last_words());
+                bail!(
+                    "kube-apiserver is not ready after 60 s ({answer:?}); {}",
+                    api_server.last_words()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -122,7 +143,12 @@ impl ControlPlane {
             "--secure-port=0".to_owned(),
         ];
         let log = self.dir.join("kube-controller-manager.log");
-        self.controllers = Some(Daemon::start("kube-controller-manager", &log, Signal::SIGKILL, &arguments)?);
+        self.controllers = Some(Daemon::start(
+            "kube-controller-manager",
+            &log,
+            Signal::SIGKILL,
+            &arguments,
+        )?);
         Ok(())
     }
 
@@ -174,13 +200,22 @@ impl ControlPlane {
     /// When the API server refuses the token.
     pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
-        let spec = TokenRequestSpec { expiration_seconds: Some(86_400), ..Default::default() };
-        let request = TokenRequest { spec, ..Default::default() };
+        let spec = TokenRequestSpec {
+            expiration_seconds: Some(86_400),
+            ..Default::default()
+        };
+        let request = TokenRequest {
+            spec,
+            ..Default::default()
+        };
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await
             .with_context(|| format!("no token for service account {namespace}/{name}"))?;
-        let token = answer.status.context("the token request was answered without a token")?.token;
+        let token = answer
+            .status
+            .context("the token request was answered without a token")?
+            .token;
         let file = self.dir.join(format!("{namespace}.{name}.kubeconfig"));
         write_kubeconfig(&file, &self.server_url(), self.authority(), name, &token)?;
         Ok(file)
@@ -198,10 +233,17 @@ impl ControlPlane {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        child.stdin.take().context("kubectl has no standard input")?.write_all(yaml.as_bytes())?;
+        child
+            .stdin
+            .take()
+            .context("kubectl has no standard input")?
+            .write_all(yaml.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!("kubectl apply failed: {}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "kubectl apply failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(())
     }
@@ -212,7 +254,8 @@ impl ControlPlane {
     /// When kubectl fails: with what it said.
     pub fn apply_dir(&self, path: &Path) -> Result<()> {
         let file = path.display().to_string();
-        self.run_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]).map(drop)
+        self.run_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file])
+            .map(drop)
     }
 
     /// Runs kubectl as the admin and returns its standard output.
@@ -222,14 +265,21 @@ impl ControlPlane {
     pub fn run_kubectl(&self, arguments: &[&str]) -> Result<String> {
         let output = self.kubectl_command(arguments).stdin(Stdio::null()).output()?;
         if !output.status.success() {
-            bail!("kubectl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "kubectl {} failed: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.programs.kubectl);
-        command.arg("--kubeconfig").arg(self.admin_kubeconfig()).args(arguments);
+        command
+            .arg("--kubeconfig")
+            .arg(self.admin_kubeconfig())
+            .args(arguments);
         // Its cache of what the server offers belongs to this run: every server has the same well-known port.
         command.arg("--cache-dir").arg(self.dir.join("kubectl-cache"));
         command
@@ -241,10 +291,18 @@ impl ControlPlane {
     /// When one is refused.
     pub fn install_crds(&self) -> Result<Crds> {
         let (source, crds) = find_crds();
+        let mut arguments = vec!["apply", "--server-side", "--force-conflicts"];
         for dir in &source {
-            self.apply_dir(dir)?;
+            arguments.extend(["-f", dir.as_str()]);
         }
-        self.run_kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
+        self.run_kubectl(&arguments)?;
+        self.run_kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd",
+            "--all",
+        ])?;
         Ok(crds)
     }
 }
@@ -259,15 +317,27 @@ pub enum Crds {
 }
 
 /// `$UPGRADE_AGENT_CRDS`, or else `../shared/crds` beside the checkout, or else the stand-ins.
-fn find_crds() -> (Vec<PathBuf>, Crds) {
-    let beside = places::workspace().parent().map(|parent| parent.join("shared/crds"));
-    let real = std::env::var_os("UPGRADE_AGENT_CRDS").map(PathBuf::from).or(beside).filter(|dir| dir.is_dir());
+fn find_crds() -> (Vec<String>, Crds) {
+    let beside = places::workspace()
+        .parent()
+        .map(|parent| parent.join("shared/crds"));
+    let real = std::env::var_os("UPGRADE_AGENT_CRDS")
+        .map(PathBuf::from)
+        .or(beside)
+        .filter(|dir| dir.is_dir());
     match real {
         Some(dir) => {
             let products = ["kubevirt", "harvester", "longhorn"].map(|product| dir.join(product));
-            (products.into_iter().filter(|product| product.is_dir()).collect(), Crds::Real(dir))
+            let products = products.iter().filter(|product| product.is_dir());
+            (
+                products.map(|product| product.display().to_string()).collect(),
+                Crds::Real(dir),
+            )
         }
-        None => (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("crds")], Crds::StandIn),
+        None => (
+            vec![concat!(env!("CARGO_MANIFEST_DIR"), "/crds").to_owned()],
+            Crds::StandIn,
+        ),
     }
 }
 
@@ -311,7 +381,12 @@ fn start_etcd(dir: &Path, program: &Path, address: Ipv4Addr) -> Result<Daemon> {
     Daemon::start("etcd", &dir.join("etcd.log"), Signal::SIGKILL, &arguments)
 }
 
-fn start_api_server(dir: &Path, program: &Path, keys: &ControlPlaneKeys, address: Ipv4Addr) -> Result<Daemon> {
+fn start_api_server(
+    dir: &Path,
+    program: &Path,
+    keys: &ControlPlaneKeys,
+    address: Ipv4Addr,
+) -> Result<Daemon> {
     let file = |name: &str| dir.join(name).display().to_string();
     let arguments = vec![
         program.display().to_string(),
@@ -333,7 +408,10 @@ fn start_api_server(dir: &Path, program: &Path, keys: &ControlPlaneKeys, address
         format!("--service-account-key-file={}", keys.path("sa.pub")),
         format!("--service-account-signing-key-file={}", keys.path("sa.key")),
         "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
-        format!("--requestheader-client-ca-file={}", keys.path("front-proxy-ca.crt")),
+        format!(
+            "--requestheader-client-ca-file={}",
+            keys.path("front-proxy-ca.crt")
+        ),
         "--requestheader-allowed-names=front-proxy-client".to_owned(),
         "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
         "--requestheader-group-headers=X-Remote-Group".to_owned(),
@@ -344,5 +422,10 @@ fn start_api_server(dir: &Path, program: &Path, keys: &ControlPlaneKeys, address
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", file("audit.log")),
     ];
-    Daemon::start("kube-apiserver", &dir.join("kube-apiserver.log"), Signal::SIGKILL, &arguments)
+    Daemon::start(
+        "kube-apiserver",
+        &dir.join("kube-apiserver.log"),
+        Signal::SIGKILL,
+        &arguments,
+    )
 }

@@ -23,7 +23,8 @@ use crate::pki::Identity;
 
 /// A TLS server with this certificate; the caller's certificate is not looked at.
 pub(crate) fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
-    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let chain =
+        CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -46,7 +47,9 @@ where
                 None => serve_one(stream, service).await,
                 Some(acceptor) => {
                     // A caller that goes away in the middle is its own affair.
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
                     serve_one(stream, service).await;
                 }
             }
@@ -61,7 +64,11 @@ where
     A: Future<Output = Response<Bytes>> + Send + 'static,
 {
     let answer = service_fn(move |request: Request<Incoming>| answer(service.clone(), request));
-    drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
+    drop(
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), answer)
+            .await,
+    );
 }
 
 async fn answer<F, A>(service: F, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible>
@@ -70,6 +77,10 @@ where
     A: Future<Output = Response<Bytes>>,
 {
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     Ok(service(Request::from_parts(parts, body)).await.map(Full::new))
 }

@@ -36,7 +36,10 @@ impl MachineSpec {
     /// A machine of this name on a free loopback address.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), loopback: None }
+        Self {
+            name: name.to_owned(),
+            loopback: None,
+        }
     }
 }
 
@@ -59,22 +62,47 @@ impl Machine {
     /// When the root is not there yet, or systemd is not up within 60 s.
     pub async fn boot(dir: &Path, spec: MachineSpec) -> Result<Self> {
         let template = places::cache().join("machine-root-v1");
-        ensure!(template.is_dir(), "{} is not there; run scripts/testbed as root", template.display());
+        ensure!(
+            template.is_dir(),
+            "{} is not there; run scripts/testbed as root",
+            template.display()
+        );
         let loopback = spec.loopback.map_or_else(Loopback::claim, Loopback::claim_this)?;
         fs::create_dir_all(dir)?;
         let root = fs::canonicalize(dir)?.join(&spec.name);
         // Not an overlay: the journal of the product refuses to live on one, as an overlay's upper layer may be memory.
-        let copy = Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(&root).output().await?;
-        ensure!(copy.status.success(), "cannot copy the root: {}", String::from_utf8_lossy(&copy.stderr));
+        let copy = Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(&template)
+            .arg(&root)
+            .output()
+            .await?;
+        ensure!(
+            copy.status.success(),
+            "cannot copy the root: {}",
+            String::from_utf8_lossy(&copy.stderr)
+        );
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?.replace('-', "");
         fs::write(root.join("etc/machine-id"), id)?;
         fs::write(root.join("etc/hostname"), format!("{}\n", spec.name))?;
-        fs::write(root.join("etc/hosts"), format!("127.0.0.1 localhost\n{} {}\n", loopback.address(), spec.name))?;
+        fs::write(
+            root.join("etc/hosts"),
+            format!("127.0.0.1 localhost\n{} {}\n", loopback.address(), spec.name),
+        )?;
 
-        let unique = format!("testbed-{}-{}", std::process::id(), loopback.address().to_string().replace('.', "-"));
+        let address = loopback.address().to_string().replace('.', "-");
+        let unique = format!("testbed-{}-{address}-{}", std::process::id(), spec.name);
         let cgroup = MachineCgroup::new(&unique)?;
         let log = dir.join(format!("{}.log", spec.name));
-        let mut machine = Self { name: spec.name, root, log, loopback, cgroup, supervisor: None, leader: 0 };
+        let mut machine = Self {
+            name: spec.name,
+            root,
+            log,
+            loopback,
+            cgroup,
+            supervisor: None,
+            leader: 0,
+        };
         machine.boot_again().await?;
         Ok(machine)
     }
@@ -109,7 +137,11 @@ impl Machine {
         loop {
             let supervisor = self.supervisor.as_mut().context("the machine is off")?;
             if let Some(status) = supervisor.ended() {
-                bail!("machine {} ended while booting ({status}); {}", self.name, supervisor.last_words());
+                bail!(
+                    "machine {} ended while booting ({status}); {}",
+                    self.name,
+                    supervisor.last_words()
+                );
             }
             if let Some(leader) = leader_of(supervisor.pid()) {
                 self.leader = leader;
@@ -121,7 +153,11 @@ impl Machine {
                 }
             }
             if began.elapsed() > BOOT_DEADLINE {
-                bail!("machine {} is not up after 60 s ({state}); {}", self.name, crate::children::last_lines(&self.log, 15));
+                bail!(
+                    "machine {} is not up after 60 s ({state}); {}",
+                    self.name,
+                    crate::children::last_lines(&self.log, 15)
+                );
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
@@ -177,7 +213,10 @@ impl Machine {
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.leader.to_string(), "--all", "--"]).args(arguments).kill_on_drop(true);
+        command
+            .args(["--target", &self.leader.to_string(), "--all", "--"])
+            .args(arguments)
+            .kill_on_drop(true);
         command
     }
 
@@ -186,7 +225,10 @@ impl Machine {
     /// # Errors
     /// When nsenter cannot be started.
     pub async fn run(&self, arguments: &[&str]) -> Result<Output> {
-        self.command(arguments).output().await.context("cannot start nsenter")
+        self.command(arguments)
+            .output()
+            .await
+            .context("cannot start nsenter")
     }
 
     /// Runs a command that must succeed, and returns its standard output without the last line end.
@@ -195,8 +237,17 @@ impl Machine {
     /// When it fails: with what it said.
     pub async fn must_run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments).await?;
-        let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        ensure!(output.status.success(), "{} on {}: {}\n{said}{wrong}", arguments.join(" "), self.name, output.status);
+        let (said, wrong) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        ensure!(
+            output.status.success(),
+            "{} on {}: {}\n{said}{wrong}",
+            arguments.join(" "),
+            self.name,
+            output.status
+        );
         Ok(said.trim_end().to_owned())
     }
 
@@ -213,7 +264,11 @@ impl Machine {
                 self.kill();
                 return Ok(reboot);
             }
-            ensure!(began.elapsed() < patience, "machine {} is still up after {patience:?}", self.name);
+            ensure!(
+                began.elapsed() < patience,
+                "machine {} is still up after {patience:?}",
+                self.name
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -223,14 +278,20 @@ impl Machine {
     /// # Errors
     /// When it does not go down, goes down for good, or does not come up.
     pub async fn wait_reboot(&mut self, patience: Duration) -> Result<()> {
-        ensure!(self.wait_down(patience).await?, "machine {} went down, but not for a reboot", self.name);
+        ensure!(
+            self.wait_down(patience).await?,
+            "machine {} went down, but not for a reboot",
+            self.name
+        );
         self.boot_again().await
     }
 
     /// Ends every process of the machine at once. Unlike a power cut it loses nothing that was written:
     /// this computer's page cache stays.
     pub fn kill(&mut self) {
-        let Some(mut supervisor) = self.supervisor.take() else { return };
+        let Some(mut supervisor) = self.supervisor.take() else {
+            return;
+        };
         // The machine is a PID namespace: with its first process the kernel ends all others. Its supervisor
         // sees that and puts its mounts away, which it could not if it were killed first.
         if let Some(leader) = leader_of(supervisor.pid())
@@ -255,12 +316,18 @@ impl Drop for Machine {
 /// The machine's PID 1: the child of the supervisor that is number 1 in a PID namespace of its own.
 fn leader_of(supervisor: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|&pid| is_first_of_namespace(pid))
+    children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .find(|&pid| is_first_of_namespace(pid))
 }
 
 fn is_first_of_namespace(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    let numbers = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))
+        .unwrap_or_default();
     let numbers: Vec<&str> = numbers.split_whitespace().collect();
     numbers.len() > 1 && numbers.last() == Some(&"1")
 }

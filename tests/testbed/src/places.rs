@@ -107,7 +107,10 @@ impl Loopback {
     pub fn claim_this(address: Ipv4Addr) -> Result<Self> {
         let claim = TcpListener::bind((address, CLAIM_PORT))
             .with_context(|| format!("loopback address {address} is in use by another test bed"))?;
-        Ok(Self { address, _claim: claim })
+        Ok(Self {
+            address,
+            _claim: claim,
+        })
     }
 
     /// The address.
@@ -150,16 +153,23 @@ fn find(name: &str, version: &[&str]) -> Result<PathBuf> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let built = cache().join(format!("k8s-{KUBERNETES_VERSION}"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = assets.into_iter().chain([built]).chain(std::env::split_paths(&path));
+    let places = assets
+        .into_iter()
+        .chain([built])
+        .chain(std::env::split_paths(&path));
     places
         .map(|place| place.join(name))
         .filter(|program| program.is_file())
         .find(|program| version.is_empty() || is_recent(program, version))
-        .with_context(|| format!("{name} is neither in KUBEBUILDER_ASSETS, nor built, nor in PATH; run scripts/testbed"))
+        .with_context(|| {
+            format!("{name} is neither in KUBEBUILDER_ASSETS, nor built, nor in PATH; run scripts/testbed")
+        })
 }
 
 fn is_recent(program: &Path, version: &[&str]) -> bool {
-    let Ok(output) = Command::new(program).args(version).output() else { return false };
+    let Ok(output) = Command::new(program).args(version).output() else {
+        return false;
+    };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_once("v1.")
         .and_then(|(_, rest)| rest.split('.').next())

@@ -57,10 +57,14 @@ where
     let authority = Authority::new("testbed-virt-api")?;
     // That is the name under which it looks for the service in the certificate.
     let hosts = ["virt-api.harvester-system.svc", "localhost"];
-    let acceptor = http_server::acceptor(&authority.sign("virt-api", Purpose::Server, &hosts, &[localhost])?)?;
+    let acceptor =
+        http_server::acceptor(&authority.sign("virt-api", Purpose::Server, &hosts, &[localhost])?)?;
     let listener = TcpListener::bind((localhost, 0)).await?;
     let port = listener.local_addr()?.port();
-    let api = AggregatedApi { port, task: tokio::spawn(http_server::serve(listener, Some(acceptor), service)) };
+    let api = AggregatedApi {
+        port,
+        task: tokio::spawn(http_server::serve(listener, Some(acceptor), service)),
+    };
 
     control_plane.apply(&registration(port, &authority))?;
     wait_available(control_plane).await?;

@@ -32,8 +32,13 @@ fn version_in(tail: &[u8]) -> Option<String> {
 
 /// What the kubelet of this RKE2 reports: `v1.35.6-rc1+rke2r1` is built from Kubernetes' `v1.35.6+rke2r1`.
 pub(crate) fn kubelet_version(version: &str) -> String {
-    let Some((before, after)) = version.split_once("-rc") else { return version.to_owned() };
-    format!("{before}{}", after.trim_start_matches(|digit: char| digit.is_ascii_digit()))
+    let Some((before, after)) = version.split_once("-rc") else {
+        return version.to_owned();
+    };
+    format!(
+        "{before}{}",
+        after.trim_start_matches(|digit: char| digit.is_ascii_digit())
+    )
 }
 
 /// A way to fail; a line of the fault file, optionally after the only version that it is meant for.
@@ -83,9 +88,15 @@ mod tests {
     fn a_fault_may_be_meant_for_one_version() {
         let text = "v1.35.6+rke2r1 crash\nwrong-version:v1.0.0\n";
         assert_eq!(Fault::for_version(text, "v1.35.6+rke2r1"), Some(Fault::Crash));
-        assert_eq!(Fault::for_version(text, "v1.34.2+rke2r1"), Some(Fault::WrongVersion("v1.0.0".to_owned())));
+        assert_eq!(
+            Fault::for_version(text, "v1.34.2+rke2r1"),
+            Some(Fault::WrongVersion("v1.0.0".to_owned()))
+        );
         assert_eq!(Fault::for_version("v1.35.6+rke2r1 hang", "v1.34.2+rke2r1"), None);
-        assert_eq!(Fault::for_version("die-after:3", "v1"), Some(Fault::DieAfter(Duration::from_secs(3))));
+        assert_eq!(
+            Fault::for_version("die-after:3", "v1"),
+            Some(Fault::DieAfter(Duration::from_secs(3)))
+        );
     }
 
     #[test]

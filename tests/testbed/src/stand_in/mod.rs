@@ -81,7 +81,8 @@ pub async fn run(role: Role) -> Result<()> {
         anyhow::bail!("stand-in fault: crash");
     }
     let text = fs::read_to_string(SETTINGS).with_context(|| format!("cannot read {SETTINGS}"))?;
-    let settings: Settings = serde_json::from_str(&text).with_context(|| format!("{SETTINGS} is not understood"))?;
+    let settings: Settings =
+        serde_json::from_str(&text).with_context(|| format!("{SETTINGS} is not understood"))?;
 
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
