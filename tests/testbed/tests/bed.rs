@@ -168,8 +168,12 @@ async fn a_machine_runs_rke2_and_joins_the_cluster() {
     watch.lap("power cut until rke2 is active");
 
     let at = run.path().to_owned();
-    drop((machine, plane, run));
-    watch.lap("cleaning up");
+    drop(machine);
+    watch.lap("machine ended");
+    drop(plane);
+    watch.lap("control plane ended");
+    drop(run);
+    watch.lap("files removed");
     assert_nothing_left(&at);
 }
 
