@@ -22,7 +22,7 @@ use crate::pki::{Authority, ControlPlaneKeys};
 use crate::places::{self, Loopback, Programs};
 
 /// How long the API server may take to say that it is ready.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What the admin presents; the API server listens on loopback only and is thrown away with the run.
 const ADMIN_TOKEN: &str = "testbed-admin";

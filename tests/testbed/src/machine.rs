@@ -18,7 +18,7 @@ use crate::children::Daemon;
 use crate::places::{self, Loopback};
 
 /// How long systemd on the machine may take until every unit is up.
-const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+const BOOT_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What systemd-nspawn exits with when the machine asked for a reboot: its manager shall start it again.
 const REBOOT_ASKED: i32 = 133;
@@ -147,7 +147,9 @@ impl Machine {
                 self.leader = leader;
                 // A failed unit ("degraded") is a matter for the test that looks at that unit.
                 let output = self.run(&["systemctl", "is-system-running"]).await?;
-                state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+                String::from_utf8_lossy(&output.stdout)
+                    .trim()
+                    .clone_into(&mut state);
                 if matches!(state.as_str(), "running" | "degraded") && self.bus().exists() {
                     return Ok(());
                 }

@@ -16,7 +16,7 @@ use crate::places;
 use crate::stand_in::{self, Role, Settings, VERSION_TRAILER};
 
 /// How long `systemctl start` may take: the stand-in is ready after its first report to the API server.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What to lay out.
 #[derive(Clone, Debug)]

@@ -269,8 +269,8 @@ fn assert_nothing_left(run: &Path) {
         let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
         assert!(
             !String::from_utf8_lossy(&command).contains(&path),
-            "{:?} still runs",
-            process.path()
+            "{} still runs",
+            process.path().display()
         );
     }
     let cgroups = fs::read_to_string("/proc/mounts").unwrap();

@@ -98,13 +98,13 @@ async fn work(role: Role, version: &str, fault: Option<Fault>, settings: Setting
     }
     servers::start(role, settings.bind).await?;
 
-    let reported = match &fault {
+    let kubelet_version = match &fault {
         Some(Fault::WrongVersion(version)) => version.clone(),
         _ => identity::kubelet_version(version),
     };
-    let mut reporter = node::Reporter::new(role, settings, reported);
+    let mut node = node::Reporter::new(role, settings, kubelet_version);
     // As the real one, it retries for ever: on a single node, the API server it waits for may be its own.
-    while let Err(error) = reporter.register().await {
+    while let Err(error) = node.register().await {
         eprintln!("cannot register the node, trying again: {error:#}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -115,7 +115,7 @@ async fn work(role: Role, version: &str, fault: Option<Fault>, settings: Setting
     }
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        if let Err(error) = reporter.beat().await {
+        if let Err(error) = node.beat().await {
             eprintln!("cannot report the node, trying again: {error:#}");
         }
     }

@@ -122,7 +122,7 @@ impl Reporter {
             .into()
     }
 
-    /// With the labels that Harvester, KubeVirt and RKE2 set on a node that joins.
+    /// With the labels that Harvester, `KubeVirt` and RKE2 set on a node that joins.
     fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.kubelet_labels();
         let mut add = |key: &str| labels.insert(key.to_owned(), "true".to_owned());
