@@ -169,7 +169,7 @@ pub(super) fn transitions_with(object: &Value, phase: &str, now: &str) -> Vec<Va
     all
 }
 
-/// Whether a VMI was ever Running: KubeVirt's start-failure rule keys on it.
+/// Whether a VMI was ever Running: `KubeVirt`'s start-failure rule keys on it.
 pub(super) fn did_run(vmi: &Value) -> bool {
     list(vmi, "/status/phaseTransitionTimestamps")
         .iter()

@@ -189,10 +189,8 @@ pub(super) async fn run(client: Client, timing: Timing, shutdown: CancellationTo
             next_resync = now + resync;
         }
         turns.queue.wake_due(now);
-        if turns.listed.len() == Kind::ALL.len() {
-            if turns.act(now).await {
-                continue;
-            }
+        if turns.listed.len() == Kind::ALL.len() && turns.act(now).await {
+            continue;
         }
         let next = turns
             .queue
@@ -313,15 +311,16 @@ impl Turns {
         let times = self.queue.refused.entry(task.clone()).or_insert(0);
         *times = times.saturating_add(1).min(6);
         let delay = Duration::from_millis(50) * 2_u32.pow(*times);
-        match error {
-            kube::Error::Api(status) if status.code == 409 => {
-                tracing::debug!(?task, %status.message, "conflict")
-            }
-            other => tracing::warn!(
+        if let kube::Error::Api(status) = error
+            && status.code == 409
+        {
+            tracing::debug!(?task, %status.message, "conflict");
+        } else {
+            tracing::warn!(
                 ?task,
-                error = other as &dyn std::error::Error,
+                error = error as &dyn std::error::Error,
                 "write refused, trying again"
-            ),
+            );
         }
         self.queue.dirty.remove(&task);
         self.queue.later(task, Instant::now() + delay);

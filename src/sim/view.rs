@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::fields::{self, is_deleting, label, name, namespace, phase, text, uid};
+use super::fields::{self, label, name, namespace, text, uid};
 
 /// The kinds that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -342,5 +342,5 @@ pub(super) fn vmi_of_vmim(vmim: &Value) -> Key {
 
 /// A pod that counts against "one live pod per VMI".
 pub(super) fn is_live_pod(pod: &Entry) -> bool {
-    !fields::is_final(&pod.object) && !(is_deleting(&pod.object) && phase(&pod.object).is_empty())
+    !fields::is_final(&pod.object)
 }

@@ -62,15 +62,13 @@ fn place(view: &View, pod: &Value) -> Result<String, String> {
     let mut nodes = 0;
     for (key, node) in view.all(Kind::Node) {
         nodes += 1;
-        match misfit(view, pod, &node.object) {
-            Some(reason) => *reasons.entry(reason).or_insert(0) += 1,
-            None => {
-                let launchers = view.pods_on(&key.name).map(|p| &p.object);
-                let busy =
-                    launchers.filter(|p| label(p, "kubevirt.io") == Some("virt-launcher") && !is_final(p));
-                fitting.push((busy.count(), &key.name));
-            }
+        if let Some(reason) = misfit(view, pod, &node.object) {
+            *reasons.entry(reason).or_insert(0) += 1;
+            continue;
         }
+        let launchers = view.pods_on(&key.name).map(|p| &p.object);
+        let busy = launchers.filter(|p| label(p, "kubevirt.io") == Some("virt-launcher") && !is_final(p));
+        fitting.push((busy.count(), &key.name));
     }
     if let Some((_, node)) = fitting.into_iter().min() {
         return Ok(node.to_owned());

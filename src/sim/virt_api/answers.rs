@@ -75,26 +75,23 @@ impl Refusal {
 
     /// A read or a create that the API refused.
     pub(super) fn wire(error: &kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self::internal(&status.message),
-            other => Self::internal(&other.to_string()),
+        if let kube::Error::Api(status) = error {
+            return Self::internal(&status.message);
         }
+        Self::internal(&error.to_string())
     }
 
     /// A tested patch that was refused. The real virt-api knows a lost race only by a text that API servers no longer
     /// send, so most of them come out as 500.
     pub(super) fn race(error: &kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) if status.code == 409 => {
-                Self::new(409, "Conflict", status.message.clone())
-            }
-            kube::Error::Api(status) if status.code == 404 => {
-                Self::new(404, "NotFound", status.message.clone())
-            }
-            kube::Error::Api(status) if status.code == 422 => {
-                Self::internal("the server rejected our request due to an error in our request")
-            }
-            other => Self::wire(other),
+        let kube::Error::Api(status) = error else {
+            return Self::wire(error);
+        };
+        match status.code {
+            409 => Self::new(409, "Conflict", status.message.clone()),
+            404 => Self::new(404, "NotFound", status.message.clone()),
+            422 => Self::internal("the server rejected our request due to an error in our request"),
+            _ => Self::wire(error),
         }
     }
 

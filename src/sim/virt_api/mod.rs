@@ -80,7 +80,7 @@ impl VirtApi {
             },
             _ => Err(Refusal::path(&path)),
         };
-        answer.unwrap_or_else(|refusal| refusal.into_response())
+        answer.unwrap_or_else(Refusal::into_response)
     }
 
     async fn act(&self, plural: &str, action: &[&str], call: &Call<'_>) -> Result<Response<Bytes>, Refusal> {
@@ -121,8 +121,8 @@ impl VirtApi {
     }
 
     async fn patch(&self, kind: Kind, call: &Call<'_>, of: &str, patch: &Value) -> Result<(), Refusal> {
-        let path = format!("{}{of}{}", kind.path(call.namespace, call.name), call.dry_run());
-        send(&self.client, Method::PATCH, &path, patch)
+        let uri = format!("{}{of}{}", kind.path(call.namespace, call.name), call.dry_run());
+        send(&self.client, Method::PATCH, &uri, patch)
             .await
             .map(drop)
             .map_err(|error| Refusal::race(&error))
@@ -149,10 +149,10 @@ impl VirtApi {
         let asked = call.options.get("gracePeriod").and_then(Value::as_u64);
         if let (Some(vmi), Some(asked)) = (&vmi, asked) {
             // Before any check, as the real one: a call that is refused below has still changed the VMI.
-            let path = "/spec/terminationGracePeriodSeconds";
-            let patch = match vmi.pointer(path) {
-                Some(old) => test_and_replace(path, old, &json!(asked)),
-                None => json!([{"op": "add", "path": path, "value": asked}]),
+            let field = "/spec/terminationGracePeriodSeconds";
+            let patch = match vmi.pointer(field) {
+                Some(old) => test_and_replace(field, old, &json!(asked)),
+                None => json!([{"op": "add", "path": field, "value": asked}]),
             };
             self.patch(Kind::Vmi, call, "", &patch).await?;
         }
@@ -182,7 +182,7 @@ impl VirtApi {
     async fn start(&self, call: &Call<'_>) -> Result<Response<Bytes>, Refusal> {
         let vm = self.vm(call).await?;
         let vmi = self.get(Kind::Vmi, call).await?;
-        let at = vmi.as_ref().map(|vmi| phase(vmi)).unwrap_or_default();
+        let at = vmi.as_ref().map(phase).unwrap_or_default();
         if matches!(at, "Pending" | "Scheduling" | "Scheduled" | "Running") {
             return Err(Refusal::conflict(call.name, "VM is already running"));
         }
@@ -290,9 +290,9 @@ impl VirtApi {
                     "node {evacuated} still has the drain taint, remove it first"
                 )));
             }
-            let path = "/status/evacuationNodeName";
+            let field = "/status/evacuationNodeName";
             let patch =
-                json!([{"op": "test", "path": path, "value": evacuated}, {"op": "remove", "path": path}]);
+                json!([{"op": "test", "path": field, "value": evacuated}, {"op": "remove", "path": field}]);
             self.patch(Kind::Vmi, call, "", &patch).await?;
         }
         Ok(answers::empty(StatusCode::OK))
@@ -308,10 +308,10 @@ fn request_patch(vm: &Value, requests: &Value) -> Value {
     if vm.pointer("/status").is_none() {
         return json!([{"op": "add", "path": "/status", "value": {"stateChangeRequests": requests}}]);
     }
-    let path = "/status/stateChangeRequests";
-    let mut patch = match vm.pointer(path) {
-        Some(queued) => test_and_replace(path, queued, requests),
-        None => json!([{"op": "add", "path": path, "value": requests}]),
+    let field = "/status/stateChangeRequests";
+    let mut patch = match vm.pointer(field) {
+        Some(queued) => test_and_replace(field, queued, requests),
+        None => json!([{"op": "add", "path": field, "value": requests}]),
     };
     if let Some(steps) = patch
         .as_array_mut()

@@ -29,15 +29,14 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         }
         let migratable = fields::condition_is(vmi, "LiveMigratable", "True");
         match text(vmi, "/spec/evictionStrategy") {
+            "LiveMigrate" if !migratable && view.done(uid(vmi), "told-not-migratable").is_some() => {}
             "LiveMigrate" if !migratable => {
-                if view.done(uid(vmi), "told-not-migratable").is_none() {
-                    let said = ("FailedCreate", "VirtualMachineInstance is not migrateable");
-                    writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, said));
-                    writes.push(Write::Done {
-                        uid: uid(vmi).to_owned(),
-                        what: "told-not-migratable",
-                    });
-                }
+                let said = ("FailedCreate", "VirtualMachineInstance is not migrateable");
+                writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, said));
+                writes.push(Write::Done {
+                    uid: uid(vmi).to_owned(),
+                    what: "told-not-migratable",
+                });
             }
             "LiveMigrate" => candidates.push(vmi),
             "LiveMigrateIfPossible" if migratable => candidates.push(vmi),
