@@ -10,6 +10,7 @@
 //! and alone writes. All time is tokio's, so a paused clock drives everything.
 
 mod fields;
+mod kind;
 pub mod kubelet;
 mod turns;
 mod view;

@@ -7,20 +7,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::fields::{self, label, name, namespace, text, uid};
-
-/// The kinds that are watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    Node,
-    Vm,
-    Vmi,
-    Vmim,
-    Pod,
-}
-
-impl Kind {
-    pub(super) const ALL: [Self; 5] = [Self::Node, Self::Vm, Self::Vmi, Self::Vmim, Self::Pod];
-}
+pub(super) use super::kind::Kind;
 
 /// Namespace and name; the namespace of a node is empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

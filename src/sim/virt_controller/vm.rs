@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::printable;
+use super::vmi::new_vmi;
 use crate::sim::fields::{
-    self, FIRST_NODE, FOREGROUND, VM_FINALIZER, annotation, did_run, has_finalizer, is_controlled_by,
-    is_deleting, is_final, list, map, name, namespace, phase, run_strategy, text, uid,
+    self, VM_FINALIZER, did_run, has_finalizer, is_controlled_by, is_deleting, is_final, list, map, phase,
+    run_strategy, text, uid,
 };
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Key, Kind, View};
@@ -271,34 +272,6 @@ fn conditions(vm: &Value, vmi: Option<&Value>, stamp: &str) -> Vec<Value> {
             all.into_iter().filter(|c| text(c, "/type") == "Ready").collect()
         }
     }
-}
-
-fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
-    let stamp = now.stamp();
-    let mut spec = map(vm, "/spec/template/spec");
-    // What virt-api's mutating webhook would fill in.
-    spec.entry("evictionStrategy").or_insert_with(|| json!("None"));
-    let mut labels = map(vm, "/spec/template/metadata/labels");
-    labels.insert("vm.kubevirt.io/name".to_owned(), json!(name(vm)));
-    let mut annotations = map(vm, "/spec/template/metadata/annotations");
-    let generation = vm
-        .pointer("/metadata/generation")
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    annotations.insert("kubevirt.io/vm-generation".to_owned(), json!(generation));
-    if let Some(first) = annotation(vm, FIRST_NODE).filter(|_| text(vm, "/status/runStrategy").is_empty()) {
-        annotations.insert(FIRST_NODE.to_owned(), json!(first));
-    }
-    json!({
-        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-        "metadata": {
-            "name": name(vm), "namespace": namespace(vm), "labels": labels, "annotations": annotations,
-            "finalizers": [VM_FINALIZER, FOREGROUND],
-            "ownerReferences": [fields::owner_reference("VirtualMachine", vm)],
-        },
-        "spec": spec,
-        "status": {"phase": "Pending", "phaseTransitionTimestamps": fields::transitions_with(&Value::Null, "Pending", &stamp)},
-    })
 }
 
 #[cfg(test)]

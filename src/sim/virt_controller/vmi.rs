@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::sim::fields::{
-    self, FIRST_NODE, FOREGROUND, MIGRATION_JOB, NODE_LABEL, annotation, condition, conditions_with,
-    grace_seconds, has_finalizer, is_deleting, is_final, label, list, map, name, namespace, phase, suffix,
-    text, transitions_with, uid,
+    self, FIRST_NODE, FOREGROUND, MIGRATION_JOB, NODE_LABEL, VM_FINALIZER, annotation, condition,
+    conditions_with, grace_seconds, has_finalizer, is_deleting, is_final, label, list, map, name, namespace,
+    phase, suffix, text, transitions_with, uid,
 };
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Key, Kind, View};
@@ -241,5 +241,34 @@ pub(super) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
             "nodeSelector": selector, "affinity": affinity, "tolerations": list(vmi, "/spec/tolerations"),
             "containers": [{"name": "compute", "image": "sim/launcher", "resources": {"limits": room, "requests": requests}}],
         },
+    })
+}
+
+/// The VMI of a VM that starts, as it is after admission.
+pub(super) fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
+    let stamp = now.stamp();
+    let mut spec = map(vm, "/spec/template/spec");
+    // What virt-api's mutating webhook would fill in.
+    spec.entry("evictionStrategy").or_insert_with(|| json!("None"));
+    let mut labels = map(vm, "/spec/template/metadata/labels");
+    labels.insert("vm.kubevirt.io/name".to_owned(), json!(name(vm)));
+    let mut annotations = map(vm, "/spec/template/metadata/annotations");
+    let generation = vm
+        .pointer("/metadata/generation")
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    annotations.insert("kubevirt.io/vm-generation".to_owned(), json!(generation));
+    if let Some(first) = annotation(vm, FIRST_NODE).filter(|_| text(vm, "/status/runStrategy").is_empty()) {
+        annotations.insert(FIRST_NODE.to_owned(), json!(first));
+    }
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+        "metadata": {
+            "name": name(vm), "namespace": namespace(vm), "labels": labels, "annotations": annotations,
+            "finalizers": [VM_FINALIZER, FOREGROUND],
+            "ownerReferences": [fields::owner_reference("VirtualMachine", vm)],
+        },
+        "spec": spec,
+        "status": {"phase": "Pending", "phaseTransitionTimestamps": fields::transitions_with(&Value::Null, "Pending", &stamp)},
     })
 }
