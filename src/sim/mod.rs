@@ -1,2 +1,170 @@
-//! An in-memory and on-wire world for rehearsals and tests: `KubeVirt`, kubelet and scheduler.
-//! Nobody but the command line and the tests imports it.
+//! A world for rehearsals and tests, made of ordinary Kubernetes clients: they run against a real `kube-apiserver` with
+//! the real CRDs just as well as against an API server in memory. Nobody but the command line and the tests imports it.
+//!
+//! - [`virt_api`] answers the subresource calls (start, stop, migrate) as `KubeVirt`'s aggregated API does.
+//! - [`virt_controller`] makes VMIs of VMs, launcher pods of VMIs, moves migrations on and evacuates tainted nodes.
+//! - [`kubelet`] binds pods, runs them, and plays `virt-handler` and the guests.
+//! - [`world`] builds the objects that a rehearsal starts from.
+//!
+//! `turns` is the loop under the last two: it watches, asks a pure `decide` for each object that something happened to,
+//! and alone writes. All time is tokio's, so a paused clock drives everything.
+
+mod fields;
+mod kind;
+pub mod kubelet;
+mod turns;
+mod view;
+pub mod virt_api;
+pub mod virt_controller;
+mod wire;
+pub mod world;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Why a simulator could not go on; everything that a retry may cure is retried instead.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// All watches ended, which happens only when the client is gone for good.
+    #[error("every watch has ended; start the simulators again with a new client")]
+    WatchesEnded,
+    /// The API refused an object that a caller asked for.
+    #[error("the API refused {what}; compare it with the CRD of the cluster")]
+    Refused {
+        /// The object.
+        what: String,
+        /// The API's answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A VM did not reach the wanted state in time.
+    #[error("{vm} is not running on {node} in time; look at its pod and its conditions")]
+    NotRunning {
+        /// The VM.
+        vm: String,
+        /// Where it should run.
+        node: String,
+    },
+}
+
+/// How long things take. Fields in milliseconds are as long as they say; seconds that come from objects or from
+/// `KubeVirt`'s constants (guest shutdowns, grace periods, back-offs) are divided by `scale`.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// What `seconds` from objects are divided by; 1 is real life.
+    pub scale: f64,
+    /// Launcher ready to guest running.
+    pub boot_ms: u64,
+    /// Pod bound to pod ready.
+    pub pod_ready_ms: u64,
+    /// Guest ended to launcher pod removed.
+    pub t_pod_ms: u64,
+    /// Deletion of any other pod to its removal, at most its grace period.
+    pub plain_pod_stop_ms: u64,
+    /// Migration accepted to target pod created.
+    pub migration_start_ms: u64,
+    /// Part of the copy phase that does not depend on memory.
+    pub migration_base_ms: u64,
+    /// Speed of the copy phase.
+    pub migration_mib_per_second: u64,
+    /// Shutdown time of guests that do not name one.
+    pub guest_shutdown_seconds: u64,
+    /// Between two lease renewals of a simulated node.
+    pub heartbeat_ms: u64,
+    /// Between two looks at everything, the safety net under the watches.
+    pub resync_ms: u64,
+    /// The wall time at `origin`.
+    pub start: Timestamp,
+    /// The instant that `start` belongs to.
+    pub origin: Instant,
+}
+
+impl Timing {
+    /// Timing of a small real cluster, from `start` on.
+    #[must_use]
+    pub fn real(start: Timestamp) -> Self {
+        Self {
+            scale: 1.0,
+            boot_ms: 3_000,
+            pod_ready_ms: 2_000,
+            t_pod_ms: 1_000,
+            plain_pod_stop_ms: 1_000,
+            migration_start_ms: 200,
+            migration_base_ms: 2_000,
+            migration_mib_per_second: 1_000,
+            guest_shutdown_seconds: 10,
+            heartbeat_ms: 10_000,
+            resync_ms: 10_000,
+            start,
+            origin: Instant::now(),
+        }
+    }
+
+    /// Timing for tests on a real clock: milliseconds where `real` has seconds.
+    #[must_use]
+    pub fn fast(start: Timestamp) -> Self {
+        Self {
+            scale: 20.0,
+            boot_ms: 50,
+            pod_ready_ms: 50,
+            t_pod_ms: 50,
+            plain_pod_stop_ms: 50,
+            migration_start_ms: 20,
+            migration_base_ms: 100,
+            migration_mib_per_second: 20_000,
+            resync_ms: 3_000,
+            ..Self::real(start)
+        }
+    }
+
+    /// The wall time at an instant of tokio's clock.
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> Timestamp {
+        let passed =
+            SignedDuration::try_from(instant.duration_since(self.origin)).unwrap_or(SignedDuration::ZERO);
+        self.start.checked_add(passed).unwrap_or(self.start)
+    }
+
+    /// Seconds of the simulated world as time of tokio's clock.
+    fn seconds(&self, seconds: u64) -> Duration {
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        Duration::from_secs_f64(f64::from(seconds) / self.scale.max(0.001))
+    }
+
+    /// How long the copy phase of a guest takes.
+    fn copying(&self, memory_mib: u64) -> Duration {
+        let copy = memory_mib.saturating_mul(1000) / self.migration_mib_per_second.max(1);
+        Duration::from_millis(self.migration_base_ms.saturating_add(copy))
+    }
+}
+
+/// Runs controller, scheduler, kubelets and virt-handlers until `shutdown`.
+///
+/// # Errors
+/// Only when every watch has ended; refused writes are retried with back-off.
+pub async fn run(client: kube::Client, timing: Timing, shutdown: CancellationToken) -> Result<(), SimError> {
+    turns::run(client, timing, shutdown).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_follows_the_clock_of_tokio() {
+        let timing = Timing::real(Timestamp::UNIX_EPOCH);
+        let later = timing.origin + Duration::from_secs(90);
+        assert_eq!(timing.at(later).to_string(), "1970-01-01T00:01:30Z");
+        assert_eq!(
+            Timing {
+                scale: 20.0,
+                ..timing
+            }
+            .seconds(10),
+            Duration::from_millis(500)
+        );
+    }
+}

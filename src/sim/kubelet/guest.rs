@@ -1,0 +1,223 @@
+//! `virt-handler` and the guests: boot, conditions, shutdown (clean, slow, ignored) and the copying of a migration.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::sim::fields::{
+    self, LOCAL_DISK, NODE_LABEL, SHUTDOWN, annotation, conditions_with, did_run, grace_seconds, is_deleting,
+    is_final, list, memory_mib, phase, text, transitions_with, uid,
+};
+use crate::sim::turns::{Decision, Now};
+use crate::sim::view::{Entry, Key, Kind, View};
+use crate::sim::wire::Write;
+
+const COMPONENT: &str = "virt-handler";
+
+pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
+    let Some(entry) = view.entry(Kind::Vmi, key) else {
+        return Decision::nothing();
+    };
+    let vmi = &entry.object;
+    let node = text(vmi, "/status/nodeName");
+    let pod = view
+        .pods_of(vmi)
+        .find(|pod| text(&pod.object, "/spec/nodeName") == node && !is_final(&pod.object));
+    let leaving = [Some(entry), pod]
+        .into_iter()
+        .flatten()
+        .filter(|e| is_deleting(&e.object));
+    let leaving = leaving.map(|e| e.deleting_since).min();
+    match (phase(vmi), leaving) {
+        // There is no guest yet that could be asked to leave.
+        ("Scheduled", Some(_)) => end(vmi, Ending::Died, now),
+        ("Scheduled", None) => {
+            let due = entry.phase_since + Duration::from_millis(now.timing.boot_ms);
+            now.once(due, || boot(vmi, now))
+        }
+        ("Running", Some(since)) => shut_down(view, vmi, pod, since, now),
+        ("Running", None) => copy(view, entry, now),
+        _ => Decision::nothing(),
+    }
+}
+
+fn boot(vmi: &Value, now: &Now<'_>) -> Decision {
+    let stamp = now.stamp();
+    let mut with = vmi.clone();
+    let migratable = migratable(vmi);
+    let (status, reason, message) =
+        migratable.map_or(("True", "", ""), |(reason, message)| ("False", reason, message));
+    for (kind, status, reason, message) in [
+        ("Ready", "True", "", ""),
+        ("LiveMigratable", status, reason, message),
+        ("AgentConnected", "True", "", ""),
+    ] {
+        let all = conditions_with(&with, kind, status, reason, message, &stamp);
+        with = json!({"status": {"conditions": all}});
+    }
+    let status = json!({"phase": "Running", "phaseTransitionTimestamps": transitions_with(vmi, "Running", &stamp),
+        "conditions": list(&with, "/status/conditions"), "selinuxContext": "none",
+        "migrationMethod": "LiveMigration", "migrationTransport": "Unix"});
+    let event = Write::event(
+        Kind::Vmi,
+        vmi,
+        false,
+        COMPONENT,
+        ("Started", "VirtualMachineInstance started."),
+    );
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, &status), event])
+}
+
+/// Why a guest cannot be migrated; `None` when it can.
+fn migratable(vmi: &Value) -> Option<(&'static str, &'static str)> {
+    if !fields::device_requests(vmi).is_empty() {
+        return Some(("HostDeviceNotLiveMigratable", "VMI uses a PCI host devices"));
+    }
+    annotation(vmi, LOCAL_DISK).map(|_| {
+        ("DisksNotLiveMigratable", "cannot migrate VMI: PVC is not shared, live migration requires that all PVCs must be shared (using ReadWriteMany access mode)")
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The guest powered itself off.
+    Clean,
+    /// Destroyed because it had no grace at all: looks clean.
+    Destroyed,
+    /// Destroyed at the end of its grace.
+    Forced,
+    /// Ended without anybody who could report more.
+    Died,
+}
+
+fn shut_down(view: &View, vmi: &Value, pod: Option<&Entry>, since: Instant, now: &Now<'_>) -> Decision {
+    // The launcher was told its own limit when it was made (grace + 15): raising the VMI's later does not help.
+    let limit = pod
+        .and_then(|pod| pod.object.pointer("/spec/terminationGracePeriodSeconds"))
+        .and_then(Value::as_u64);
+    let grace = grace_seconds(vmi).min(limit.map_or(u64::MAX, |limit| limit.saturating_sub(15)));
+    if grace == 0 {
+        return end(vmi, Ending::Destroyed, now);
+    }
+    if view.done(uid(vmi), "ShuttingDown").is_none() {
+        let said = ("ShuttingDown", "Signaled Graceful Shutdown");
+        let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, said);
+        return Decision::write([
+            event,
+            Write::Done {
+                uid: uid(vmi).to_owned(),
+                what: "ShuttingDown",
+            },
+        ]);
+    }
+    let profile = annotation(vmi, SHUTDOWN).or_else(|| {
+        view.get(Kind::Vm, &Key::of(vmi))
+            .filter(|vm| fields::is_controlled_by(vmi, vm))
+            .and_then(|vm| annotation(vm, SHUTDOWN))
+    });
+    let deaf = profile == Some("ignore") || fields::condition_is(vmi, "Paused", "True");
+    let asked = profile
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(now.timing.guest_shutdown_seconds);
+    let (seconds, ending) = if deaf || asked > grace {
+        (grace, Ending::Forced)
+    } else {
+        (asked, Ending::Clean)
+    };
+    now.once(since + now.timing.seconds(seconds), || end(vmi, ending, now))
+}
+
+fn end(vmi: &Value, ending: Ending, now: &Now<'_>) -> Decision {
+    let stamp = now.stamp();
+    let (phase, warning, message) = match ending {
+        Ending::Clean | Ending::Destroyed => {
+            ("Succeeded", false, "The VirtualMachineInstance was shut down.")
+        }
+        Ending::Forced | Ending::Died => ("Failed", true, "The VirtualMachineInstance crashed."),
+    };
+    let status = json!({"phase": phase, "phaseTransitionTimestamps": transitions_with(vmi, phase, &stamp),
+        "conditions": conditions_with(vmi, "Ready", "False", "GuestNotRunning", "Guest VM is not reported as running", &stamp)});
+    let mut writes = vec![Write::patch_status(Kind::Vmi, vmi, &status)];
+    if matches!(ending, Ending::Forced | Ending::Destroyed) {
+        writes.push(Write::event(
+            Kind::Vmi,
+            vmi,
+            false,
+            COMPONENT,
+            ("Deleted", "VirtualMachineInstance stopping"),
+        ));
+    }
+    if did_run(vmi) {
+        writes.push(Write::event(
+            Kind::Vmi,
+            vmi,
+            warning,
+            COMPONENT,
+            ("Stopped", message),
+        ));
+    }
+    Decision::write(writes)
+}
+
+fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
+    let vmi = &entry.object;
+    let state = |field: &str| {
+        vmi.pointer("/status/migrationState")
+            .and_then(|state| state.get(field))
+    };
+    let said = |field: &str| state(field).and_then(Value::as_str).unwrap_or_default();
+    let on = |field: &str| state(field) == Some(&Value::Bool(true));
+    let job = said("migrationUid");
+    if job.is_empty() || on("completed") {
+        return Decision::nothing();
+    }
+    let stamp = now.stamp();
+    let target = view
+        .pods_of(vmi)
+        .find(|pod| fields::name(&pod.object) == said("targetPod"))
+        .map(|pod| &pod.object);
+    let broken = target.is_none_or(|pod| is_final(pod) || is_deleting(pod));
+    if on("abortRequested") || broken {
+        let why = if broken {
+            "target pod shutdown during migration"
+        } else {
+            "Live migration aborted"
+        };
+        let mut ended =
+            json!({"completed": true, "failed": true, "failureReason": why, "endTimestamp": stamp});
+        if let Some(fields) = ended.as_object_mut().filter(|_| !broken) {
+            fields.insert("abortStatus".to_owned(), json!("Succeeded"));
+        }
+        let event = Write::event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", why));
+        let status = json!({"migrationState": ended});
+        return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status), event]);
+    }
+    if said("targetNodeAddress").is_empty() {
+        let ip = target.map(|pod| text(pod, "/status/podIP")).unwrap_or_default();
+        let status = json!({"migrationState": {"targetNodeAddress": ip, "targetDirectMigrationNodePorts": {"49152": 49152}}});
+        return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)]);
+    }
+    if said("startTimestamp").is_empty() {
+        let ready = view
+            .vmims_of(&Key::of(vmi))
+            .any(|vmim| uid(&vmim.object) == job && phase(&vmim.object) == "TargetReady");
+        if !ready {
+            return Decision::nothing();
+        }
+        let status = json!({"migrationState": {"startTimestamp": stamp}});
+        return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)]);
+    }
+    let due = entry.copying_since + now.timing.copying(memory_mib(vmi));
+    now.once(due, || {
+        let node = said("targetNode");
+        let done = json!({"completed": true, "endTimestamp": stamp, "targetNodeDomainDetected": true,
+                          "targetNodeDomainReadyTimestamp": stamp});
+        let body = json!({
+            "metadata": {"labels": {NODE_LABEL: node, "kubevirt.io/migrationTargetNodeName": null}},
+            "status": {"nodeName": node, "evacuationNodeName": null, "migrationState": done}});
+        let message = format!("The VirtualMachineInstance migrated to node {node}.");
+        let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, ("Migrated", &message));
+        Decision::write([Write::patch(Kind::Vmi, vmi, body), event])
+    })
+}

@@ -1,0 +1,89 @@
+//! The evacuation controller: a node with the drain taint gets its migratable guests moved away, a few at a time.
+//! Strategies that do not ask for it are passed over in silence, as `KubeVirt` does.
+
+use serde_json::{Value, json};
+
+use super::migration::{EVACUATION, free_slots};
+use crate::sim::fields::{self, is_deleting, is_final, list, name, namespace, suffix, text, uid};
+use crate::sim::turns::{Decision, Now};
+use crate::sim::view::{Key, Kind, View, is_live_pod};
+use crate::sim::wire::Write;
+
+const COMPONENT: &str = "disruptionbudget-controller";
+const DRAIN: &str = "kubevirt.io/drain";
+
+pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
+    let Some(node) = view.get(Kind::Node, key) else {
+        return Decision::nothing();
+    };
+    let tainted = list(node, "/spec/taints")
+        .iter()
+        .any(|t| text(t, "/key") == DRAIN && text(t, "/effect") == "NoSchedule");
+    let evicted = |vmi: &Value| text(vmi, "/status/evacuationNodeName") == key.name;
+    let mut writes = Vec::new();
+    let mut candidates = Vec::new();
+    for entry in view.vmis_on(&key.name) {
+        let vmi = &entry.object;
+        if is_final(vmi) || is_deleting(vmi) || !(tainted || evicted(vmi)) {
+            continue;
+        }
+        let migratable = fields::condition_is(vmi, "LiveMigratable", "True");
+        match text(vmi, "/spec/evictionStrategy") {
+            "LiveMigrate" if !migratable && view.done(uid(vmi), "told-not-migratable").is_some() => {}
+            "LiveMigrate" if !migratable => {
+                let said = ("FailedCreate", "VirtualMachineInstance is not migrateable");
+                writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, said));
+                writes.push(Write::Done {
+                    uid: uid(vmi).to_owned(),
+                    what: "told-not-migratable",
+                });
+            }
+            "LiveMigrate" => candidates.push(vmi),
+            "LiveMigrateIfPossible" if migratable => candidates.push(vmi),
+            _ if evicted(vmi) && migratable => candidates.push(vmi),
+            _ => {}
+        }
+    }
+    candidates.retain(|vmi| {
+        view.vmims_of(&Key::of(vmi)).all(|vmim| is_final(&vmim.object))
+            && view.pods_of(vmi).filter(|pod| is_live_pod(pod)).count() <= 1
+    });
+    let free = free_slots(view, &key.name);
+    let waiting = candidates.len() > free;
+    for vmi in candidates.into_iter().take(free) {
+        let vmim = evacuation(view, vmi, &key.name);
+        let message = format!("Created Migration {}", name(&vmim));
+        writes.push(Write::Create {
+            kind: Kind::Vmim,
+            object: vmim,
+        });
+        writes.push(Write::event(
+            Kind::Vmi,
+            vmi,
+            false,
+            COMPONENT,
+            ("SuccessfulCreate", &message),
+        ));
+    }
+    let again = waiting.then(|| now.instant + now.timing.seconds(5));
+    Decision { writes, again }
+}
+
+/// The real controller lets the API generate the suffix; here it follows from the VMI and from how often it was tried,
+/// so that a repeated decision cannot create a second one.
+fn evacuation(view: &View, vmi: &Value, node: &str) -> Value {
+    let earlier: Vec<&str> = view
+        .vmims_of(&Key::of(vmi))
+        .map(|vmim| uid(&vmim.object))
+        .collect();
+    let seed = format!("{} {}", uid(vmi), earlier.join(" "));
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+        "metadata": {
+            "name": format!("kubevirt-evacuation-{}", suffix(&seed)), "generateName": "kubevirt-evacuation-",
+            "namespace": namespace(vmi), "annotations": {EVACUATION: node},
+            "labels": {"kubevirt.io/vmi-name": name(vmi)}, "finalizers": [fields::VMIM_FINALIZER],
+        },
+        "spec": {"vmiName": name(vmi)},
+    })
+}

@@ -1,0 +1,24 @@
+//! Plays `virt-controller`: VMs to VMIs, VMIs to launcher pods, migrations through their phases, evacuation of tainted
+//! nodes. Everything here is pure: it reads the view and answers with writes. It never plays a guest or a kubelet.
+
+mod evacuation;
+mod migration;
+mod printable;
+mod vm;
+mod vmi;
+
+use super::turns::{Decision, Now};
+use super::view::{Kind, Task, View};
+
+pub(super) use migration::refusal;
+
+/// What `virt-controller` would write about this object now.
+pub(super) fn decide(view: &View, (kind, key): &Task, now: &Now<'_>) -> Decision {
+    match kind {
+        Kind::Vm => vm::decide(view, key, now),
+        Kind::Vmi => vmi::decide(view, key, now),
+        Kind::Vmim => migration::decide(view, key, now),
+        Kind::Node => evacuation::decide(view, key, now),
+        Kind::Pod => Decision::nothing(),
+    }
+}

@@ -1,0 +1,345 @@
+//! The VM controller: run strategies, start and stop requests, start failures. It creates and deletes VMIs and owns
+//! the status of the VM; what happens inside a VMI is not its business.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::printable;
+use super::vmi::new_vmi;
+use crate::sim::fields::{
+    self, VM_FINALIZER, did_run, has_finalizer, is_controlled_by, is_deleting, is_final, list, map, phase,
+    run_strategy, text, uid,
+};
+use crate::sim::turns::{Decision, Now};
+use crate::sim::view::{Key, Kind, View};
+use crate::sim::wire::Write;
+
+const COMPONENT: &str = "virtualmachine-controller";
+
+/// What is to happen to the VMI, and what is left of the requests.
+struct Choice {
+    vmi: Wanted,
+    requests: Vec<Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    AsIs,
+    Created,
+    Deleted,
+}
+
+pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
+    let Some(vm) = view.get(Kind::Vm, key) else {
+        return Decision::nothing();
+    };
+    let vmi = view.get(Kind::Vmi, key).filter(|vmi| is_controlled_by(vmi, vm));
+    if is_deleting(vm) && vmi.is_none() {
+        return release(vm);
+    }
+    if !is_deleting(vm) && !has_finalizer(vm, VM_FINALIZER) {
+        let finalizers = fields::finalizers_with(vm, VM_FINALIZER);
+        return Decision::write([Write::patch(
+            Kind::Vm,
+            vm,
+            json!({"metadata": {"finalizers": finalizers}}),
+        )]);
+    }
+    let choice = choose(vm, vmi);
+    if choice.vmi == Wanted::Created
+        && let Some(wait) = back_off_left(vm, now)
+    {
+        return status_write(vm, vmi, &choice.requests, now).or(|| Decision::at(now.instant + wait));
+    }
+    let mut decision = status_write(vm, vmi, &choice.requests, now);
+    match (choice.vmi, vmi) {
+        (Wanted::Created, _) => {
+            // The status waits until the VMI exists: `status.runStrategy` is what says that this start is still due.
+            let made = new_vmi(vm, now);
+            let message = format!(
+                "Started the virtual machine by creating the new virtual machine instance {}",
+                key.name
+            );
+            let event = Write::event(Kind::Vm, vm, false, COMPONENT, ("SuccessfulCreate", &message));
+            return Decision::write([
+                Write::Create {
+                    kind: Kind::Vmi,
+                    object: made,
+                },
+                event,
+            ]);
+        }
+        (Wanted::Deleted, Some(vmi)) => {
+            let message = format!(
+                "Stopped the virtual machine by deleting the virtual machine instance {}",
+                uid(vmi)
+            );
+            decision.writes.push(Write::delete(Kind::Vmi, vmi, None));
+            decision.writes.push(Write::event(
+                Kind::Vm,
+                vm,
+                false,
+                COMPONENT,
+                ("SuccessfulDelete", &message),
+            ));
+            return decision;
+        }
+        (Wanted::AsIs | Wanted::Deleted, _) => {}
+    }
+    decision.or(|| match vmi {
+        Some(vmi) if is_final(vmi) && has_finalizer(vmi, VM_FINALIZER) => {
+            let finalizers = fields::finalizers_without(vmi, VM_FINALIZER);
+            Decision::write([Write::patch(
+                Kind::Vmi,
+                vmi,
+                json!({"metadata": {"finalizers": finalizers}}),
+            )])
+        }
+        Some(_) | None => Decision::nothing(),
+    })
+}
+
+fn release(vm: &Value) -> Decision {
+    if !has_finalizer(vm, VM_FINALIZER) {
+        return Decision::nothing();
+    }
+    let finalizers = fields::finalizers_without(vm, VM_FINALIZER);
+    Decision::write([Write::patch(
+        Kind::Vm,
+        vm,
+        json!({"metadata": {"finalizers": finalizers}}),
+    )])
+}
+
+fn choose(vm: &Value, vmi: Option<&Value>) -> Choice {
+    let strategy = run_strategy(vm);
+    let mut requests = list(vm, "/status/stateChangeRequests").to_vec();
+    if is_deleting(vm) {
+        let wanted = if vmi.is_some_and(|vmi| !is_deleting(vmi)) {
+            Wanted::Deleted
+        } else {
+            Wanted::AsIs
+        };
+        return Choice {
+            vmi: wanted,
+            requests,
+        };
+    }
+    let Some(vmi) = vmi else {
+        // A Stop of a VMI that is gone has done its work.
+        while requests
+            .first()
+            .is_some_and(|first| text(first, "/action") == "Stop")
+        {
+            requests.remove(0);
+        }
+        let asked = requests
+            .first()
+            .is_some_and(|first| text(first, "/action") == "Start");
+        let create = match strategy {
+            "Always" | "Once" => true,
+            "RerunOnFailure" => asked || text(vm, "/status/runStrategy") != strategy,
+            "Manual" => asked,
+            _ => false,
+        };
+        return Choice {
+            vmi: if create { Wanted::Created } else { Wanted::AsIs },
+            requests,
+        };
+    };
+    let mut delete = strategy == "Halted";
+    if let Some(first) = requests.first() {
+        let of = text(first, "/uid");
+        match text(first, "/action") {
+            "Stop" if of.is_empty() || of == uid(vmi) => delete = true,
+            "Start" if is_final(vmi) || is_deleting(vmi) => {}
+            _ => {
+                requests.remove(0);
+            }
+        }
+    }
+    if is_final(vmi) && !is_deleting(vmi) {
+        delete |= matches!(strategy, "Always" | "RerunOnFailure");
+        if strategy == "RerunOnFailure" && phase(vmi) == "Failed" && requests.is_empty() {
+            requests.push(json!({"action": "Start"}));
+        }
+    }
+    let wanted = if delete && !is_deleting(vmi) {
+        Wanted::Deleted
+    } else {
+        Wanted::AsIs
+    };
+    Choice {
+        vmi: wanted,
+        requests,
+    }
+}
+
+fn back_off_left(vm: &Value, now: &Now<'_>) -> Option<Duration> {
+    let until: jiff::Timestamp = text(vm, "/status/startFailure/retryAfterTimestamp")
+        .parse()
+        .ok()?;
+    let left = until.duration_since(now.timing.at(now.instant));
+    Duration::try_from(left).ok().filter(|left| !left.is_zero())
+}
+
+fn start_failure(vm: &Value, vmi: Option<&Value>, now: &Now<'_>) -> Value {
+    let before = vm.pointer("/status/startFailure").cloned().unwrap_or(Value::Null);
+    let Some(vmi) = vmi else { return before };
+    if did_run(vmi) && !is_final(vmi) {
+        return Value::Null;
+    }
+    if !is_final(vmi) || did_run(vmi) || text(&before, "/lastFailedVMIUID") == uid(vmi) {
+        return before;
+    }
+    let count = before
+        .pointer("/consecutiveFailCount")
+        .and_then(Value::as_u64)
+        .unwrap_or(0)
+        + 1;
+    let delay = now.timing.seconds((10 * count * count).min(300));
+    let until = now
+        .timing
+        .at(now.instant + delay)
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
+    json!({"consecutiveFailCount": count, "lastFailedVMIUID": uid(vmi), "retryAfterTimestamp": until})
+}
+
+/// Patches what differs from the wanted status, nothing else.
+fn status_write(vm: &Value, vmi: Option<&Value>, requests: &[Value], now: &Now<'_>) -> Decision {
+    let failure = start_failure(vm, vmi, now);
+    let failed_before = failure
+        .pointer("/consecutiveFailCount")
+        .and_then(Value::as_u64)
+        .unwrap_or(0)
+        > 0;
+    let requests = if requests.is_empty() {
+        Value::Null
+    } else {
+        json!(requests)
+    };
+    let ready = vmi.is_some_and(|vmi| fields::condition_is(vmi, "Ready", "True"));
+    let generation = vm.pointer("/metadata/generation").cloned().unwrap_or(Value::Null);
+    // While a VMI is on its way out a change of strategy must still be seen as a change afterwards.
+    let leaving = vmi.is_some_and(is_deleting);
+    let acted_on = if leaving {
+        text(vm, "/status/runStrategy")
+    } else {
+        run_strategy(vm)
+    };
+    let mut wanted = map(
+        &json!({
+            "created": vmi.is_some(), "ready": ready, "runStrategy": acted_on,
+            "printableStatus": printable::status(vm, vmi, failed_before),
+            "conditions": conditions(vm, vmi, &now.stamp()), "stateChangeRequests": requests,
+            "startFailure": failure, "observedGeneration": generation, "desiredGeneration": generation,
+        }),
+        "",
+    );
+    wanted.retain(|field, value| vm.pointer(&format!("/status/{field}")).unwrap_or(&Value::Null) != value);
+    // The API leaves out what is false or empty only where the writer did; absent and false mean the same to readers.
+    wanted.retain(|field, value| {
+        *value != json!(false) && *value != json!("") || vm.pointer(&format!("/status/{field}")).is_some()
+    });
+    if wanted.is_empty() {
+        return Decision::nothing();
+    }
+    Decision::write([Write::patch_status(Kind::Vm, vm, &Value::Object(wanted))])
+}
+
+fn conditions(vm: &Value, vmi: Option<&Value>, stamp: &str) -> Vec<Value> {
+    match vmi {
+        Some(vmi) if fields::condition(vmi, "Ready").is_some() => list(vmi, "/status/conditions").to_vec(),
+        Some(vmi) => {
+            let ready = fields::conditions_with(
+                vm,
+                "Ready",
+                "False",
+                "GuestNotRunning",
+                "Guest VM is not reported as running",
+                stamp,
+            );
+            let copied = list(vmi, "/status/conditions").iter().cloned();
+            copied
+                .chain(ready.into_iter().filter(|c| text(c, "/type") == "Ready"))
+                .collect()
+        }
+        None => {
+            let all =
+                fields::conditions_with(vm, "Ready", "False", "VMINotExists", "VMI does not exist", stamp);
+            all.into_iter().filter(|c| text(c, "/type") == "Ready").collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(strategy: &str, acted_on: &str, requests: &Value) -> Value {
+        json!({"metadata": {"name": "a", "uid": "vm"}, "spec": {"runStrategy": strategy},
+               "status": {"runStrategy": acted_on, "stateChangeRequests": requests}})
+    }
+
+    #[test]
+    fn starts_by_strategy_and_request() {
+        let start = json!([{"action": "Start"}]);
+        let stop = json!([{"action": "Stop", "uid": "gone"}]);
+        for (strategy, acted_on, requests, wanted) in [
+            ("Always", "Always", json!([]), Wanted::Created),
+            ("Once", "Once", json!([]), Wanted::Created),
+            ("RerunOnFailure", "", json!([]), Wanted::Created),
+            ("RerunOnFailure", "Halted", json!([]), Wanted::Created),
+            ("RerunOnFailure", "RerunOnFailure", json!([]), Wanted::AsIs),
+            ("RerunOnFailure", "RerunOnFailure", start.clone(), Wanted::Created),
+            ("RerunOnFailure", "RerunOnFailure", stop, Wanted::AsIs),
+            ("Manual", "Manual", json!([]), Wanted::AsIs),
+            ("Manual", "Manual", start.clone(), Wanted::Created),
+            ("Halted", "Always", json!([]), Wanted::AsIs),
+        ] {
+            let choice = choose(&vm(strategy, acted_on, &requests), None);
+            assert_eq!(choice.vmi, wanted, "{strategy} {acted_on} {requests}");
+        }
+    }
+
+    #[test]
+    fn deletes_by_strategy_request_and_end() {
+        let stop = json!([{"action": "Stop", "uid": "i"}]);
+        for (strategy, requests, phase, wanted) in [
+            ("Always", json!([]), "Running", Wanted::AsIs),
+            ("Always", json!([]), "Succeeded", Wanted::Deleted),
+            ("Halted", json!([]), "Running", Wanted::Deleted),
+            ("RerunOnFailure", stop.clone(), "Running", Wanted::Deleted),
+            (
+                "RerunOnFailure",
+                json!([{"action": "Stop", "uid": "other"}]),
+                "Running",
+                Wanted::AsIs,
+            ),
+            ("Manual", json!([]), "Succeeded", Wanted::AsIs),
+        ] {
+            let vmi = json!({"metadata": {"uid": "i"}, "status": {"phase": phase}});
+            let choice = choose(&vm(strategy, strategy, &requests), Some(&vmi));
+            assert_eq!(choice.vmi, wanted, "{strategy} {requests} {phase}");
+        }
+    }
+
+    #[test]
+    fn a_stop_request_stays_until_the_vmi_is_gone_and_a_forced_stop_is_not_restarted() {
+        let stop = json!([{"action": "Stop", "uid": "i"}]);
+        let vmi = json!({"metadata": {"uid": "i", "deletionTimestamp": "t"}, "status": {"phase": "Failed"}});
+        let choice = choose(&vm("RerunOnFailure", "RerunOnFailure", &stop), Some(&vmi));
+        assert_eq!((choice.vmi, json!(choice.requests)), (Wanted::AsIs, stop));
+        let crashed = json!({"metadata": {"uid": "i"}, "status": {"phase": "Failed"}});
+        let choice = choose(
+            &vm("RerunOnFailure", "RerunOnFailure", &json!([])),
+            Some(&crashed),
+        );
+        assert_eq!(
+            (choice.vmi, json!(choice.requests)),
+            (Wanted::Deleted, json!([{"action": "Start"}]))
+        );
+    }
+}

@@ -1,0 +1,274 @@
+//! The VMI controller: launcher pods, the phases up to Scheduled, the failures that no virt-handler reports, finalizers.
+
+use serde_json::{Value, json};
+
+use crate::sim::fields::{
+    self, FIRST_NODE, FOREGROUND, MIGRATION_JOB, NODE_LABEL, VM_FINALIZER, annotation, condition,
+    conditions_with, grace_seconds, has_finalizer, is_deleting, is_final, label, list, map, name, namespace,
+    phase, suffix, text, transitions_with, uid,
+};
+use crate::sim::turns::{Decision, Now};
+use crate::sim::view::{Entry, Key, Kind, View};
+use crate::sim::wire::Write;
+
+const COMPONENT: &str = "virtualmachine-controller";
+
+pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
+    let Some(vmi) = view.get(Kind::Vmi, key) else {
+        return Decision::nothing();
+    };
+    let pods: Vec<&Entry> = view.pods_of(vmi).collect();
+    if is_deleting(vmi) {
+        let doomed = delete_pods(vmi, &pods);
+        if !doomed.writes.is_empty() {
+            return doomed;
+        }
+    }
+    if is_final(vmi) {
+        if is_deleting(vmi) && pods.is_empty() && has_finalizer(vmi, FOREGROUND) {
+            let finalizers = fields::finalizers_without(vmi, FOREGROUND);
+            return Decision::write([Write::patch(
+                Kind::Vmi,
+                vmi,
+                json!({"metadata": {"finalizers": finalizers}}),
+            )]);
+        }
+        return Decision::nothing();
+    }
+    let first = pods
+        .iter()
+        .find(|pod| label(&pod.object, MIGRATION_JOB).is_none())
+        .map(|pod| &pod.object);
+    match phase(vmi) {
+        "" | "Pending" if is_deleting(vmi) => fail(vmi, now),
+        "" | "Pending" => {
+            let scheduling = json!({"phase": "Scheduling", "phaseTransitionTimestamps": transitions_with(vmi, "Scheduling", &now.stamp())});
+            let moved = Write::patch_status(Kind::Vmi, vmi, &scheduling);
+            if first.is_some() {
+                return Decision::write([moved]);
+            }
+            let pod = launcher_pod(vmi, None);
+            let message = format!("Created virtual machine pod {}", name(&pod));
+            let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message));
+            Decision::write([
+                Write::Create {
+                    kind: Kind::Pod,
+                    object: pod,
+                },
+                moved,
+                event,
+            ])
+        }
+        "Scheduling" => match first {
+            None => fail(vmi, now),
+            Some(pod) if is_final(pod) => fail(vmi, now),
+            Some(pod) => place(vmi, pod, now),
+        },
+        "Scheduled" | "Running" => {
+            let node = text(vmi, "/status/nodeName");
+            let own = pods
+                .iter()
+                .find(|pod| text(&pod.object, "/spec/nodeName") == node);
+            match own.map(|pod| &pod.object) {
+                // A launcher that was killed takes its guest with it, and nobody else reports that.
+                None => fail(vmi, now),
+                Some(pod) if phase(pod) == "Failed" => fail(vmi, now),
+                Some(pod) => refresh(vmi, pod, &pods, now),
+            }
+        }
+        _ => Decision::nothing(),
+    }
+}
+
+fn fail(vmi: &Value, now: &Now<'_>) -> Decision {
+    let stamp = now.stamp();
+    let status = json!({"phase": "Failed", "phaseTransitionTimestamps": transitions_with(vmi, "Failed", &stamp),
+        "conditions": conditions_with(vmi, "Ready", "False", "PodNotExists", "virt-launcher pod has not yet been scheduled", &stamp)});
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)])
+}
+
+fn delete_pods(vmi: &Value, pods: &[&Entry]) -> Decision {
+    let mut writes = Vec::new();
+    for pod in pods.iter().map(|pod| &pod.object).filter(|pod| !is_deleting(pod)) {
+        let message = format!("Deleted virtual machine pod {}", name(pod));
+        writes.push(Write::delete(Kind::Pod, pod, None));
+        writes.push(Write::event(
+            Kind::Vmi,
+            vmi,
+            false,
+            COMPONENT,
+            ("SuccessfulDelete", &message),
+        ));
+    }
+    Decision::write(writes)
+}
+
+/// Scheduling: on to Scheduled when the pod is ready, or tell why it is not.
+fn place(vmi: &Value, pod: &Value, now: &Now<'_>) -> Decision {
+    let stamp = now.stamp();
+    let node = text(pod, "/spec/nodeName");
+    if !node.is_empty() && fields::condition_is(pod, "Ready", "True") && !is_deleting(pod) {
+        let kept: Vec<&Value> = list(vmi, "/status/conditions")
+            .iter()
+            .filter(|c| text(c, "/type") != "PodScheduled")
+            .collect();
+        let mut status = json!({"phase": "Scheduled", "nodeName": node, "activePods": {uid(pod): node},
+            "phaseTransitionTimestamps": transitions_with(vmi, "Scheduled", &stamp)});
+        if kept.len() < list(vmi, "/status/conditions").len()
+            && let Some(fields) = status.as_object_mut()
+        {
+            fields.insert("conditions".to_owned(), json!(kept));
+        }
+        let body = json!({"metadata": {"labels": {NODE_LABEL: node}}, "status": status});
+        return Decision::write([Write::patch(Kind::Vmi, vmi, body)]);
+    }
+    let Some(why) = condition(pod, "PodScheduled").filter(|c| text(c, "/status") == "False") else {
+        return Decision::nothing();
+    };
+    let told = condition(vmi, "PodScheduled");
+    if told.map(|c| text(c, "/message")) == Some(text(why, "/message")) {
+        return Decision::nothing();
+    }
+    let conditions = conditions_with(
+        vmi,
+        "PodScheduled",
+        "False",
+        text(why, "/reason"),
+        text(why, "/message"),
+        &stamp,
+    );
+    Decision::write([Write::patch_status(
+        Kind::Vmi,
+        vmi,
+        &json!({"conditions": conditions}),
+    )])
+}
+
+/// Keeps `activePods` and the Ready condition true to the pods.
+fn refresh(vmi: &Value, pod: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision {
+    let mut status = serde_json::Map::new();
+    let present = pods
+        .iter()
+        .filter(|pod| !text(&pod.object, "/spec/nodeName").is_empty());
+    let active: serde_json::Map<String, Value> = present
+        .map(|pod| {
+            (
+                uid(&pod.object).to_owned(),
+                json!(text(&pod.object, "/spec/nodeName")),
+            )
+        })
+        .collect();
+    let known = map(vmi, "/status/activePods");
+    if active != known {
+        // A merge patch removes a key only when told so.
+        let stale = known
+            .keys()
+            .filter(|uid| !active.contains_key(*uid))
+            .map(|uid| (uid.clone(), Value::Null));
+        let patch: serde_json::Map<String, Value> = stale.chain(active.clone()).collect();
+        status.insert("activePods".to_owned(), Value::Object(patch));
+    }
+    let told = condition(vmi, "Ready")
+        .map(|c| text(c, "/reason"))
+        .unwrap_or_default();
+    if is_deleting(pod) && phase(vmi) == "Running" && told != "PodTerminating" {
+        let message = "virt-launcher pod is terminating";
+        let conditions = conditions_with(vmi, "Ready", "False", "PodTerminating", message, &now.stamp());
+        status.insert("conditions".to_owned(), json!(conditions));
+    }
+    if status.is_empty() {
+        return Decision::nothing();
+    }
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, &Value::Object(status))])
+}
+
+/// The launcher pod of a VMI, or the target pod of a migration of it.
+pub(super) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
+    let mut labels = map(vmi, "/metadata/labels");
+    labels.remove(NODE_LABEL);
+    for (key, value) in [
+        ("kubevirt.io", "virt-launcher"),
+        ("kubevirt.io/created-by", uid(vmi)),
+        ("vm.kubevirt.io/name", name(vmi)),
+    ] {
+        labels.insert(key.to_owned(), json!(value));
+    }
+    let mut annotations = serde_json::Map::new();
+    annotations.insert("kubevirt.io/domain".to_owned(), json!(name(vmi)));
+    let mut selector = map(vmi, "/spec/nodeSelector");
+    selector.insert("kubevirt.io/schedulable".to_owned(), json!("true"));
+    let mut affinity = map(vmi, "/spec/affinity");
+    if let Some(vmim) = migration {
+        labels.insert(MIGRATION_JOB.to_owned(), json!(uid(vmim)));
+        annotations.insert("kubevirt.io/migrationJobName".to_owned(), json!(name(vmim)));
+        selector.extend(map(vmim, "/spec/addedNodeSelector"));
+        let apart = json!({"labelSelector": {"matchLabels": {"kubevirt.io/created-by": uid(vmi)}}, "topologyKey": "kubernetes.io/hostname"});
+        let anti = affinity.entry("podAntiAffinity").or_insert_with(|| json!({}));
+        if let Some(anti) = anti.as_object_mut() {
+            let required = anti
+                .entry("requiredDuringSchedulingIgnoredDuringExecution")
+                .or_insert_with(|| json!([]));
+            if let Some(required) = required.as_array_mut() {
+                required.push(apart);
+            }
+        }
+    } else if let Some(first) = annotation(vmi, FIRST_NODE) {
+        annotations.insert(FIRST_NODE.to_owned(), json!(first));
+    }
+    let mut room = serde_json::Map::new();
+    for device in ["kvm", "tun", "vhost-net"] {
+        room.insert(format!("devices.kubevirt.io/{device}"), json!("1"));
+    }
+    for (device, count) in fields::device_requests(vmi) {
+        room.insert(device, json!(count.to_string()));
+    }
+    let mut requests = room.clone();
+    requests.insert(
+        "memory".to_owned(),
+        json!(format!("{}Mi", fields::memory_mib(vmi))),
+    );
+    let seed = migration.map_or_else(|| uid(vmi), uid);
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": format!("virt-launcher-{}-{}", name(vmi), suffix(seed)), "namespace": namespace(vmi),
+            "labels": labels, "annotations": annotations,
+            "ownerReferences": [fields::owner_reference("VirtualMachineInstance", vmi)],
+        },
+        "spec": {
+            "automountServiceAccountToken": false, "enableServiceLinks": false, "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": grace_seconds(vmi) + 30,
+            "nodeSelector": selector, "affinity": affinity, "tolerations": list(vmi, "/spec/tolerations"),
+            "containers": [{"name": "compute", "image": "sim/launcher", "resources": {"limits": room, "requests": requests}}],
+        },
+    })
+}
+
+/// The VMI of a VM that starts, as it is after admission.
+pub(super) fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
+    let stamp = now.stamp();
+    let mut spec = map(vm, "/spec/template/spec");
+    // What virt-api's mutating webhook would fill in.
+    spec.entry("evictionStrategy").or_insert_with(|| json!("None"));
+    let mut labels = map(vm, "/spec/template/metadata/labels");
+    labels.insert("vm.kubevirt.io/name".to_owned(), json!(name(vm)));
+    let mut annotations = map(vm, "/spec/template/metadata/annotations");
+    let generation = vm
+        .pointer("/metadata/generation")
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    annotations.insert("kubevirt.io/vm-generation".to_owned(), json!(generation));
+    if let Some(first) = annotation(vm, FIRST_NODE).filter(|_| text(vm, "/status/runStrategy").is_empty()) {
+        annotations.insert(FIRST_NODE.to_owned(), json!(first));
+    }
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+        "metadata": {
+            "name": name(vm), "namespace": namespace(vm), "labels": labels, "annotations": annotations,
+            "finalizers": [VM_FINALIZER, FOREGROUND],
+            "ownerReferences": [fields::owner_reference("VirtualMachine", vm)],
+        },
+        "spec": spec,
+        "status": {"phase": "Pending", "phaseTransitionTimestamps": fields::transitions_with(&Value::Null, "Pending", &stamp)},
+    })
+}
