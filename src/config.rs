@@ -24,25 +24,25 @@ const ENVIRONMENT: [&str; 6] = [
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlagConfig {
     /// Name of this machine's Node object [env: `NODE_NAME`]
-    #[arg(long, value_name = "NAME")]
+    #[arg(global = true, long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Kubeconfig file; without one, the pod's service account [env: `KUBECONFIG`]
-    #[arg(long, value_name = "FILE")]
+    #[arg(global = true, long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Where the machine's `/` is seen from here [env: `UPGRADE_AGENT_HOST_ROOT`] [default: /]
-    #[arg(long, value_name = "DIR")]
+    #[arg(global = true, long, value_name = "DIR")]
     pub host_root: Option<PathBuf>,
     /// Socket of the machine's D-Bus system bus [env: `UPGRADE_AGENT_SYSTEM_BUS`]
-    #[arg(long, value_name = "PATH")]
+    #[arg(global = true, long, value_name = "PATH")]
     pub system_bus: Option<PathBuf>,
     /// Where journals are kept, as seen from here [env: `UPGRADE_AGENT_STATE_DIR`]
-    #[arg(long, value_name = "DIR")]
+    #[arg(global = true, long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Address of this node's own health ports [env: `UPGRADE_AGENT_LOCAL_ADDRESS`] [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(global = true, long, value_name = "ADDRESS")]
     pub local_address: Option<String>,
     /// Namespace of the Upgrade and `NodeUpgrade` objects [default: harvester-system]
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(global = true, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 }
 

@@ -34,10 +34,7 @@ const CLUSTER_RIGHTS: &[(&str, &str)] = &[
     ),
     ("kubevirt.io/virtualmachineinstances", "get list watch"),
     ("kubevirt.io/virtualmachines", "get list patch watch"),
-    (
-        "subresources.kubevirt.io/virtualmachines/evacuate/cancel",
-        "update",
-    ),
+    ("subresources.kubevirt.io/healthz", "get list"),
     ("subresources.kubevirt.io/virtualmachines/start", "update"),
     ("subresources.kubevirt.io/virtualmachines/stop", "update"),
 ];

@@ -61,13 +61,9 @@ pub async fn evict(client: &Client, pod: &Pod) -> Result<Eviction, ClusterError>
     .await
     {
         Ok(_) | Err(ClusterError::Gone { .. }) => Ok(Eviction::Accepted),
-        Err(ClusterError::Unavailable { source, what }) => match *source {
-            kube::Error::Api(status) if status.code == 429 => Ok(Eviction::NotNow { why: status.message }),
-            other => Err(ClusterError::Unavailable {
-                what,
-                source: Box::new(other),
-            }),
-        },
+        Err(ClusterError::Unavailable { source, .. }) if source.code == Some(429) => {
+            Ok(Eviction::NotNow { why: source.text })
+        }
         Err(error) => Err(error),
     }
 }

@@ -10,6 +10,7 @@ pub mod nodes;
 pub mod restore_list;
 pub mod vms;
 
+use std::error::Error as _;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub enum ClusterError {
         what: String,
         /// The wire's word.
         #[source]
-        source: Box<kube::Error>,
+        source: Cause,
     },
     /// It did not answer in time.
     #[error("{what}: no answer from the API server in {} s", CALL_DEADLINE.as_secs())]
@@ -68,7 +69,7 @@ pub enum ClusterError {
         what: String,
         /// The server's word.
         #[source]
-        source: Box<kube::Error>,
+        source: Cause,
     },
     /// The object, or its kind, is not there.
     #[error("{what}: not found")]
@@ -83,7 +84,7 @@ pub enum ClusterError {
         what: String,
         /// The server's word.
         #[source]
-        source: Box<kube::Error>,
+        source: Cause,
     },
     /// Anything else: a bug here or there.
     #[error("{what}: the API server rejected it")]
@@ -92,7 +93,7 @@ pub enum ClusterError {
         what: String,
         /// The server's word.
         #[source]
-        source: Box<kube::Error>,
+        source: Cause,
     },
 }
 
@@ -101,13 +102,41 @@ fn at(path: Option<&PathBuf>) -> String {
         .unwrap_or_default()
 }
 
+/// What the server or the wire said, in a form that people can read.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub struct Cause {
+    /// HTTP status code; none when nothing came back.
+    pub code: Option<u16>,
+    /// The server's message, or the wire's error with its causes.
+    pub text: String,
+}
+
+impl Cause {
+    fn of(error: &kube::Error) -> Self {
+        if let kube::Error::Api(status) = error {
+            return Self {
+                code: Some(status.code),
+                text: status.message.trim().to_owned(),
+            };
+        }
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let next = error.to_string();
+            if !text.contains(&next) {
+                text = format!("{text}: {next}");
+            }
+            cause = error.source();
+        }
+        Self { code: None, text }
+    }
+}
+
 impl ClusterError {
-    fn of(what: String, error: kube::Error) -> Self {
-        let code = match &error {
-            kube::Error::Api(status) => Some(status.code),
-            _ => None,
-        };
-        let source = Box::new(error);
+    fn of(what: String, error: &kube::Error) -> Self {
+        let source = Cause::of(error);
+        let code = source.code;
         match code {
             Some(401 | 403) => Self::Denied { what, source },
             Some(404) => Self::Gone { what },
@@ -139,7 +168,7 @@ pub async fn ask<T>(
     let what = what.into();
     match tokio::time::timeout(CALL_DEADLINE, request).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(ClusterError::of(what, error)),
+        Ok(Err(error)) => Err(ClusterError::of(what, &error)),
         Err(_) => Err(ClusterError::NoAnswer { what }),
     }
 }
@@ -199,7 +228,7 @@ mod tests {
                 message: "m".into(),
                 ..kube::core::Status::default()
             };
-            ClusterError::of("read node node1".into(), kube::Error::Api(Box::new(status)))
+            ClusterError::of("read node node1".into(), &kube::Error::Api(Box::new(status)))
         };
         for code in [409, 429, 500, 503, 504] {
             assert!(api(code).is_passing(), "{code} passes");

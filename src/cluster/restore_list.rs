@@ -67,9 +67,8 @@ pub async fn add(
                 },
                 "data": { node: merge("", vms) },
             }))
-            .map_err(|error| ClusterError::Rejected {
-                what: format!("build ConfigMap {name}"),
-                source: Box::new(kube::Error::SerdeError(error)),
+            .map_err(|error| {
+                ClusterError::of(format!("build ConfigMap {name}"), &kube::Error::SerdeError(error))
             })?;
             ask(
                 format!("create ConfigMap {name}"),

@@ -208,7 +208,7 @@ pub async fn healthz(client: &Client) -> Result<(), ClusterError> {
     let what = "ask virt-api's healthz".to_owned();
     let request = http::Request::get("/apis/subresources.kubevirt.io/v1/healthz")
         .body(Vec::new())
-        .map_err(|error| ClusterError::of(what.clone(), kube::Error::HttpError(error)))?;
+        .map_err(|error| ClusterError::of(what.clone(), &kube::Error::HttpError(error)))?;
     ask(what, client.request_text(request)).await.map(|_| ())
 }
 
@@ -225,20 +225,16 @@ async fn subresource(
     let request = http::Request::put(path)
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(body.to_string().into_bytes())
-        .map_err(|error| ClusterError::of(what.clone(), kube::Error::HttpError(error)))?;
+        .map_err(|error| ClusterError::of(what.clone(), &kube::Error::HttpError(error)))?;
     match ask(what, client.request_text(request)).await {
         Ok(_) => Ok(Answer::Accepted),
         Err(ClusterError::Gone { .. }) => Ok(Answer::NoSuchVm),
         Err(ClusterError::Conflict { source, .. }) => Ok(Answer::LookAgain {
             why: source.to_string(),
         }),
-        Err(ClusterError::Unavailable { what, source }) => match *source {
-            kube::Error::Api(status) if status.code == 500 => Ok(Answer::LookAgain { why: status.message }),
-            other => Err(ClusterError::Unavailable {
-                what,
-                source: Box::new(other),
-            }),
-        },
+        Err(ClusterError::Unavailable { source, .. }) if source.code == Some(500) => {
+            Ok(Answer::LookAgain { why: source.text })
+        }
         Err(error) => Err(error),
     }
 }
@@ -259,7 +255,7 @@ pub async fn set_run_strategy(
         { "op": "test", "path": "/spec/runStrategy", "value": from },
         { "op": "replace", "path": "/spec/runStrategy", "value": to },
     ]))
-    .map_err(|error| ClusterError::of(what.clone(), kube::Error::SerdeError(error)))?;
+    .map_err(|error| ClusterError::of(what.clone(), &kube::Error::SerdeError(error)))?;
     let params = PatchParams::default();
     ask(what, api.patch(&key.name, &params, &Patch::<()>::Json(patch)))
         .await

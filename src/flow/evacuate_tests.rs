@@ -120,7 +120,7 @@ fn one_vm_at_a_time() {
             seen(None, &[(1, MigrationState::Unfinished)]),
             &usual,
             60,
-            "wait: being live-migrated".into(),
+            "wait: is being live-migrated".into(),
         ),
         (
             "failed once, back-off",

@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, access, ask_opt, vms};
 use crate::flow::classify::classify;
 use crate::flow::plan::NodePlan;
 use crate::flow::vms::Verdict;
+use crate::host::fs::FsError;
 
 /// Marks of Harvester's maintenance mode (reference `harvester-upgrade.md` §6.1).
 const MAINTENANCE: [&str; 3] = [
@@ -19,7 +20,12 @@ const MAINTENANCE: [&str; 3] = [
     "harvesterhci.io/drain-forced",
 ];
 
-pub(super) async fn check(preflight: &mut Preflight, cluster: &Cluster, plan: &NodePlan) {
+pub(super) async fn check(
+    preflight: &mut Preflight,
+    cluster: &Cluster,
+    plan: &NodePlan,
+    machine_id: Result<Option<Vec<u8>>, FsError>,
+) {
     preflight.checks.push(rights(cluster).await);
     preflight.checks.push(upgrade(cluster, plan).await);
     match nodes::get(&cluster.client, &plan.node_name).await {
@@ -34,6 +40,7 @@ pub(super) async fn check(preflight: &mut Preflight, cluster: &Cluster, plan: &N
             let version = nodes::kubelet_version(&node).unwrap_or("no version");
             let why = format!("{} is there, kubelet {version}", plan.node_name);
             preflight.checks.push(Check::pass("node", "node", why));
+            preflight.checks.push(identity(&node, machine_id));
             preflight.checks.push(ready(&node));
             preflight.checks.push(leftovers(&node, plan));
         }
@@ -85,6 +92,31 @@ async fn upgrade(cluster: &Cluster, plan: &NodePlan) -> Check {
             "create it first, or correct upgradeName in the plan",
         ),
         Err(error) => Check::unknown(NAME, "cluster", &error),
+    }
+}
+
+/// A plan run on the wrong machine would drain one node and swap the binary of another.
+fn identity(node: &Node, machine_id: Result<Option<Vec<u8>>, FsError>) -> Check {
+    const NAME: &str = "identity";
+    let here = match machine_id {
+        Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default())
+            .trim()
+            .to_owned(),
+        Err(error) => return Check::unknown(NAME, "machine", &error),
+    };
+    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+    let reported = info.map(|info| info.machine_id.as_str()).unwrap_or_default();
+    let name = node.name_any();
+    if !here.is_empty() && here == reported {
+        Check::pass(NAME, "machine", format!("this machine is {name}"))
+    } else {
+        let why = format!("this machine's /etc/machine-id is `{here}`, node {name} reports `{reported}`");
+        Check::fail(
+            NAME,
+            "machine",
+            why,
+            "run it on the machine of that node, or correct nodeName or --host-root",
+        )
     }
 }
 

@@ -1,5 +1,7 @@
 //! `NodeUpgrade` (`agent.harvesterhci.io/v1alpha1`): one node's order sheet and its state (design §4.1).
 
+#![expect(unreachable_pub, reason = "kube's derives repeat the spec in a private place")]
+
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -43,7 +45,6 @@ use crate::flow::vms::VmCounts;
 #[x_kube(validation = Rule::new(
     "has(self.os) == has(oldSelf.os) && (!has(self.os) || self.os == oldSelf.os)"
 ).message("os is immutable"))]
-#[expect(unreachable_pub, reason = "the derive repeats the item in a private place")]
 pub struct NodeUpgradeSpec {
     /// `Upgrade` in the same namespace.
     #[schemars(length(min = 1))]
