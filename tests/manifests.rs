@@ -250,3 +250,13 @@ fn the_unit_never_waits_for_rke2() {
         assert!(settings.contains(&expected), "{expected:?}");
     }
 }
+
+/// The file is what the Rust type says; `cargo run -- crd > manifests/crd.yaml` writes it anew.
+#[test]
+fn the_crd_is_the_one_of_the_type() {
+    use kube::CustomResourceExt as _;
+    let generated = upgrade_agent::cluster::crd::node_upgrade::NodeUpgrade::crd();
+    let generated = serde_saphyr::to_string(&generated).unwrap();
+    let file = std::fs::read_to_string(root("manifests/crd.yaml")).unwrap();
+    assert_eq!(file.trim_end(), generated.trim_end());
+}

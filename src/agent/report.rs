@@ -75,10 +75,11 @@ impl Reporter {
         }
         let last_word = async {
             while let Err(error) = self.write(&report).await {
-                tracing::warn!(
-                    error = chain(&error),
-                    "the last state could not be reported; trying again"
-                );
+                if !error.is_passing() {
+                    tracing::debug!(error = chain(&error), "the state cannot be reported");
+                    return;
+                }
+                tracing::debug!(error = chain(&error), "the last state could not be reported; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };

@@ -59,17 +59,21 @@ fn from_file(file: &Path) -> Result<NodePlan, Failure> {
 /// A plan, or a whole `NodeUpgrade`, from YAML or JSON.
 ///
 /// # Errors
-/// The parser's error, with the line.
+/// The parser's error, with the place, in one line.
 pub fn parse(text: &str) -> anyhow::Result<NodePlan> {
-    let is_manifest = text.lines().any(|line| {
-        let line = line.trim_start_matches([' ', '{', '"']);
-        line.starts_with("kind:") || line.starts_with("kind\":") || line.contains("\"kind\":")
-    });
-    if is_manifest {
-        let object: Manifest = serde_saphyr::from_str(text)?;
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| one_line(&error))?;
+    if value.get("kind").is_some() {
+        let object: Manifest = serde_saphyr::from_str(text).map_err(|error| one_line(&error))?;
         return Ok(object.spec.plan());
     }
-    Ok(serde_saphyr::from_str(text)?)
+    serde_saphyr::from_str(text).map_err(|error| one_line(&error))
+}
+
+/// The parser draws a picture over several lines; its first one says what and where.
+fn one_line(error: &serde_saphyr::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    anyhow!("{}", first.trim_start_matches("error: ").to_owned())
 }
 
 /// `NodeUpgrade` as a file: what the server adds may be missing.

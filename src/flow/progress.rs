@@ -181,6 +181,12 @@ impl Progress {
         self.cordon.is_some() || !self.fenced_units().is_empty()
     }
 
+    /// Nothing was ever changed: the run was refused, or killed, before its first fence.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        !self.touched_node() && self.ledger.lines().next().is_none() && self.outcome.is_none()
+    }
+
     /// Who was here.
     #[must_use]
     pub fn ledger(&self) -> &VmLedger {

@@ -125,30 +125,71 @@ impl Journal {
     pub fn open(state_dir: &Path, plan: &NodePlan, boot: &str, clock: Clock) -> Result<Self, JournalError> {
         let path = path_of(state_dir, &plan.upgrade_uid);
         let given = plan_digest(plan);
-        let mut journal = Self::read(&path, boot, clock)?;
+        let journal = Self::reopen(state_dir, &plan.upgrade_uid, boot, clock);
+        let journal = match journal {
+            Ok(journal) => journal,
+            Err(JournalError::Absent { .. }) => return Self::begin(path, plan, given, boot, clock),
+            Err(error) => return Err(error),
+        };
         match journal.progress.plan_digest() {
+            // It was refused before it changed anything: the corrected plan begins anew, the old lines are kept.
+            Some(found) if found != given && journal.progress.is_untouched() => {
+                journal.set_aside()?;
+                Self::begin(path, plan, given, boot, clock)
+            }
             Some(found) if found != given => {
                 let found = found.to_owned();
                 Err(JournalError::OtherPlan { path, found, given })
             }
-            Some(_) => Ok(journal),
-            None => {
-                if let Some(folder) = path.parent() {
-                    fs::create_dir_sync(folder).map_err(|source| JournalError::Io {
-                        path: path.clone(),
-                        what: "written",
-                        source,
-                    })?;
-                }
-                let agent = env!("CARGO_PKG_VERSION").to_owned();
-                journal.append(Record::Opened {
-                    plan: plan.clone(),
-                    plan_digest: given,
-                    agent,
-                })?;
-                Ok(journal)
-            }
+            Some(_) | None => Ok(journal),
         }
+    }
+
+    fn begin(
+        path: PathBuf,
+        plan: &NodePlan,
+        plan_digest: String,
+        boot: &str,
+        clock: Clock,
+    ) -> Result<Self, JournalError> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_sync(folder).map_err(|source| JournalError::Io {
+                path: path.clone(),
+                what: "written",
+                source,
+            })?;
+        }
+        let (progress, entries) = (Progress::default(), Vec::new());
+        let mut journal = Self {
+            path,
+            boot: boot.to_owned(),
+            clock,
+            progress,
+            entries,
+        };
+        let agent = env!("CARGO_PKG_VERSION").to_owned();
+        journal.append(Record::Opened {
+            plan: plan.clone(),
+            plan_digest,
+            agent,
+        })?;
+        Ok(journal)
+    }
+
+    /// Keeps the lines under another name, so that the path is free.
+    fn set_aside(&self) -> Result<(), JournalError> {
+        let written = |source| JournalError::Io {
+            path: self.path.clone(),
+            what: "written",
+            source,
+        };
+        let kept = self
+            .path
+            .with_file_name(format!("journal-set-aside-{}.jsonl", self.now().as_millisecond()));
+        let text: String = self.entries.iter().map(codec::encode).collect();
+        fs::write_atomic(&kept, text.as_bytes(), 0o600).map_err(written)?;
+        fs::remove_opt(&self.path).map_err(written)?;
+        Ok(())
     }
 
     /// Opens a journal that must be there already; its plan comes from its first line.

@@ -45,16 +45,47 @@ fn an_illegal_record_never_reaches_the_disk() {
     );
 }
 
-#[test]
-fn another_plan_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+fn corrected() -> NodePlan {
     let mut other = plan();
-    other.rke2.to = "v1.35.7+rke2r1".parse().unwrap();
-    assert!(matches!(
-        Journal::open(dir.path(), &other, "boot-1", clock),
-        Err(JournalError::OtherPlan { .. })
-    ));
+    other.artifacts.sha256 = "b".repeat(64);
+    other
+}
+
+#[test]
+fn a_run_that_has_changed_something_keeps_its_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    journal.append(preflighted()).unwrap();
+    journal
+        .append(Record::Staged {
+            binary: "/x".into(),
+            sha256: "new".into(),
+        })
+        .unwrap();
+    journal
+        .append(Record::FenceIntent {
+            units: vec!["rke2-server.service".into()],
+        })
+        .unwrap();
+    let error = Journal::open(dir.path(), &corrected(), "boot-1", clock).unwrap_err();
+    assert!(matches!(error, JournalError::OtherPlan { .. }), "{error}");
+}
+
+#[test]
+fn a_plan_that_was_refused_can_be_corrected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    journal.append(preflighted()).unwrap();
+    let again = Journal::open(dir.path(), &corrected(), "boot-1", clock).unwrap();
+    assert_eq!(again.progress().seq(), 1);
+    assert_eq!(again.progress().plan(), Some(&corrected()));
+    let kept = std::fs::read_dir(dir.path().join(&plan().upgrade_uid))
+        .unwrap()
+        .count();
+    assert_eq!(
+        kept, 2,
+        "the lines of the refused run are kept beside the new journal"
+    );
 }
 
 #[test]

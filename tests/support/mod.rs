@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use kube::{Client, ResourceExt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use testbed::control_plane::ControlPlane;
 use testbed::machine::{Machine, MachineSpec};
 use testbed::places::RunDir;
@@ -114,6 +116,7 @@ impl Stage {
         wait_for_default_account(&client).await?;
         let vms = world::demo_vms(NODE);
         world::create_and_wait_running(&client, &vms, NODE, Instant::now() + Duration::from_secs(60)).await?;
+        create_bystander(&client).await?;
         let upgrade = world::upgrade(UPGRADE, "v1.8.1", "v1.7.0", &[NODE, "node2", "node3"]);
         let upgrades: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), NAMESPACE, &world::upgrade_resource());
@@ -269,15 +272,64 @@ impl Stage {
 
     /// Requests of the agent that the API server's audit log has with this verb and path part.
     pub fn requests(&self, verb: &str, path: &str) -> usize {
+        self.audited(verb, path).count()
+    }
+
+    /// Those of [`Self::requests`] that were carried out: a killed agent's request may have died with it.
+    pub fn accepted(&self, verb: &str, path: &str) -> usize {
+        let is_yes = |event: &serde_json::Value| {
+            event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code))
+        };
+        self.audited(verb, path).filter(is_yes).count()
+    }
+
+    fn audited(&self, verb: &str, path: &str) -> impl Iterator<Item = serde_json::Value> {
         let log = std::fs::read_to_string(self.control_plane.audit_log()).unwrap_or_default();
-        log.lines()
+        let events: Vec<serde_json::Value> = log
+            .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter(|event| {
                 let user = event["user"]["username"].as_str().unwrap_or_default();
                 let uri = event["requestURI"].as_str().unwrap_or_default();
-                user.ends_with(":upgrade-agent") && event["verb"] == verb && uri.contains(path)
+                let verb_fits = verb.is_empty() || event["verb"] == verb;
+                user.ends_with(":upgrade-agent") && verb_fits && uri.contains(path)
             })
-            .count()
+            .collect();
+        events.into_iter()
+    }
+
+    /// Kills the agent with SIGKILL as soon as its journal holds the record this often, and not one of `later`. The agent is
+    /// let run in slices shorter than any effect that could follow, so the moment is exact.
+    pub async fn kill_at(&self, mut agent: Child, record: &str, count: usize, later: &str) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(agent.id().context("the agent has ended")?)?);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            kill(pid, Signal::SIGSTOP)?;
+            let reached = self.records(record) >= count;
+            if reached {
+                ensure!(
+                    self.records(later) == 0,
+                    "{record} was passed before the agent could be killed"
+                );
+                agent.kill().await?;
+                return Ok(());
+            }
+            kill(pid, Signal::SIGCONT)?;
+            if let Some(status) = agent.try_wait()? {
+                bail!(
+                    "the agent ended ({status}) before {record}; journal:\n{}",
+                    self.journal()
+                );
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no {record} in time; journal:\n{}",
+                self.journal()
+            );
+            // Far from it there is time; near it every millisecond counts.
+            let slice = if self.journal().is_empty() { 5 } else { 1 };
+            tokio::time::sleep(Duration::from_millis(slice)).await;
+        }
     }
 
     /// Waits until `ready` says so.
@@ -294,6 +346,20 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// A pod on the node that is no VM: the drain has to evict it.
+async fn create_bystander(client: &Client) -> Result<()> {
+    let api: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), "default");
+    let pod = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "bystander" },
+        "spec": {
+            "nodeName": NODE, "automountServiceAccountToken": false,
+            "containers": [{ "name": "main", "image": "bystander" }],
+        },
+    }))?;
+    api.create(&PostParams::default(), &pod).await?;
+    Ok(())
 }
 
 fn manifest(file: &str) -> String {

@@ -59,6 +59,11 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         _ => return Err(StepError::refuse(no_record(run))),
     };
     let permit = ask_gate(run, &found).await?;
+    if !run.journal.progress().drained() {
+        let what =
+            "no swap: the other pods have not been drained; run the whole upgrade instead of this step";
+        return Err(StepError::refuse(what));
+    }
     let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
     let previous = previous_path(run, &found);
     run.record(Record::SwapIntent {
