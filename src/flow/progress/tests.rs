@@ -3,7 +3,11 @@
 use jiff::SignedDuration;
 
 use super::*;
+use crate::flow::plan::Role;
 use crate::flow::plan::tests::plan;
+use crate::flow::record::{Entry, Record};
+use crate::flow::step::Step;
+use crate::flow::vms::{Fate, VmKey};
 use crate::flow::vms::{Verdict, VmEntry};
 
 pub(crate) fn vm_entry(name: &str, verdict: Verdict) -> VmEntry {
@@ -43,54 +47,28 @@ pub(crate) fn replay(entries: &[Entry]) -> Progress {
 pub(crate) fn whole_run() -> Vec<Entry> {
     let (web, gpu) = (VmKey::new("default", "web"), VmKey::new("default", "gpu"));
     entries(vec![
-        Record::Opened {
-            plan: plan(),
-            plan_digest: "d".into(),
-            agent: "0.1.0".into(),
-        },
+        Record::Opened { plan: Box::new(plan()), plan_digest: "d".into(), agent: "0.1.0".into() },
         Record::Preflighted {
             role: Role::Server,
             unit: "rke2-server.service".into(),
             live: "/opt/rke2/bin/rke2".into(),
             live_sha256: "old".into(),
         },
-        Record::Staged {
-            binary: "/opt/rke2/.stage/bin/rke2".into(),
-            sha256: "new".into(),
-        },
-        Record::FenceIntent {
-            units: vec!["rke2-server.service".into()],
-        },
+        Record::Staged { binary: "/opt/rke2/.stage/bin/rke2".into(), sha256: "new".into() },
+        Record::FenceIntent { units: vec!["rke2-server.service".into()] },
         Record::Fenced,
-        Record::CordonIntent {
-            was_cordoned: false,
-            was_tainted: false,
-        },
+        Record::CordonIntent { was_cordoned: false, was_tainted: false },
         Record::Cordoned,
         Record::LedgerWritten {
             vms: vec![
                 vm_entry("web", Verdict::Migrate),
-                vm_entry(
-                    "gpu",
-                    Verdict::ShutDown {
-                        why: "holds a PCI device".into(),
-                    },
-                ),
+                vm_entry("gpu", Verdict::ShutDown { why: "holds a PCI device".into() }),
             ],
         },
-        Record::MigrationIntent {
-            vm: web.clone(),
-            attempt: 1,
-        },
+        Record::MigrationIntent { vm: web.clone(), attempt: 1 },
         Record::StopIntent { vm: gpu.clone() },
-        Record::VmMigrated {
-            vm: web,
-            to: "node2".into(),
-        },
-        Record::VmStopped {
-            vm: gpu.clone(),
-            graceful: Some(true),
-        },
+        Record::VmMigrated { vm: web, to: "node2".into() },
+        Record::VmStopped { vm: gpu.clone(), graceful: Some(true) },
         Record::PreDrained,
         Record::Drained { evicted: 2 },
         Record::SwapIntent {
@@ -99,25 +77,13 @@ pub(crate) fn whole_run() -> Vec<Entry> {
             previous: "/opt/rke2/bin/rke2.prev".into(),
         },
         Record::Swapped,
-        Record::RestartIntent {
-            invocation: "i1".into(),
-        },
-        Record::Restarted {
-            invocation: "i2".into(),
-            pid: 42,
-        },
-        Record::Verified {
-            kubelet_version: "v1.35.6+rke2r1".into(),
-        },
+        Record::RestartIntent { invocation: "i1".into() },
+        Record::Restarted { invocation: "i2".into(), pid: 42 },
+        Record::Verified { kubelet_version: "v1.35.6+rke2r1".into() },
         Record::PostDrained,
         Record::RestoreIntent { vm: gpu.clone() },
-        Record::VmRestored {
-            vm: gpu,
-            node: "node1".into(),
-        },
-        Record::Finished {
-            outcome: Outcome::Succeeded,
-        },
+        Record::VmRestored { vm: gpu, node: "node1".into() },
+        Record::Finished { outcome: Outcome::Succeeded },
     ])
 }
 
@@ -127,24 +93,11 @@ fn the_whole_run_accounts_for_every_vm() {
     assert_eq!(progress.outcome(), Some(&Outcome::Succeeded));
     let counts = progress.ledger().counts();
     assert_eq!(
-        (
-            counts.total,
-            counts.migrated,
-            counts.shut_down,
-            counts.restored,
-            counts.owed
-        ),
+        (counts.total, counts.migrated, counts.shut_down, counts.restored, counts.owed),
         (2, 1, 1, 1, 0)
     );
     let gpu = progress.ledger().line(&VmKey::new("default", "gpu")).unwrap();
-    assert_eq!(
-        gpu.fate,
-        Fate::Restored {
-            node: "node1".into(),
-            graceful: Some(true),
-            away_seconds: 10
-        }
-    );
+    assert_eq!(gpu.fate, Fate::Restored { node: "node1".into(), graceful: Some(true), away_seconds: 10 });
 }
 
 /// What must never be accepted, whatever wrote it.
@@ -159,11 +112,7 @@ fn dangerous_shortcuts_are_illegal() {
     let gpu = VmKey::new("default", "gpu");
     let table: Vec<(&str, Vec<Record>, Record)> = vec![
         ("swap without pre-drain", until(&Record::PreDrained), swap.clone()),
-        (
-            "pre-drain with a VM left",
-            until(&run[11].record),
-            Record::PreDrained,
-        ),
+        ("pre-drain with a VM left", until(&run[11].record), Record::PreDrained),
         (
             "swap after a refusal",
             [until(&swap), vec![Record::GateRefused { refusal: "x".into() }]].concat(),
@@ -171,42 +120,22 @@ fn dangerous_shortcuts_are_illegal() {
         ),
         ("swapped without intent", until(&swap), Record::Swapped),
         ("swap twice", until(&run[16].record), Record::Swapped),
-        (
-            "stop twice",
-            until(&run[10].record),
-            Record::StopIntent { vm: gpu.clone() },
-        ),
+        ("stop twice", until(&run[10].record), Record::StopIntent { vm: gpu.clone() }),
         (
             "success while a VM is owed",
             until(&run[21].record),
-            Record::Finished {
-                outcome: Outcome::Succeeded,
-            },
+            Record::Finished { outcome: Outcome::Succeeded },
         ),
-        (
-            "cancel after the swap",
-            until(&run[16].record),
-            Record::CancelRequested,
-        ),
+        ("cancel after the swap", until(&run[16].record), Record::CancelRequested),
         (
             "a VM nobody entered",
             until(&run[9].record),
-            Record::StopIntent {
-                vm: VmKey::new("default", "who"),
-            },
+            Record::StopIntent { vm: VmKey::new("default", "who") },
         ),
         ("second opening", until(&run[1].record), run[0].record.clone()),
         ("no opening", vec![], run[1].record.clone()),
-        (
-            "anything after the end",
-            run.iter().map(|entry| entry.record.clone()).collect(),
-            Record::Resumed,
-        ),
-        (
-            "new VM after the swap",
-            until(&run[16].record),
-            run[7].record.clone(),
-        ),
+        ("anything after the end", run.iter().map(|entry| entry.record.clone()).collect(), Record::Resumed),
+        ("new VM after the swap", until(&run[16].record), run[7].record.clone()),
     ];
     for (what, before, record) in table {
         let mut all = before;
@@ -222,32 +151,17 @@ fn dangerous_shortcuts_are_illegal() {
 
 #[test]
 fn the_first_look_at_the_node_is_the_one_that_is_put_back() {
-    let mut records: Vec<Record> = whole_run()[..6]
-        .iter()
-        .map(|entry| entry.record.clone())
-        .collect();
-    records.push(Record::CordonIntent {
-        was_cordoned: true,
-        was_tainted: true,
-    });
+    let mut records: Vec<Record> = whole_run()[..6].iter().map(|entry| entry.record.clone()).collect();
+    records.push(Record::CordonIntent { was_cordoned: true, was_tainted: true });
     let before = replay(&entries(records)).cordon_before().unwrap();
     assert!(!before.was_cordoned && !before.was_tainted);
 }
 
 #[test]
 fn a_hold_lasts_until_the_next_line() {
-    let mut records: Vec<Record> = whole_run()[..9]
-        .iter()
-        .map(|entry| entry.record.clone())
-        .collect();
-    records.push(Record::Held {
-        step: Step::PreDrain,
-        reason: "default/db waits".into(),
-    });
-    assert_eq!(
-        replay(&entries(records.clone())).held().unwrap().step,
-        Step::PreDrain
-    );
+    let mut records: Vec<Record> = whole_run()[..9].iter().map(|entry| entry.record.clone()).collect();
+    records.push(Record::Held { step: Step::PreDrain, reason: "default/db waits".into() });
+    assert_eq!(replay(&entries(records.clone())).held().unwrap().step, Step::PreDrain);
     records.push(Record::Resumed);
     assert_eq!(replay(&entries(records)).held(), None);
 }
