@@ -52,16 +52,19 @@ impl Progress {
                 return Ok(());
             }
             Record::Preflighted { role, unit, live, live_sha256 } => {
+                rule(!self.touched_node(), "preflight comes before the first change")?;
                 let (role, unit) = (*role, unit.clone());
                 let (live, live_sha256) = (live.clone(), live_sha256.clone());
                 self.preflighted = Some(Preflighted { role, unit, live, live_sha256 });
             }
             Record::Staged { binary, sha256 } => {
                 rule(self.preflighted.is_some(), "staging comes after preflight")?;
+                rule(!self.touched_node(), "staging comes before the first change")?;
                 self.staged = Some(StagedFact { binary: binary.clone(), sha256: sha256.clone() });
             }
             Record::FenceIntent { units } => {
                 rule(self.staged.is_some(), "fencing comes after staging")?;
+                rule(!self.swap_begun() && !self.cancelled, "fencing comes before the swap")?;
                 self.fence = Work::Intended(units.clone());
             }
             Record::Fenced => match std::mem::take(&mut self.fence) {
@@ -70,6 +73,7 @@ impl Progress {
             },
             Record::CordonIntent { was_cordoned, was_tainted } => {
                 rule(self.fenced(), "cordoning comes after fencing")?;
+                rule(!self.swap_begun() && !self.cancelled, "cordoning comes before the swap")?;
                 // A second intent after a crash would see our own marks: the first one holds the truth.
                 let before = CordonBefore { was_cordoned: *was_cordoned, was_tainted: *was_tainted };
                 self.cordon.get_or_insert(before);
@@ -114,6 +118,7 @@ impl Progress {
                 rule(self.pre_drained() && self.drained, "no swap without pre-drain and drain")?;
                 rule(self.fenced(), "no swap without a fence")?;
                 rule(!self.cancelled, "the run was called off")?;
+                rule(matches!(self.swap, Work::Not), "a swap is intended once")?;
                 let (from_sha256, to_sha256) = (from_sha256.clone(), to_sha256.clone());
                 self.swap = Work::Intended(SwapFact { from_sha256, to_sha256, previous: previous.clone() });
             }
@@ -127,6 +132,7 @@ impl Progress {
             },
             Record::RestartIntent { invocation } => {
                 rule(matches!(self.swap, Work::Done(_)), "the restart comes after the swap")?;
+                rule(!matches!(self.restart, Work::Done(_)), "a restart happens once")?;
                 self.restart = Work::Intended(invocation.clone());
             }
             Record::Restarted { invocation, .. } => {

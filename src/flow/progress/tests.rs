@@ -165,3 +165,63 @@ fn a_hold_lasts_until_the_next_line() {
     records.push(Record::Resumed);
     assert_eq!(replay(&entries(records)).held(), None);
 }
+
+/// The records of a whole run, and those that trouble brings.
+fn pool() -> Vec<Record> {
+    let (web, gpu) = (VmKey::new("default", "web"), VmKey::new("default", "gpu"));
+    let mut pool: Vec<Record> = whole_run().into_iter().map(|entry| entry.record).collect();
+    pool.extend([
+        Record::GateRefused { refusal: "a VM came back".into() },
+        Record::SwapAbsent,
+        Record::MigrationIntent { vm: web.clone(), attempt: 2 },
+        Record::StopIntent { vm: web.clone() },
+        Record::VmStopped { vm: web.clone(), graceful: Some(true) },
+        Record::ForceOffIntent { vm: gpu.clone() },
+        Record::VmLeft { vm: web, reason: "stopped by its user".into() },
+        Record::VmStruck { vm: gpu, reason: "deleted".into() },
+        Record::Held { step: Step::PreDrain, reason: "waits".into() },
+        Record::Resumed,
+        Record::CancelRequested,
+        Record::Finished { outcome: Outcome::Cancelled },
+    ]);
+    pool
+}
+
+proptest::proptest! {
+    /// Whatever lines arrive in whatever order: what is accepted keeps the promises, and there is always one next step.
+    #[test]
+    fn no_order_of_records_breaks_a_promise(picks in proptest::collection::vec(0usize..35, 0..120)) {
+        use crate::flow::next::{Next, next};
+        let pool = pool();
+        let mut progress = Progress::default();
+        let mut accepted: Vec<Record> = Vec::new();
+        // Orderly prefixes reach deep states; the picks then disturb them.
+        let start = picks.first().copied().unwrap_or(0) % whole_run().len();
+        let orderly = whole_run().into_iter().take(start).map(|entry| entry.record);
+        let disturbed = picks.iter().filter_map(|pick| pool.get(*pick).cloned());
+        for record in orderly.chain(disturbed) {
+            let seq = progress.seq() + 1;
+            let at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::try_from(seq).unwrap());
+            if progress.accept(&Entry { seq, boot: "b".into(), at, record: record.clone() }).is_ok() {
+                accepted.push(record);
+            }
+            if progress.plan().is_none() {
+                continue;
+            }
+            match next(&progress) {
+                Next::Step(Step::Swap) => assert!(progress.pre_drained() && progress.drained() && progress.fenced()),
+                Next::Step(Step::Finish) => assert_eq!(progress.ledger().owed().count(), 0),
+                Next::Ended(_) => assert_eq!(progress.ledger().owed().count(), 0),
+                Next::Step(_) => {}
+            }
+            let swaps = accepted.iter().filter(|record| **record == Record::Swapped).count();
+            assert!(swaps <= 1, "one swap");
+            if progress.swap_begun() {
+                let drained = accepted.iter().position(|record| *record == Record::PreDrained);
+                let swap = accepted.iter().position(|record| matches!(record, Record::SwapIntent { .. }));
+                assert!(drained < swap, "pre-drain before the swap");
+                assert_eq!(progress.ledger().on_node().count(), 0, "nobody is on the node");
+            }
+        }
+    }
+}
