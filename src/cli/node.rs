@@ -52,7 +52,7 @@ impl Daemon {
         for plan in self.unfinished(node)? {
             self.terminal.dated(system_clock(), &format!("going on with {plan}"));
             let exit = self.carry_out(plan, None).await?;
-            if once || self.shutdown.is_cancelled() {
+            if let Some(exit) = self.ends(once, exit) {
                 return Ok(exit);
             }
         }
@@ -85,11 +85,16 @@ impl Daemon {
                 continue;
             }
             let exit = self.carry_out(plan, generation).await?;
-            if once || self.shutdown.is_cancelled() {
+            if let Some(exit) = self.ends(once, exit) {
                 return Ok(exit);
             }
             wait_for_orders();
         }
+    }
+
+    /// A daemon that was told to stop has done its work, however far the run is.
+    fn ends(&self, once: bool, exit: Exit) -> Option<Exit> {
+        if once { Some(exit) } else { self.shutdown.is_cancelled().then_some(Exit::Done) }
     }
 
     async fn carry_out(&mut self, plan: NodePlan, generation: Option<i64>) -> Result<Exit, Failure> {

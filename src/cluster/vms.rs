@@ -160,6 +160,23 @@ pub async fn stop(client: &Client, key: &VmKey, grace_seconds: Option<u32>) -> R
     subresource(client, key, "stop", &body).await
 }
 
+/// Has anybody heard a request to stop this instance? Its deletion, a queued request and a halted strategy all say so.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn stop_was_heard(client: &Client, vmi: &VirtualMachineInstance) -> Result<bool, ClusterError> {
+    if vmi.metadata.deletion_timestamp.is_some() || ended(vmi).is_some() {
+        return Ok(true);
+    }
+    let Some(owner) = vm(client, &key_of(vmi)).await? else { return Ok(true) };
+    let uid = vmi.uid().unwrap_or_default();
+    let queued =
+        owner.status.iter().flat_map(|status| &status.state_change_requests).any(|request| {
+            request.action == "Stop" && request.uid.as_deref().is_none_or(|queued| queued == uid)
+        });
+    Ok(queued || owner.spec.effective_strategy() == Some("Halted"))
+}
+
 /// Asks virt-api to start the VM.
 ///
 /// # Errors

@@ -18,10 +18,16 @@ use crate::cluster::{nodes, restore_list, vms};
 use crate::flow::classify;
 use crate::flow::evacuate::{self, MigrationState, Seen, SeenMigration, SeenVmi, VmAction};
 use crate::flow::record::Record;
+use crate::flow::report::Blocker;
 use crate::flow::vms::{Fate, VmEntry, VmKey};
 
 /// A watch that is silent, because the API is away or a line was lost, is checked against a fresh list this often.
 const RESYNC: Duration = Duration::from_mins(1);
+
+/// How long the pods of VMs that have left may take to end.
+const LAUNCHERS_DEADLINE: Duration = Duration::from_mins(10);
+/// The list of pods is asked for again this often while only such pods are left.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 type Watch<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
 
@@ -41,6 +47,7 @@ struct World {
 pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let begun = run.now();
     let mut world = World::new();
+    let mut empty_since: Option<Timestamp> = None;
     let listed = vms::instances_on(&run.cluster.client, &run.plan.node_name).await?;
     for vmi in listed {
         world.put(vmi);
@@ -56,9 +63,15 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     loop {
         enter_newcomers(run, &world).await?;
         let look_again = act(run, &world, begun).await?;
-        if run.journal.progress().ledger().on_node().next().is_none() && nothing_left(run, &mut world).await?
-        {
-            return Ok(run.record(Record::PreDrained)?);
+        if run.journal.progress().ledger().on_node().next().is_some() {
+            empty_since = None;
+        } else {
+            let since = *empty_since.get_or_insert(run.now());
+            if nothing_left(run, &mut world, since).await? {
+                return Ok(run.record(Record::PreDrained)?);
+            }
+            // What the fresh look has shown decides now, not an event that may never come.
+            continue;
         }
         let wait = look_again.map_or(RESYNC, |at| wait_until(at, run.now())).min(RESYNC);
         tokio::select! {
@@ -100,20 +113,9 @@ async fn resend_stops(run: &mut Run, world: &World) -> Result<(), StepError> {
         let Some(vmi) = world.instances.get(&key) else {
             continue;
         };
-        if vmi.metadata.deletion_timestamp.is_some() || vms::ended(vmi).is_some() {
-            continue;
+        if !vms::stop_was_heard(&run.cluster.client, vmi).await? {
+            vm_actions::request_stop(run, &key, forced.then_some(0)).await?;
         }
-        let Some(vm) = vms::vm(&run.cluster.client, &key).await? else {
-            continue;
-        };
-        let uid = vmi.uid().unwrap_or_default();
-        let queued = vm.status.iter().flat_map(|status| &status.state_change_requests).any(|request| {
-            request.action == "Stop" && request.uid.as_deref().is_none_or(|queued| queued == uid)
-        });
-        if queued || vm.spec.effective_strategy() == Some("Halted") {
-            continue;
-        }
-        vm_actions::request_stop(run, &key, forced.then_some(0)).await?;
     }
     Ok(())
 }
@@ -197,23 +199,38 @@ async fn act(run: &mut Run, world: &World, begun: Timestamp) -> Result<Option<Ti
     }
 }
 
-/// A fresh look, not the watch's memory: instances and launcher pods.
-async fn nothing_left(run: &Run, world: &mut World) -> Result<bool, StepError> {
+/// A fresh look, not the watch's memory: instances and launcher pods. A pod without an instance on this node is a VM that
+/// is only just starting, or the source of a migration that has just ended.
+async fn nothing_left(run: &mut Run, world: &mut World, empty_since: Timestamp) -> Result<bool, StepError> {
     let listed = vms::instances_on(&run.cluster.client, &run.plan.node_name).await?;
     world.instances.clear();
     world.seen.vmis.clear();
     for vmi in listed {
         world.put(vmi);
     }
-    let launchers = vms::launchers_on(&run.cluster.client, &run.plan.node_name).await?;
     if world.seen.vmis.values().any(|vmi| vmi.ended.is_none()) {
         return Ok(false);
     }
-    if !launchers.is_empty() {
-        run.pause(Duration::from_millis(500)).await?;
-        return Ok(false);
+    let launchers = vms::launchers_on(&run.cluster.client, &run.plan.node_name).await?;
+    if launchers.is_empty() {
+        return Ok(true);
     }
-    Ok(true)
+    let deadline = empty_since + LAUNCHERS_DEADLINE;
+    let names = launchers.join(", ");
+    if run.now() >= deadline {
+        let what =
+            format!("no VM is left, but launcher pods stay: {names}; look why they do not end, then resume");
+        return Err(StepError::operator(what));
+    }
+    run.publish_blockers(vec![Blocker {
+        what: format!("launcher pods are ending: {names}"),
+        since: empty_since,
+        owner: "nobody has to act yet".to_owned(),
+        deadline: Some(deadline),
+        then: "hold".to_owned(),
+    }]);
+    run.pause(LOOK_AGAIN).await?;
+    Ok(false)
 }
 
 impl World {
