@@ -3,6 +3,8 @@
 
 #![expect(unreachable_pub, reason = "one module for several programs")]
 
+mod audit;
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -243,34 +245,6 @@ impl Stage {
     /// An API over all namespaces.
     pub fn all(&self, resource: &ApiResource) -> Api<DynamicObject> {
         Api::all_with(self.client.clone(), resource)
-    }
-
-    /// Requests of the agent that the API server's audit log has with this verb and path part.
-    pub fn requests(&self, verb: &str, path: &str) -> usize {
-        self.audited(verb, path).count()
-    }
-
-    /// Those of [`Self::requests`] that were carried out: a killed agent's request may have died with it.
-    pub fn accepted(&self, verb: &str, path: &str) -> usize {
-        let is_yes = |event: &serde_json::Value| {
-            event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code))
-        };
-        self.audited(verb, path).filter(is_yes).count()
-    }
-
-    fn audited(&self, verb: &str, path: &str) -> impl Iterator<Item = serde_json::Value> {
-        let log = std::fs::read_to_string(self.control_plane.audit_log()).unwrap_or_default();
-        let events: Vec<serde_json::Value> = log
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|event| {
-                let user = event["user"]["username"].as_str().unwrap_or_default();
-                let uri = event["requestURI"].as_str().unwrap_or_default();
-                let verb_fits = verb.is_empty() || event["verb"] == verb;
-                user.ends_with(":upgrade-agent") && verb_fits && uri.contains(path)
-            })
-            .collect();
-        events.into_iter()
     }
 
     /// Kills the agent with SIGKILL as soon as its journal holds the record this often, and not one of `later`. The agent is

@@ -101,12 +101,12 @@ async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<bool, StepError
     let vm = &line.entry.vm;
     let client = run.cluster.client.clone();
     let is_old = |vmi: &VirtualMachineInstance| vmi.uid().as_deref() == Some(&line.entry.vmi_uid);
-    if let Some(vmi) = vms::instance(&client, vm).await?.filter(is_old) {
-        if !vms::stop_was_heard(&client, &vmi).await? {
-            let reason = "its shutdown was never asked for; it runs on".to_owned();
-            run.record(Record::VmStruck { vm: vm.clone(), reason })?;
-            return Ok(false);
-        }
+    if let Some(vmi) = vms::instance(&client, vm).await?.filter(is_old)
+        && !vms::stop_was_heard(&client, &vmi).await?
+    {
+        let reason = "its shutdown was never asked for; it runs on".to_owned();
+        run.record(Record::VmStruck { vm: vm.clone(), reason })?;
+        return Ok(false);
     }
     let grace = run.plan.evacuation.guest_shutdown(line.entry.grace_seconds) + Duration::from_mins(1);
     let api: Api<VirtualMachineInstance> = Api::namespaced(client, &vm.namespace);
