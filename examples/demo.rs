@@ -5,11 +5,7 @@
     clippy::disallowed_methods,
     reason = "a demonstration prints, and starts the agent"
 )]
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a demonstration may just stop"
-)]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a demonstration may just stop")]
 
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};

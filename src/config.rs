@@ -124,10 +124,7 @@ impl Config {
     ///
     /// # Errors
     /// When the file is unreadable or wrong, or when any setting cannot be meant. A missing file is fine.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the environment and this file"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment and this file")]
     pub fn load(flags: FlagConfig) -> Result<Self, ConfigError> {
         for name in ENVIRONMENT {
             if let Err(std::env::VarError::NotUnicode(value)) = std::env::var(name) {
@@ -156,31 +153,19 @@ impl Config {
         let host_root = host_root(flags.host_root, &env)?;
         let on_host = |path: PathBuf| host_root.join(path.strip_prefix("/").unwrap_or(&path));
 
-        let node_name = first(
-            ("--node-name", flags.node_name),
-            "NODE_NAME",
-            &env,
-            ("node_name", file.node_name),
-        )
-        .map(|found| {
-            found.checked(
-                is_dns_name,
-                "use the node's name as `kubectl get nodes` prints it",
-            )
-        })
-        .transpose()?;
+        let node_name =
+            first(("--node-name", flags.node_name), "NODE_NAME", &env, ("node_name", file.node_name))
+                .map(|found| {
+                    found.checked(is_dns_name, "use the node's name as `kubectl get nodes` prints it")
+                })
+                .transpose()?;
         let kubeconfig = first(
             ("--kubeconfig", flags.kubeconfig.map(text)),
             "KUBECONFIG",
             &env,
             ("kubeconfig", file.kubeconfig.map(&on_host).map(text)),
         )
-        .map(|found| {
-            found.checked(
-                |value| !value.contains(':'),
-                "name one file; lists are not merged",
-            )
-        })
+        .map(|found| found.checked(|value| !value.contains(':'), "name one file; lists are not merged"))
         .transpose()?
         .map(PathBuf::from);
         let system_bus = first(
@@ -206,30 +191,15 @@ impl Config {
             ("local_address", file.local_address),
         )
         .map_or(Ok(IpAddr::from([127, 0, 0, 1])), Found::address)?;
-        let namespace = first(
-            ("--namespace", flags.namespace),
-            "",
-            &env,
-            ("namespace", file.namespace),
-        )
-        .map_or_else(
-            || Ok("harvester-system".to_owned()),
-            |found| {
-                found.checked(
-                    |value| is_dns_name(value) && !value.contains('.'),
-                    "use a namespace's name",
-                )
-            },
-        )?;
-        Ok(Self {
-            node_name,
-            kubeconfig,
-            host_root,
-            system_bus,
-            state_dir,
-            local_address,
-            namespace,
-        })
+        let namespace = first(("--namespace", flags.namespace), "", &env, ("namespace", file.namespace))
+            .map_or_else(
+                || Ok("harvester-system".to_owned()),
+                |found| {
+                    found
+                        .checked(|value| is_dns_name(value) && !value.contains('.'), "use a namespace's name")
+                },
+            )?;
+        Ok(Self { node_name, kubeconfig, host_root, system_bus, state_dir, local_address, namespace })
     }
 }
 
@@ -243,18 +213,9 @@ impl FileConfig {
             let start = error.span().map_or(0, |span| span.start);
             let before = text.get(..start).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
-            let key = text
-                .lines()
-                .nth(line - 1)
-                .and_then(|l| l.split('=').next())
-                .unwrap_or_default();
+            let key = text.lines().nth(line - 1).and_then(|l| l.split('=').next()).unwrap_or_default();
             let (path, key) = (path.to_owned(), key.trim().to_owned());
-            ConfigError::File {
-                path,
-                line,
-                key,
-                problem: error.message().replace('\n', "; "),
-            }
+            ConfigError::File { path, line, key, problem: error.message().replace('\n', "; ") }
         })
     }
 }
@@ -267,16 +228,11 @@ struct Found {
 
 impl Found {
     fn checked(self, accepts: impl Fn(&str) -> bool, cure: &'static str) -> Result<String, ConfigError> {
-        if accepts(&self.value) {
-            Ok(self.value)
-        } else {
-            Err(self.refused(cure))
-        }
+        if accepts(&self.value) { Ok(self.value) } else { Err(self.refused(cure)) }
     }
 
     fn absolute(self) -> Result<PathBuf, ConfigError> {
-        self.checked(|value| value.starts_with('/'), "use an absolute path")
-            .map(PathBuf::from)
+        self.checked(|value| value.starts_with('/'), "use an absolute path").map(PathBuf::from)
     }
 
     fn address(self) -> Result<IpAddr, ConfigError> {
@@ -292,11 +248,7 @@ impl Found {
 }
 
 fn refuse(setting: &str, value: &str, cure: &'static str) -> ConfigError {
-    ConfigError::Value {
-        setting: format!("`{setting}`"),
-        value: value.to_owned(),
-        cure,
-    }
+    ConfigError::Value { setting: format!("`{setting}`"), value: value.to_owned(), cure }
 }
 
 /// The strongest source that says something: flag, environment, file.
@@ -306,36 +258,22 @@ fn first(
     env: &impl Fn(&str) -> Option<String>,
     (key, written): (&str, Option<String>),
 ) -> Option<Found> {
-    let from = |setting: &str, value: String| Found {
-        setting: setting.to_owned(),
-        value,
-    };
+    let from = |setting: &str, value: String| Found { setting: setting.to_owned(), value };
     given
         .map(|value| from(flag, value))
-        .or_else(|| {
-            env(variable)
-                .filter(|value| !value.is_empty())
-                .map(|value| from(variable, value))
-        })
+        .or_else(|| env(variable).filter(|value| !value.is_empty()).map(|value| from(variable, value)))
         .or_else(|| written.map(|value| from(&format!("{key} in /{FILE}"), value)))
 }
 
 fn host_root(flag: Option<PathBuf>, env: &impl Fn(&str) -> Option<String>) -> Result<PathBuf, ConfigError> {
     // The file lies under the host root and so cannot name it.
-    first(
-        ("--host-root", flag.map(text)),
-        "UPGRADE_AGENT_HOST_ROOT",
-        env,
-        ("", None),
-    )
-    .map_or_else(|| Ok(PathBuf::from("/")), Found::absolute)
+    first(("--host-root", flag.map(text)), "UPGRADE_AGENT_HOST_ROOT", env, ("", None))
+        .map_or_else(|| Ok(PathBuf::from("/")), Found::absolute)
 }
 
 /// Settings are text in environment and file; a path that is not UTF-8 shows its replacement characters in the error.
 fn text(path: PathBuf) -> String {
-    path.into_os_string()
-        .into_string()
-        .unwrap_or_else(|odd| odd.to_string_lossy().into_owned())
+    path.into_os_string().into_string().unwrap_or_else(|odd| odd.to_string_lossy().into_owned())
 }
 
 fn is_dns_name(value: &str) -> bool {

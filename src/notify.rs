@@ -36,9 +36,7 @@ pub fn ping() {
 /// `None` when no watchdog watches this process.
 #[must_use]
 pub fn ping_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled()
-        .map(|limit| limit / 2)
-        .filter(|half| !half.is_zero())
+    sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|half| !half.is_zero())
 }
 
 /// Pings the watchdog until `stop` is cancelled; returns at once when no watchdog watches this process.
@@ -55,20 +53,13 @@ pub async fn keep_alive(stop: CancellationToken) {
 }
 
 fn one_line(text: &str) -> String {
-    text.split(['\n', '\r'])
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn report(sent: io::Result<()>) {
     if let Err(error) = sent {
         // The unit keeps running on what systemd last heard; stopping an upgrade for it would be worse.
-        tracing::warn!(
-            error = &error as &dyn Error,
-            "systemd does not take the notification"
-        );
+        tracing::warn!(error = &error as &dyn Error, "systemd does not take the notification");
     }
 }
 
@@ -84,10 +75,7 @@ mod tests {
 
     #[test]
     fn line_breaks_never_reach_systemd() {
-        assert_eq!(
-            one_line("waiting for vm-1\n  since 12:00\r\n"),
-            "waiting for vm-1 since 12:00"
-        );
+        assert_eq!(one_line("waiting for vm-1\n  since 12:00\r\n"), "waiting for vm-1 since 12:00");
     }
 
     #[tokio::test]
@@ -109,15 +97,9 @@ mod tests {
     fn play(envs: &[(&str, &str)]) -> std::process::Child {
         #[expect(clippy::disallowed_methods, reason = "the copy that plays the daemon")]
         let mut copy = Command::new(std::env::current_exe().unwrap());
-        copy.args(["--exact", "notify::tests::plays_the_daemon_when_asked"])
-            .env(CHILD, "1");
-        copy.env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC")
-            .env_remove("WATCHDOG_PID");
-        copy.envs(envs.iter().copied())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap()
+        copy.args(["--exact", "notify::tests::plays_the_daemon_when_asked"]).env(CHILD, "1");
+        copy.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
+        copy.envs(envs.iter().copied()).stdout(std::process::Stdio::null()).spawn().unwrap()
     }
 
     #[test]
@@ -126,10 +108,7 @@ mod tests {
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let envs = [
-            ("NOTIFY_SOCKET", path.to_str().unwrap()),
-            ("WATCHDOG_USEC", "20000"),
-        ];
+        let envs = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "20000")];
         let mut copy = play(&envs);
         let mut heard: Vec<String> = Vec::new();
         let mut buffer = [0; 256];
@@ -140,10 +119,7 @@ mod tests {
         }
         assert!(copy.wait().unwrap().success());
         assert_eq!(heard[..2], ["READY=1", "STATUS=pre-draining: 2 left"]);
-        assert!(
-            heard.iter().filter(|line| *line == "WATCHDOG=1").count() > 2,
-            "{heard:?}"
-        );
+        assert!(heard.iter().filter(|line| *line == "WATCHDOG=1").count() > 2, "{heard:?}");
     }
 
     #[test]

@@ -16,18 +16,13 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When the kernel refuses a handler.
 pub fn install() -> io::Result<CancellationToken> {
-    let mut signals = Signals {
-        terminate: signal(SignalKind::terminate())?,
-        interrupt: signal(SignalKind::interrupt())?,
-    };
+    let mut signals =
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let token = CancellationToken::new();
     let asked = token.clone();
     tokio::spawn(async move {
         obey(&mut signals, &asked).await;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the second signal means: now, whatever hangs"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the second signal means: now, whatever hangs")]
         std::process::abort();
     });
     Ok(token)
@@ -51,16 +46,10 @@ impl Signals {
 /// Cancels `token` at the first signal and returns at the second.
 async fn obey(signals: &mut Signals, token: &CancellationToken) {
     let first = signals.next().await;
-    tracing::info!(
-        signal = first,
-        "stopping after the current step; a second signal stops at once"
-    );
+    tracing::info!(signal = first, "stopping after the current step; a second signal stops at once");
     token.cancel();
     let second = signals.next().await;
-    tracing::error!(
-        signal = second,
-        "stopping at once; the next start resumes from the journal"
-    );
+    tracing::error!(signal = second, "stopping at once; the next start resumes from the journal");
 }
 
 #[cfg(test)]
@@ -82,9 +71,7 @@ mod tests {
         let token = install().unwrap();
         for name in signals.split(',') {
             raise(name.parse::<Signal>().unwrap()).unwrap();
-            tokio::time::timeout(Duration::from_secs(10), token.cancelled())
-                .await
-                .unwrap();
+            tokio::time::timeout(Duration::from_secs(10), token.cancelled()).await.unwrap();
             tokio::task::yield_now().await;
         }
         // Time for an abort that must come, or must not.
@@ -103,8 +90,7 @@ mod tests {
         ] {
             #[expect(clippy::disallowed_methods, reason = "the copy that plays the daemon")]
             let mut copy = Command::new(std::env::current_exe().unwrap());
-            copy.args(["--exact", "shutdown::tests::plays_the_daemon_when_asked"])
-                .env(CHILD, signals);
+            copy.args(["--exact", "shutdown::tests::plays_the_daemon_when_asked"]).env(CHILD, signals);
             let status = copy.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
             assert_eq!(status.signal(), ended_by, "{signals}: {status}");
             assert_eq!(status.success(), ended_by.is_none(), "{signals}: {status}");

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-const DEFAULT_FILTER: &str = "upgrade_agent=info,warn";
+const DEFAULT_FILTER: &str = "upgrade_agent=info,kube_runtime=error,warn";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +45,9 @@ impl Format {
     /// The format that fits where standard error goes: a terminal, systemd's journal, anything else.
     #[must_use]
     pub fn detect() -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "systemd says through the environment where logs go"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "systemd says through the environment where logs go")]
         let journal = std::env::var("JOURNAL_STREAM").ok();
-        Self::choose(
-            io::stderr().is_terminal(),
-            journal.as_deref(),
-            stderr_identity().as_deref(),
-        )
+        Self::choose(io::stderr().is_terminal(), journal.as_deref(), stderr_identity().as_deref())
     }
 
     /// `JOURNAL_STREAM` is inherited by everything a service starts, so it counts only when it names this very stream.
@@ -75,15 +68,12 @@ fn stderr_identity() -> Option<String> {
     Some(format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// Sets up logging for the whole process, filtered by `RUST_LOG` (default `upgrade_agent=info,warn`).
+/// Sets up logging for the whole process, filtered by `RUST_LOG` (default `upgrade_agent=info,kube_runtime=error,warn`).
 ///
 /// # Errors
 /// When `RUST_LOG` is no filter, or when logging is already set up.
 pub fn init(format: Format) -> Result<(), TelemetryError> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one setting of telemetry, named by convention"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one setting of telemetry, named by convention")]
     let wanted = std::env::var("RUST_LOG").ok();
     let filter = parse_filter(wanted.as_deref())?;
     subscriber(format, filter, BoxMakeWriter::new(io::stderr))
@@ -92,13 +82,8 @@ pub fn init(format: Format) -> Result<(), TelemetryError> {
 }
 
 fn parse_filter(wanted: Option<&str>) -> Result<EnvFilter, TelemetryError> {
-    let filter = wanted
-        .filter(|text| !text.trim().is_empty())
-        .unwrap_or(DEFAULT_FILTER);
-    EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter {
-        filter: filter.to_owned(),
-        source,
-    })
+    let filter = wanted.filter(|text| !text.trim().is_empty()).unwrap_or(DEFAULT_FILTER);
+    EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
 }
 
 fn subscriber(
@@ -106,20 +91,13 @@ fn subscriber(
     filter: EnvFilter,
     writer: BoxMakeWriter,
 ) -> Box<dyn tracing::Subscriber + Send + Sync> {
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         Format::Terminal => Box::new(lines.compact().finish()),
         Format::Journal => Box::new(lines.compact().without_time().with_ansi(false).finish()),
-        Format::Json => Box::new(
-            lines
-                .json()
-                .flatten_event(true)
-                .with_current_span(false)
-                .with_span_list(true)
-                .finish(),
-        ),
+        Format::Json => {
+            Box::new(lines.json().flatten_event(true).with_current_span(false).with_span_list(true).finish())
+        }
     }
 }
 
@@ -161,10 +139,7 @@ mod tests {
         let text = logged(Format::Json, None);
         let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines.len(), 1, "{text}");
-        assert_eq!(
-            (&lines[0]["message"], &lines[0]["vm"]),
-            (&"left".into(), &"a/b".into())
-        );
+        assert_eq!((&lines[0]["message"], &lines[0]["vm"]), (&"left".into(), &"a/b".into()));
         assert_eq!(lines[0]["spans"][0]["step"], "Drain");
         assert!(lines[0]["timestamp"].is_string());
     }
@@ -173,32 +148,20 @@ mod tests {
     fn the_journal_gets_neither_time_nor_colours() {
         let text = logged(Format::Journal, None);
         assert!(text.trim_start().starts_with("INFO step:"), "{text}");
-        assert!(
-            text.contains("left vm=\"a/b\"") && !text.contains('\u{1b}'),
-            "{text}"
-        );
+        assert!(text.contains("left vm=\"a/b\"") && !text.contains('\u{1b}'), "{text}");
     }
 
     #[test]
     fn rust_log_widens_and_silences() {
         assert_eq!(logged(Format::Journal, Some("debug")).lines().count(), 3);
         assert_eq!(logged(Format::Journal, Some("off")), "");
-        assert_eq!(
-            logged(Format::Journal, Some("  ")).lines().count(),
-            1,
-            "empty means default"
-        );
+        assert_eq!(logged(Format::Journal, Some("  ")).lines().count(), 1, "empty means default");
     }
 
     #[test]
     fn a_broken_filter_is_named_with_its_cure() {
         let error = parse_filter(Some("upgrade_agent=loud")).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("`RUST_LOG` is `upgrade_agent=loud`"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("`RUST_LOG` is `upgrade_agent=loud`"), "{error}");
     }
 
     #[test]

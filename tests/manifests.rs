@@ -28,10 +28,7 @@ const CLUSTER_RIGHTS: &[(&str, &str)] = &[
     ("/pods/eviction", "create"),
     ("events.k8s.io/events", "create patch"),
     ("kubevirt.io/kubevirts", "get list"),
-    (
-        "kubevirt.io/virtualmachineinstancemigrations",
-        "create delete get list watch",
-    ),
+    ("kubevirt.io/virtualmachineinstancemigrations", "create delete get list watch"),
     ("kubevirt.io/virtualmachineinstances", "get list watch"),
     ("kubevirt.io/virtualmachines", "get list patch watch"),
     ("subresources.kubevirt.io/healthz", "get list"),
@@ -65,10 +62,8 @@ fn files() -> BTreeSet<String> {
 
 /// The one document of `kind` in `file`, as its real type.
 fn only<T: DeserializeOwned>(file: &str, kind: &str) -> T {
-    let mut found: Vec<Value> = documents(file)
-        .into_iter()
-        .filter(|document| document["kind"] == kind)
-        .collect();
+    let mut found: Vec<Value> =
+        documents(file).into_iter().filter(|document| document["kind"] == kind).collect();
     assert_eq!(found.len(), 1, "{kind} in {file}");
     serde_json::from_value(found.remove(0)).unwrap()
 }
@@ -80,10 +75,7 @@ fn rights(rules: Option<Vec<PolicyRule>>) -> BTreeMap<String, BTreeSet<String>> 
         assert_eq!(rule.non_resource_urls, None);
         for group in rule.api_groups.unwrap() {
             for resource in rule.resources.iter().flatten() {
-                rights
-                    .entry(format!("{group}/{resource}"))
-                    .or_default()
-                    .extend(rule.verbs.iter().cloned());
+                rights.entry(format!("{group}/{resource}")).or_default().extend(rule.verbs.iter().cloned());
             }
         }
     }
@@ -91,51 +83,31 @@ fn rights(rules: Option<Vec<PolicyRule>>) -> BTreeMap<String, BTreeSet<String>> 
 }
 
 fn listed(list: &[(&str, &str)]) -> BTreeMap<String, BTreeSet<String>> {
-    list.iter()
-        .map(|(right, verbs)| ((*right).into(), verbs.split(' ').map(Into::into).collect()))
-        .collect()
+    list.iter().map(|(right, verbs)| ((*right).into(), verbs.split(' ').map(Into::into).collect())).collect()
 }
 
 #[test]
 fn the_agent_gets_the_listed_rights_and_no_others() {
-    assert_eq!(
-        rights(only::<ClusterRole>("rbac.yaml", "ClusterRole").rules),
-        listed(CLUSTER_RIGHTS)
-    );
+    assert_eq!(rights(only::<ClusterRole>("rbac.yaml", "ClusterRole").rules), listed(CLUSTER_RIGHTS));
     let role: Role = only("rbac.yaml", "Role");
     assert_eq!(role.metadata.namespace.as_deref(), Some("harvester-system"));
     assert_eq!(rights(role.rules), listed(NAMESPACE_RIGHTS));
     for (right, verbs) in CLUSTER_RIGHTS.iter().chain(NAMESPACE_RIGHTS) {
-        assert!(
-            !format!("{right} {verbs}").contains('*'),
-            "{right}: a wildcard is not a list"
-        );
-        assert!(
-            !right.starts_with("/secrets") && !right.contains("rbac."),
-            "{right}: never needed"
-        );
+        assert!(!format!("{right} {verbs}").contains('*'), "{right}: a wildcard is not a list");
+        assert!(!right.starts_with("/secrets") && !right.contains("rbac."), "{right}: never needed");
     }
 }
 
 #[test]
 fn both_roles_are_bound_to_the_one_service_account() {
     let account: ServiceAccount = only("serviceaccount.yaml", "ServiceAccount");
-    let account = (
-        account.metadata.name.unwrap(),
-        account.metadata.namespace.unwrap(),
-    );
+    let account = (account.metadata.name.unwrap(), account.metadata.namespace.unwrap());
     assert_eq!(account, ("upgrade-agent".into(), "harvester-system".into()));
     let bound_right = |reference: RoleRef, kind: &str, subjects: Option<Vec<Subject>>| {
-        assert_eq!(
-            (reference.kind.as_str(), reference.name.as_str()),
-            (kind, "upgrade-agent-node")
-        );
+        assert_eq!((reference.kind.as_str(), reference.name.as_str()), (kind, "upgrade-agent-node"));
         let subjects = subjects.unwrap();
         assert_eq!(subjects.len(), 1);
-        assert_eq!(
-            (subjects[0].kind.as_str(), &subjects[0].name),
-            ("ServiceAccount", &account.0)
-        );
+        assert_eq!((subjects[0].kind.as_str(), &subjects[0].name), ("ServiceAccount", &account.0));
         assert_eq!(subjects[0].namespace.as_ref(), Some(&account.1));
     };
     let binding: ClusterRoleBinding = only("rbac.yaml", "ClusterRoleBinding");
@@ -150,10 +122,7 @@ fn the_daemonset_sees_the_machine_and_survives_its_own_drain() {
     assert_eq!(set.update_strategy.unwrap().type_.as_deref(), Some("OnDelete"));
     assert_eq!(set.selector.match_labels, set.template.metadata.unwrap().labels);
     let pod = set.template.spec.unwrap();
-    assert_eq!(
-        (pod.host_pid, pod.host_network, pod.host_ipc),
-        (Some(true), Some(true), None)
-    );
+    assert_eq!((pod.host_pid, pod.host_network, pod.host_ipc), (Some(true), Some(true), None));
     assert_eq!(pod.priority_class_name.as_deref(), Some("system-node-critical"));
     assert_eq!(pod.service_account_name.as_deref(), Some("upgrade-agent"));
     assert!(pod.termination_grace_period_seconds.unwrap() >= 60);
@@ -167,33 +136,16 @@ fn the_daemonset_sees_the_machine_and_survives_its_own_drain() {
 
     let container = &pod.containers[0];
     assert_eq!(pod.containers.len(), 1);
-    assert_eq!(
-        container.security_context.as_ref().unwrap().privileged,
-        Some(true)
-    );
-    assert_eq!(
-        container.args.as_ref().unwrap().join(" "),
-        "node --host-root /host"
-    );
-    let node_name = container
-        .env
-        .iter()
-        .flatten()
-        .find(|variable| variable.name == "NODE_NAME")
-        .unwrap();
+    assert_eq!(container.security_context.as_ref().unwrap().privileged, Some(true));
+    assert_eq!(container.args.as_ref().unwrap().join(" "), "node --host-root /host");
+    let node_name = container.env.iter().flatten().find(|variable| variable.name == "NODE_NAME").unwrap();
     let field = node_name.value_from.as_ref().unwrap().field_ref.as_ref().unwrap();
     assert_eq!(field.field_path, "spec.nodeName");
     let mount = &container.volume_mounts.as_ref().unwrap()[0];
-    assert_eq!(
-        (mount.name.as_str(), mount.mount_path.as_str(), mount.read_only),
-        ("host", "/host", None)
-    );
+    assert_eq!((mount.name.as_str(), mount.mount_path.as_str(), mount.read_only), ("host", "/host", None));
     assert_eq!(mount.mount_propagation.as_deref(), Some("HostToContainer"));
     let volume = pod.volumes.unwrap().remove(0);
-    assert_eq!(
-        (volume.name.as_str(), volume.host_path.unwrap().path.as_str()),
-        ("host", "/")
-    );
+    assert_eq!((volume.name.as_str(), volume.host_path.unwrap().path.as_str()), ("host", "/"));
     let resources = container.resources.as_ref().unwrap();
     assert!(resources.requests.as_ref().unwrap().contains_key("memory"));
     assert!(resources.limits.as_ref().unwrap().contains_key("memory"));
@@ -204,12 +156,8 @@ fn only_the_daemonset_is_privileged() {
     for file in files().iter().filter(|file| *file != "daemonset.yaml") {
         for document in documents(file) {
             let text = document.to_string();
-            for power in [
-                "\"privileged\":true",
-                "\"hostPID\":true",
-                "\"hostNetwork\":true",
-                "\"hostPath\":{",
-            ] {
+            for power in ["\"privileged\":true", "\"hostPID\":true", "\"hostNetwork\":true", "\"hostPath\":{"]
+            {
                 assert!(!text.contains(power), "{file} has {power}");
             }
         }
@@ -230,15 +178,9 @@ fn kustomization_lists_every_file_and_nothing_else() {
 #[test]
 fn the_unit_never_waits_for_rke2() {
     let text = std::fs::read_to_string(root("systemd/upgrade-agent.service")).unwrap();
-    let settings: Vec<(&str, &str)> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once('='))
-        .collect();
-    assert!(
-        settings.iter().all(|(_, value)| !value.contains("rke2")),
-        "{settings:?}"
-    );
+    let settings: Vec<(&str, &str)> =
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect();
+    assert!(settings.iter().all(|(_, value)| !value.contains("rke2")), "{settings:?}");
     for expected in [
         ("Type", "notify"),
         ("ExecStart", "/opt/upgrade-agent/bin/upgrade-agent node"),
@@ -249,4 +191,14 @@ fn the_unit_never_waits_for_rke2() {
     ] {
         assert!(settings.contains(&expected), "{expected:?}");
     }
+}
+
+/// The file is what the Rust type says; `cargo run -- crd > manifests/crd.yaml` writes it anew.
+#[test]
+fn the_crd_is_the_one_of_the_type() {
+    use kube::CustomResourceExt as _;
+    let generated = upgrade_agent::cluster::crd::node_upgrade::NodeUpgrade::crd();
+    let generated = serde_saphyr::to_string(&generated).unwrap();
+    let file = std::fs::read_to_string(root("manifests/crd.yaml")).unwrap();
+    assert_eq!(file.trim_end(), generated.trim_end());
 }

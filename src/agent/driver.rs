@@ -135,10 +135,8 @@ async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepErr
             return Err(error);
         }
         if Instant::now() + backoff >= deadline {
-            let what = format!(
-                "step {step} did not work in its time; {}; mend that, then resume",
-                error.sentence()
-            );
+            let what =
+                format!("step {step} did not work in its time; {}; mend that, then resume", error.sentence());
             return Err(StepError::operator(what));
         }
         warn!(%step, attempt, error = error.sentence(), "the step is tried again");
@@ -165,10 +163,7 @@ fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
             Ended::Refused(sentence)
         }
         Reaction::Retry | Reaction::AskOperator => {
-            if let Err(error) = run.record(Record::Held {
-                step,
-                reason: sentence.clone(),
-            }) {
+            if let Err(error) = run.record(Record::Held { step, reason: sentence.clone() }) {
                 return fatal(&error.into());
             }
             run.publish_trouble("NeedsOperator", sentence.clone());

@@ -86,15 +86,10 @@ pub fn check(
     expected_live: &str,
     now: &Observed,
 ) -> Result<SwapPermit, Refusal> {
-    let receipt = receipt.ok_or_else(|| Refusal::NoReceipt {
-        upgrade: upgrade.to_owned(),
-    })?;
+    let receipt = receipt.ok_or_else(|| Refusal::NoReceipt { upgrade: upgrade.to_owned() })?;
     if receipt.upgrade_uid() != upgrade {
         let found = receipt.upgrade_uid().to_owned();
-        return Err(Refusal::OtherUpgrade {
-            upgrade: upgrade.to_owned(),
-            found,
-        });
+        return Err(Refusal::OtherUpgrade { upgrade: upgrade.to_owned(), found });
     }
     let looks = [
         ("which VMs the API shows on the node", &now.instances),
@@ -118,18 +113,13 @@ pub fn check(
         let (expected, found) = (expected_live.to_owned(), found.clone());
         return Err(Refusal::AlienBinary { expected, found });
     }
-    Ok(SwapPermit {
-        live_sha256: found.clone(),
-    })
+    Ok(SwapPermit { live_sha256: found.clone() })
 }
 
 fn known<'a, T>(what: &'static str, reading: &'a Reading<T>) -> Result<&'a T, Refusal> {
     match reading {
         Reading::Known(value) => Ok(value),
-        Reading::CouldNotTell(why) => Err(Refusal::CouldNotTell {
-            what,
-            why: why.clone(),
-        }),
+        Reading::CouldNotTell(why) => Err(Refusal::CouldNotTell { what, why: why.clone() }),
     }
 }
 
@@ -169,12 +159,7 @@ mod tests {
     #[test]
     fn a_receipt_and_an_empty_node_give_a_permit() {
         let uid = plan().upgrade_uid;
-        assert_eq!(
-            check(&uid, Some(&receipt()), "old", &empty())
-                .unwrap()
-                .live_sha256(),
-            "old"
-        );
+        assert_eq!(check(&uid, Some(&receipt()), "old", &empty()).unwrap().live_sha256(), "old");
     }
 
     #[test]
@@ -183,101 +168,33 @@ mod tests {
         let no = || Reading::CouldNotTell("timeout".to_owned());
         let some = |name: &str| Reading::Known(vec![name.to_owned()]);
         let table: Vec<(&str, Observed)> = vec![
-            (
-                "default/db",
-                Observed {
-                    instances: some("default/db"),
-                    ..empty()
-                },
-            ),
-            (
-                "launcher",
-                Observed {
-                    launchers: some("default/virt-launcher-db"),
-                    ..empty()
-                },
-            ),
-            (
-                "qemu",
-                Observed {
-                    processes: some("qemu-system-x86_64 (pid 7)"),
-                    ..empty()
-                },
-            ),
-            (
-                "cordoned",
-                Observed {
-                    closed: Reading::Known(false),
-                    ..empty()
-                },
-            ),
-            (
-                "fence",
-                Observed {
-                    fenced: Reading::Known(false),
-                    ..empty()
-                },
-            ),
-            (
-                "another installer",
-                Observed {
-                    live_sha256: Reading::Known("alien".into()),
-                    ..empty()
-                },
-            ),
-            (
-                "could not tell which VMs",
-                Observed {
-                    instances: no(),
-                    ..empty()
-                },
-            ),
-            (
-                "could not tell which launcher",
-                Observed {
-                    launchers: no(),
-                    ..empty()
-                },
-            ),
-            (
-                "could not tell which VM processes",
-                Observed {
-                    processes: no(),
-                    ..empty()
-                },
-            ),
+            ("default/db", Observed { instances: some("default/db"), ..empty() }),
+            ("launcher", Observed { launchers: some("default/virt-launcher-db"), ..empty() }),
+            ("qemu", Observed { processes: some("qemu-system-x86_64 (pid 7)"), ..empty() }),
+            ("cordoned", Observed { closed: Reading::Known(false), ..empty() }),
+            ("fence", Observed { fenced: Reading::Known(false), ..empty() }),
+            ("another installer", Observed { live_sha256: Reading::Known("alien".into()), ..empty() }),
+            ("could not tell which VMs", Observed { instances: no(), ..empty() }),
+            ("could not tell which launcher", Observed { launchers: no(), ..empty() }),
+            ("could not tell which VM processes", Observed { processes: no(), ..empty() }),
             (
                 "could not tell whether the node",
-                Observed {
-                    closed: Reading::CouldNotTell("x".into()),
-                    ..empty()
-                },
+                Observed { closed: Reading::CouldNotTell("x".into()), ..empty() },
             ),
             (
                 "could not tell whether the fence",
-                Observed {
-                    fenced: Reading::CouldNotTell("x".into()),
-                    ..empty()
-                },
+                Observed { fenced: Reading::CouldNotTell("x".into()), ..empty() },
             ),
             (
                 "could not tell what the live",
-                Observed {
-                    live_sha256: Reading::CouldNotTell("x".into()),
-                    ..empty()
-                },
+                Observed { live_sha256: Reading::CouldNotTell("x".into()), ..empty() },
             ),
         ];
         for (expected, observed) in table {
-            let refusal = check(&uid, Some(&receipt()), "old", &observed)
-                .unwrap_err()
-                .to_string();
+            let refusal = check(&uid, Some(&receipt()), "old", &observed).unwrap_err().to_string();
             assert!(refusal.contains(expected), "{refusal} should name {expected}");
         }
-        assert!(matches!(
-            check(&uid, None, "old", &empty()),
-            Err(Refusal::NoReceipt { .. })
-        ));
+        assert!(matches!(check(&uid, None, "old", &empty()), Err(Refusal::NoReceipt { .. })));
         assert!(matches!(
             check("another", Some(&receipt()), "old", &empty()),
             Err(Refusal::OtherUpgrade { .. })

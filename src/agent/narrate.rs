@@ -39,12 +39,10 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::Held { reason, .. } => format!("HOLD: {reason}"),
         Record::Resumed => "going on after a hold".to_owned(),
         Record::CancelRequested => "called off by the operator: putting everything back".to_owned(),
-        Record::Finished {
-            outcome: Outcome::Succeeded,
-        } => "done: Succeeded".to_owned(),
-        Record::Finished {
-            outcome: Outcome::Cancelled,
-        } => "done: cancelled, everything is as it was".to_owned(),
+        Record::Finished { outcome: Outcome::Succeeded } => "done: Succeeded".to_owned(),
+        Record::Finished { outcome: Outcome::Cancelled } => {
+            "done: cancelled, everything is as it was".to_owned()
+        }
         Record::FenceIntent { .. }
         | Record::CordonIntent { .. }
         | Record::SwapIntent { .. }
@@ -81,57 +79,30 @@ fn end_of(graceful: Option<bool>) -> &'static str {
 /// The closing table: VM, how it left, how long it was away, where it runs now.
 #[must_use]
 pub fn closing_table(progress: &Progress) -> String {
-    let header = [
-        "VM".to_owned(),
-        "LEFT BY".to_owned(),
-        "AWAY".to_owned(),
-        "RUNS ON".to_owned(),
-    ];
-    let rows: Vec<[String; 4]> = std::iter::once(header)
-        .chain(progress.ledger().lines().map(|line| row(line, progress)))
-        .collect();
+    let header = ["VM".to_owned(), "LEFT BY".to_owned(), "AWAY".to_owned(), "RUNS ON".to_owned()];
+    let rows: Vec<[String; 4]> =
+        std::iter::once(header).chain(progress.ledger().lines().map(|line| row(line, progress))).collect();
     table(&rows)
 }
 
 fn row(line: &LedgerLine, progress: &Progress) -> [String; 4] {
-    let node = progress
-        .plan()
-        .map(|plan| plan.node_name.clone())
-        .unwrap_or_default();
+    let node = progress.plan().map(|plan| plan.node_name.clone()).unwrap_or_default();
     let (left, away, runs) = match &line.fate {
         Fate::Here => ("-".to_owned(), "-".to_owned(), node),
         Fate::Migrating { .. } => ("live migration, under way".to_owned(), "-".to_owned(), node),
-        Fate::Migrated { to } => (
-            "live migration".to_owned(),
-            "never stopped".to_owned(),
-            to.clone(),
-        ),
+        Fate::Migrated { to } => ("live migration".to_owned(), "never stopped".to_owned(), to.clone()),
         Fate::Stopping { .. } => ("shutting down".to_owned(), "-".to_owned(), node),
-        Fate::ShutDown { graceful, .. } => (
-            end_of(*graceful).to_owned(),
-            "still off".to_owned(),
-            "OWED A START".to_owned(),
-        ),
-        Fate::Restoring { graceful, .. } => (
-            end_of(*graceful).to_owned(),
-            "starting".to_owned(),
-            "OWED A START".to_owned(),
-        ),
+        Fate::ShutDown { graceful, .. } => {
+            (end_of(*graceful).to_owned(), "still off".to_owned(), "OWED A START".to_owned())
+        }
+        Fate::Restoring { graceful, .. } => {
+            (end_of(*graceful).to_owned(), "starting".to_owned(), "OWED A START".to_owned())
+        }
         Fate::Left { reason } => (reason.clone(), "-".to_owned(), "not ours".to_owned()),
-        Fate::Restored {
-            node,
-            graceful,
-            away_seconds,
-        } => (
-            end_of(*graceful).to_owned(),
-            format!("{away_seconds} s"),
-            node.clone(),
-        ),
-        Fate::Struck { reason } => (
-            "shut down".to_owned(),
-            "-".to_owned(),
-            format!("not started: {reason}"),
-        ),
+        Fate::Restored { node, graceful, away_seconds } => {
+            (end_of(*graceful).to_owned(), format!("{away_seconds} s"), node.clone())
+        }
+        Fate::Struck { reason } => ("shut down".to_owned(), "-".to_owned(), format!("not started: {reason}")),
     };
     [line.entry.vm.to_string(), left, away, runs]
 }
@@ -177,11 +148,7 @@ mod tests {
     #[test]
     fn a_run_can_be_read_aloud() {
         let lines: Vec<String> = whole_run().iter().filter_map(sentence).collect();
-        assert!(
-            lines
-                .iter()
-                .any(|line| line == "default/web: runs on node2, never stopped")
-        );
+        assert!(lines.iter().any(|line| line == "default/web: runs on node2, never stopped"));
         assert_eq!(lines.last().map(String::as_str), Some("done: Succeeded"));
     }
 }

@@ -54,31 +54,22 @@ pub async fn observe(
     live: &str,
 ) -> Observed {
     let instances = vms::instances_on(client, node).await.map(|all| {
-        all.iter()
-            .filter(|vmi| vms::ended(vmi).is_none())
-            .map(|vmi| vms::key_of(vmi).to_string())
-            .collect()
+        all.iter().filter(|vmi| vms::ended(vmi).is_none()).map(|vmi| vms::key_of(vmi).to_string()).collect()
     });
     let closed = nodes::get(client, node).await.map(|found| {
         found.is_some_and(|node| nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_some())
     });
-    let fenced = fence::state(host, unit, upgrade_uid)
-        .await
-        .map(|state| match state {
-            FenceState::Ours => true,
-            FenceState::Absent
-            | FenceState::Other(_)
-            | FenceState::WrittenNotLoaded
-            | FenceState::RemovedStillLoaded => false,
-        });
+    let fenced = fence::state(host, unit, upgrade_uid).await.map(|state| match state {
+        FenceState::Ours => true,
+        FenceState::Absent
+        | FenceState::Other(_)
+        | FenceState::WrittenNotLoaded
+        | FenceState::RemovedStillLoaded => false,
+    });
     let root = host.root.clone();
     let processes = fs::blocking(move || process::vm_processes(&root))
         .await
-        .map(|all| {
-            all.iter()
-                .map(|process| format!("{} (pid {})", process.name, process.pid))
-                .collect()
-        });
+        .map(|all| all.iter().map(|process| format!("{} (pid {})", process.name, process.pid)).collect());
     let path = host.root.at(live);
     let live_sha256 = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await;
     Observed {

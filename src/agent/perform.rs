@@ -28,11 +28,8 @@ pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
         Step::PostDrain => post_drain::take_marks_away(run).await,
         Step::Restore => restore::start_owed_vms(run).await,
         Step::Finish => {
-            let outcome = if run.journal.progress().is_cancelled() {
-                Outcome::Cancelled
-            } else {
-                Outcome::Succeeded
-            };
+            let outcome =
+                if run.journal.progress().is_cancelled() { Outcome::Cancelled } else { Outcome::Succeeded };
             Ok(run.record(Record::Finished { outcome })?)
         }
     }

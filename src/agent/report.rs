@@ -39,14 +39,7 @@ impl Reporter {
     /// A reporter for one run.
     #[must_use]
     pub fn new(cluster: Cluster, plan: NodePlan, clock: fn() -> Timestamp) -> Self {
-        Self {
-            cluster,
-            plan,
-            clock,
-            conditions: Vec::new(),
-            last_state: None,
-            last_status: None,
-        }
+        Self { cluster, plan, clock, conditions: Vec::new(), last_state: None, last_status: None }
     }
 
     /// Runs until the publisher is dropped; then one last try with a deadline.
@@ -57,10 +50,7 @@ impl Reporter {
             match self.write(&report).await {
                 Ok(()) => tokio::time::sleep(LEAST_PAUSE).await,
                 Err(error) => {
-                    tracing::debug!(
-                        error = chain(&error),
-                        "the state could not be reported; trying again"
-                    );
+                    tracing::debug!(error = chain(&error), "the state could not be reported; trying again");
                     reports.mark_changed();
                     if reports.has_changed().is_err() {
                         break;
@@ -75,10 +65,11 @@ impl Reporter {
         }
         let last_word = async {
             while let Err(error) = self.write(&report).await {
-                tracing::warn!(
-                    error = chain(&error),
-                    "the last state could not be reported; trying again"
-                );
+                if !error.is_passing() {
+                    tracing::debug!(error = chain(&error), "the state cannot be reported");
+                    return;
+                }
+                tracing::debug!(error = chain(&error), "the last state could not be reported; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
@@ -113,11 +104,7 @@ impl Reporter {
             "status": { "nodeStatuses": { &self.plan.node_name: state } },
         });
         let params = PatchParams::default();
-        ask_opt(
-            format!("report to Upgrade {name}"),
-            api.patch(name, &params, &Patch::Merge(patch)),
-        )
-        .await?;
+        ask_opt(format!("report to Upgrade {name}"), api.patch(name, &params, &Patch::Merge(patch))).await?;
         Ok(())
     }
 
@@ -135,12 +122,7 @@ impl Reporter {
         let mut status = status.clone();
         status.observed_generation = found.metadata.generation;
         let patch = json!({ "status": status });
-        ask(
-            what,
-            api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)),
-        )
-        .await
-        .map(|_| ())
+        ask(what, api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await.map(|_| ())
     }
 
     fn status(&mut self, report: &NodeReport) -> NodeUpgradeStatus {
@@ -151,28 +133,15 @@ impl Reporter {
         let said = |yes: bool, reason: &str, message: &str| (yes, reason.to_owned(), message.to_owned());
         let step = report.step.map(|step| step.to_string()).unwrap_or_default();
         let wanted = [
-            (
-                "Ready",
-                said(report.phase == Phase::Succeeded, report.phase.as_str(), ""),
-            ),
+            ("Ready", said(report.phase == Phase::Succeeded, report.phase.as_str(), "")),
             ("Progressing", said(!ended && !degraded, &step, "")),
-            (
-                "Degraded",
-                said(
-                    degraded,
-                    report.reason.as_deref().unwrap_or("AsExpected"),
-                    &trouble,
-                ),
-            ),
+            ("Degraded", said(degraded, report.reason.as_deref().unwrap_or("AsExpected"), &trouble)),
         ];
         self.conditions = wanted
             .into_iter()
             .map(|(kind, (yes, reason, message))| {
                 let status = if yes { "True" } else { "False" };
-                let before = self
-                    .conditions
-                    .iter()
-                    .find(|one| one.kind == kind && one.status == status);
+                let before = self.conditions.iter().find(|one| one.kind == kind && one.status == status);
                 StatusCondition {
                     kind: kind.to_owned(),
                     status: status.to_owned(),

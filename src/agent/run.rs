@@ -67,13 +67,7 @@ impl Publisher {
             blockers: Vec::new(),
         });
         let (entries, entries_rx) = mpsc::unbounded_channel();
-        (
-            Self { report, entries },
-            Published {
-                report: report_rx,
-                entries: entries_rx,
-            },
-        )
+        (Self { report, entries }, Published { report: report_rx, entries: entries_rx })
     }
 }
 
@@ -93,7 +87,7 @@ impl Run {
             report.journal_seq = progress.seq();
             report.vms = progress.ledger().counts();
             report.started = progress.started();
-            report.boot = self.journal.boot().to_owned();
+            self.journal.boot().clone_into(&mut report.boot);
             report.phase = Phase::of(progress, report.step);
         });
         Ok(())
@@ -116,7 +110,7 @@ impl Run {
             report.journal_seq = progress.seq();
             report.vms = progress.ledger().counts();
             report.started = progress.started();
-            report.boot = self.journal.boot().to_owned();
+            self.journal.boot().clone_into(&mut report.boot);
         });
     }
 
@@ -132,7 +126,7 @@ impl Run {
     /// Tells that an operator is needed.
     pub fn publish_trouble(&mut self, reason: &str, message: String) {
         self.publisher.report.send_modify(|report| {
-            report.reason = Some(reason.to_owned());
+            report.reason.replace(reason.to_owned());
             report.message = Some(message);
         });
     }
@@ -151,7 +145,7 @@ impl Run {
                 | Phase::Succeeded
                 | Phase::Failed => {}
             }
-            report.reason = Some("AdministrativelyPaused".to_owned());
+            report.reason.replace("AdministrativelyPaused".to_owned());
         });
     }
 

@@ -39,47 +39,27 @@ pub struct StepError {
 impl StepError {
     /// An operator is needed; `what` names the object, the cause and the cure.
     pub fn operator(what: impl Into<String>) -> Self {
-        Self {
-            reaction: Reaction::AskOperator,
-            what: what.into(),
-            source: None,
-        }
+        Self { reaction: Reaction::AskOperator, what: what.into(), source: None }
     }
 
     /// The agent refuses; `what` names the object, the cause and the cure.
     pub fn refuse(what: impl Into<String>) -> Self {
-        Self {
-            reaction: Reaction::Refuse,
-            what: what.into(),
-            source: None,
-        }
+        Self { reaction: Reaction::Refuse, what: what.into(), source: None }
     }
 
     /// Try again; `what` names what is waited for.
     pub fn retry(what: impl Into<String>) -> Self {
-        Self {
-            reaction: Reaction::Retry,
-            what: what.into(),
-            source: None,
-        }
+        Self { reaction: Reaction::Retry, what: what.into(), source: None }
     }
 
     /// The agent was told to stop.
     #[must_use]
     pub fn interrupted() -> Self {
-        Self {
-            reaction: Reaction::Interrupted,
-            what: "the agent was told to stop".to_owned(),
-            source: None,
-        }
+        Self { reaction: Reaction::Interrupted, what: "the agent was told to stop".to_owned(), source: None }
     }
 
     fn from_error(reaction: Reaction, error: &(dyn Error + 'static)) -> Self {
-        Self {
-            reaction,
-            what: chain(error),
-            source: None,
-        }
+        Self { reaction, what: chain(error), source: None }
     }
 
     /// The whole chain in one line.
@@ -107,11 +87,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 
 impl From<ClusterError> for StepError {
     fn from(error: ClusterError) -> Self {
-        let reaction = if error.is_passing() {
-            Reaction::Retry
-        } else {
-            Reaction::AskOperator
-        };
+        let reaction = if error.is_passing() { Reaction::Retry } else { Reaction::AskOperator };
         Self::from_error(reaction, &error)
     }
 }

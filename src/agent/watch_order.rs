@@ -36,11 +36,7 @@ pub async fn watch_orders(cluster: Cluster, node: String, orders: mpsc::Sender<N
 /// The last line of its journal was written: nothing is left to do.
 #[must_use]
 pub fn is_finished(order: &NodeUpgrade) -> bool {
-    let phase = order
-        .status
-        .as_ref()
-        .map(|status| status.phase.as_str())
-        .unwrap_or_default();
+    let phase = order.status.as_ref().map(|status| status.phase.as_str()).unwrap_or_default();
     phase == Phase::Succeeded.as_str() || phase == Phase::Failed.as_str()
 }
 

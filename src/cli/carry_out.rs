@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +25,7 @@ use crate::host::boot::BootId;
 use crate::host::lock::MachineLock;
 use crate::host::root::HostRoot;
 use crate::host::systemd::{BusAddress, Systemd};
-use crate::journal::Journal;
+use crate::journal::{Journal, system_clock};
 use crate::notify;
 
 /// What is waited for is said again this often.
@@ -70,25 +69,19 @@ pub async fn carry_out(
     let host = machine(config).await?;
     crate::host::fs::create_dir_sync(&config.state_dir).map_err(Failure::refused)?;
     let _lock = MachineLock::acquire(&config.state_dir.join("lock")).map_err(Failure::refused)?;
-    let boot = BootId::read(&host.root)
-        .context("the machine's boot id cannot be read")
-        .map_err(Failure::refused)?;
+    let boot =
+        BootId::read(&host.root).context("the machine's boot id cannot be read").map_err(Failure::refused)?;
     let journal = match part {
-        Part::Everything => Journal::open(&config.state_dir, &plan, boot.as_str(), Timestamp::now),
+        Part::Everything => Journal::open(&config.state_dir, &plan, boot.as_str(), system_clock),
         // A step alone never begins a run.
-        Part::Only(_) => Journal::reopen(
-            &config.state_dir,
-            &plan.upgrade_uid,
-            boot.as_str(),
-            Timestamp::now,
-        ),
+        Part::Only(_) => Journal::reopen(&config.state_dir, &plan.upgrade_uid, boot.as_str(), system_clock),
     }
     .map_err(Failure::refused)?;
-    let (publisher, published) = Publisher::new();
-    let Published { report, entries } = published;
-    let reporter = Reporter::new(cluster.clone(), plan.clone(), Timestamp::now).mirror(report.clone());
-    let reporter = tokio::spawn(reporter);
-    let narrator = tokio::spawn(narrate_run(entries, report, terminal.clone()));
+    let (publisher, receivers) = Publisher::new();
+    let Published { report: newest, entries } = receivers;
+    let reporter = Reporter::new(cluster.clone(), plan.clone(), system_clock).mirror(newest.clone());
+    let reporting = tokio::spawn(reporter);
+    let narrator = tokio::spawn(narrate_run(entries, newest, terminal.clone()));
     let (control, orders) = watch::channel(Control::Run);
     let follower = tokio::spawn(follow_control(cluster.clone(), plan.clone(), control));
     let mut run = Run {
@@ -109,7 +102,7 @@ pub async fn carry_out(
     // Dropping the run closes the publisher: narrator and reporter say their last word and end.
     drop(run);
     follower.abort();
-    for (name, task) in [("narrator", narrator), ("reporter", reporter)] {
+    for (name, task) in [("narrator", narrator), ("reporter", reporting)] {
         if let Err(error) = task.await {
             tracing::warn!(%error, "the {name} ended badly");
         }
@@ -130,9 +123,7 @@ fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Exi
         }
         Ended::Held(reason) => {
             terminal.line(&format!("\n{}", table.trim_end()));
-            terminal.complain(&format!(
-                "an operator is needed ({owed} VMs are owed a start): {reason}"
-            ));
+            terminal.complain(&format!("an operator is needed ({owed} VMs are owed a start): {reason}"));
             Exit::Operator
         }
         Ended::Refused(reason) => {
@@ -171,7 +162,7 @@ async fn narrate_run(
                 again.reset();
             }
             _ = again.tick() => {
-                let now = Timestamp::now();
+                let now = system_clock();
                 let (blockers, message) = {
                     let report = report.borrow();
                     (report.blockers.clone(), report.message.clone())

@@ -24,12 +24,7 @@ use crate::telemetry;
 
 /// Takes a Harvester node through an upgrade without losing a VM.
 #[derive(Debug, Parser)]
-#[command(
-    name = "upgrade-agent",
-    version,
-    propagate_version = true,
-    max_term_width = 110
-)]
+#[command(name = "upgrade-agent", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 needs an operator.")]
 pub struct Args {
     #[command(subcommand)]
@@ -168,26 +163,17 @@ pub struct Failure {
 impl Failure {
     /// Typed wrongly, or an input that cannot be used.
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            exit: Exit::Usage,
-            error: error.into(),
-        }
+        Self { exit: Exit::Usage, error: error.into() }
     }
 
     /// The agent will not begin.
     pub fn refused(error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            exit: Exit::Refused,
-            error: error.into(),
-        }
+        Self { exit: Exit::Refused, error: error.into() }
     }
 
     /// It did not work.
     pub fn failed(error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            exit: Exit::Failed,
-            error: error.into(),
-        }
+        Self { exit: Exit::Failed, error: error.into() }
     }
 }
 
@@ -198,15 +184,11 @@ pub async fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors; clap knows where each goes.
             let code = if error.use_stderr() { Exit::Usage.code() } else { 0 };
-            return if error.print().is_ok() {
-                code.into()
-            } else {
-                Exit::Failed.code().into()
-            };
+            return if error.print().is_ok() { code.into() } else { Exit::Failed.code().into() };
         }
     };
     let terminal = Terminal::default();
-    let exit = match dispatch(args, &terminal).await {
+    let exit = match Box::pin(dispatch(args, &terminal)).await {
         Ok(exit) => exit,
         Err(Failure { exit, error }) => {
             terminal.complain(&crate::agent::step_error::chain(error.as_ref()));
@@ -217,21 +199,16 @@ pub async fn main() -> ExitCode {
 }
 
 async fn dispatch(args: Args, terminal: &Terminal) -> Result<Exit, Failure> {
-    let Args {
-        command,
-        flags: GlobalFlags { config },
-    } = args;
+    let Args { command, flags: GlobalFlags { config } } = args;
     telemetry::init(telemetry::Format::detect()).map_err(Failure::usage)?;
     let config = Config::load(config).map_err(Failure::usage)?;
     match command {
-        Command::Node { once } => node::serve(config, once, terminal).await,
+        Command::Node { once } => Box::pin(node::serve(config, once, terminal)).await,
         Command::Preflight { source, output } => preflight::print(&config, &source, output, terminal).await,
-        Command::Plan {
-            source,
-            explain,
-            output,
-        } => plan::print(&config, &source, explain, output, terminal).await,
-        Command::Run { source, yes, only } => run::run(&config, &source, yes, only, terminal).await,
+        Command::Plan { source, explain, output } => {
+            plan::print(&config, &source, explain, output, terminal).await
+        }
+        Command::Run { source, yes, only } => Box::pin(run::run(&config, &source, yes, only, terminal)).await,
         Command::Status { watch, output } => status::print(&config, watch, output, terminal).await,
         Command::Crd => {
             let yaml = serde_saphyr::to_string(&NodeUpgrade::crd()).map_err(Failure::failed)?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
-use jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use crate::cli::{Exit, Failure, source};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::flow::plan::NodePlan;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, system_clock};
 use crate::{notify, shutdown};
 
 /// Serves until told to stop, or with `once` until one upgrade has ended.
@@ -31,14 +30,9 @@ pub async fn serve(config: Config, once: bool, terminal: &Terminal) -> Result<Ex
     let _alive_until_here = alive.clone().drop_guard();
     let pings = tokio::spawn(notify::keep_alive(alive));
     notify::ready();
-    let mut daemon = Daemon {
-        config,
-        cluster,
-        shutdown,
-        terminal: terminal.clone(),
-        settled: BTreeMap::new(),
-    };
-    let exit = daemon.serve(&node, once).await;
+    let mut daemon =
+        Daemon { config, cluster, shutdown, terminal: terminal.clone(), settled: BTreeMap::new() };
+    let exit = Box::pin(daemon.serve(&node, once)).await;
     notify::stopping();
     pings.abort();
     exit
@@ -56,8 +50,7 @@ struct Daemon {
 impl Daemon {
     async fn serve(&mut self, node: &str, once: bool) -> Result<Exit, Failure> {
         for plan in self.unfinished(node)? {
-            self.terminal
-                .dated(Timestamp::now(), &format!("going on with {plan}"));
+            self.terminal.dated(system_clock(), &format!("going on with {plan}"));
             let exit = self.carry_out(plan, None).await?;
             if once || self.shutdown.is_cancelled() {
                 return Ok(exit);
@@ -65,7 +58,7 @@ impl Daemon {
         }
         let (sender, mut orders) = mpsc::channel(16);
         let mut watcher = tokio::spawn(watch_orders(self.cluster.clone(), node.to_owned(), sender));
-        self.wait_for_orders();
+        wait_for_orders();
         loop {
             let order = tokio::select! {
                 // Cancel-safe: a received order is carried out at once.
@@ -84,8 +77,7 @@ impl Daemon {
                 continue;
             }
             if let Err(error) = plan.check() {
-                self.terminal
-                    .complain(&format!("NodeUpgrade {}: {error}", order.name_any()));
+                self.terminal.complain(&format!("NodeUpgrade {}: {error}", order.name_any()));
                 self.settled.insert(plan.upgrade_uid, generation);
                 if once {
                     return Ok(Exit::Usage);
@@ -96,32 +88,20 @@ impl Daemon {
             if once || self.shutdown.is_cancelled() {
                 return Ok(exit);
             }
-            self.wait_for_orders();
+            wait_for_orders();
         }
-    }
-
-    fn wait_for_orders(&self) {
-        notify::status("waiting for a NodeUpgrade of this node");
     }
 
     async fn carry_out(&mut self, plan: NodePlan, generation: Option<i64>) -> Result<Exit, Failure> {
         let uid = plan.upgrade_uid.clone();
         let part = Part::Everything;
-        let carried = carry_out(
-            &self.config,
-            &self.cluster,
-            plan,
-            part,
-            &self.shutdown,
-            &self.terminal,
-        )
-        .await;
+        let carried =
+            carry_out(&self.config, &self.cluster, plan, part, &self.shutdown, &self.terminal).await;
         let exit = match carried {
             Ok(exit) => exit,
             // It could not begin (lock held, systemd away): the daemon stays for the next change of the order.
             Err(Failure { exit, error }) => {
-                self.terminal
-                    .complain(&crate::agent::step_error::chain(error.as_ref()));
+                self.terminal.complain(&crate::agent::step_error::chain(error.as_ref()));
                 exit
             }
         };
@@ -144,12 +124,16 @@ impl Daemon {
         for uid in journal::upgrades(&self.config.state_dir).map_err(Failure::failed)? {
             let path = journal::path_of(&self.config.state_dir, &uid);
             let progress = Journal::peek(&path).map_err(Failure::failed)?;
-            if let (None, Some(plan)) = (progress.outcome(), progress.plan()) {
-                if plan.node_name == node {
-                    plans.push(plan.clone());
-                }
+            if let (None, Some(plan)) = (progress.outcome(), progress.plan())
+                && plan.node_name == node
+            {
+                plans.push(plan.clone());
             }
         }
         Ok(plans)
     }
+}
+
+fn wait_for_orders() {
+    notify::status("waiting for a NodeUpgrade of this node");
 }

@@ -27,10 +27,7 @@ pub async fn print(
     let cluster = source::cluster(config).await?;
     let mut entries = read_entries(&cluster, &plan).await.map_err(Failure::refused)?;
     entries.sort_by(|one, other| one.vm.cmp(&other.vm));
-    let holds = entries
-        .iter()
-        .filter(|entry| matches!(entry.verdict, Verdict::Hold { .. }))
-        .count();
+    let holds = entries.iter().filter(|entry| matches!(entry.verdict, Verdict::Hold { .. })).count();
     match output {
         Output::Json => {
             let steps = Step::WALK.map(|step| {

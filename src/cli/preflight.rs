@@ -31,13 +31,7 @@ pub async fn print(
             let rows: Vec<[String; 5]> = std::iter::once(header)
                 .chain(preflight.checks.iter().map(|check| {
                     let (name, scope) = (check.check.to_owned(), check.scope.to_owned());
-                    [
-                        check.verdict.to_string(),
-                        name,
-                        scope,
-                        check.why.clone(),
-                        check.fix.clone(),
-                    ]
+                    [check.verdict.to_string(), name, scope, check.why.clone(), check.fix.clone()]
                 }))
                 .collect();
             terminal.line(table(&rows).trim_end());
@@ -46,9 +40,7 @@ pub async fn print(
     match preflight.failed().count() {
         0 => Ok(Exit::Done),
         count => {
-            terminal.complain(&format!(
-                "{count} checks did not pass; the upgrade would be refused"
-            ));
+            terminal.complain(&format!("{count} checks did not pass; the upgrade would be refused"));
             Ok(Exit::Refused)
         }
     }

@@ -43,11 +43,7 @@ fn from_file(file: &Path) -> Result<NodePlan, Failure> {
         let bytes = fs::read_opt(file)?
             .with_context(|| format!("there is no file {}; give the path of a plan", file.display()))?;
         if bytes.len() > LARGEST_PLAN {
-            return Err(anyhow!(
-                "{} is {} MiB; that is no plan",
-                file.display(),
-                bytes.len() >> 20
-            ));
+            return Err(anyhow!("{} is {} MiB; that is no plan", file.display(), bytes.len() >> 20));
         }
         let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", file.display()))?;
         parse(text)
@@ -59,17 +55,21 @@ fn from_file(file: &Path) -> Result<NodePlan, Failure> {
 /// A plan, or a whole `NodeUpgrade`, from YAML or JSON.
 ///
 /// # Errors
-/// The parser's error, with the line.
+/// The parser's error, with the place, in one line.
 pub fn parse(text: &str) -> anyhow::Result<NodePlan> {
-    let is_manifest = text.lines().any(|line| {
-        let line = line.trim_start_matches([' ', '{', '"']);
-        line.starts_with("kind:") || line.starts_with("kind\":") || line.contains("\"kind\":")
-    });
-    if is_manifest {
-        let object: Manifest = serde_saphyr::from_str(text)?;
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| one_line(&error))?;
+    if value.get("kind").is_some() {
+        let object: Manifest = serde_saphyr::from_str(text).map_err(|error| one_line(&error))?;
         return Ok(object.spec.plan());
     }
-    Ok(serde_saphyr::from_str(text)?)
+    serde_saphyr::from_str(text).map_err(|error| one_line(&error))
+}
+
+/// The parser draws a picture over several lines; its first one says what and where.
+fn one_line(error: &serde_saphyr::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    anyhow!("{}", first.trim_start_matches("error: ").to_owned())
 }
 
 /// `NodeUpgrade` as a file: what the server adds may be missing.
@@ -86,9 +86,8 @@ async fn of_upgrade(config: &Config, upgrade: &str) -> Result<NodePlan, Failure>
     let cluster = cluster(config).await?;
     let name = safe_concat(&[upgrade, &node]);
     let api: Api<NodeUpgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let found = ask_opt(format!("read NodeUpgrade {name}"), api.get(&name))
-        .await
-        .map_err(Failure::refused)?;
+    let found =
+        ask_opt(format!("read NodeUpgrade {name}"), api.get(&name)).await.map_err(Failure::refused)?;
     found.map(|order| order.spec.plan()).ok_or_else(|| {
         Failure::refused(anyhow!(
             "there is no NodeUpgrade {name} in {} and no journal of {upgrade} on this machine; \
@@ -138,14 +137,10 @@ pub async fn cluster(config: &Config) -> Result<Cluster, Failure> {
     let on_server = HostRoot::new(config.host_root.clone()).at("/etc/rancher/rke2/rke2.yaml");
     let in_pod = Cluster::connect(None, &config.namespace).await;
     match (&config.kubeconfig, in_pod) {
-        (Some(file), _) => Cluster::connect(Some(file), &config.namespace)
-            .await
-            .map_err(usage),
+        (Some(file), _) => Cluster::connect(Some(file), &config.namespace).await.map_err(usage),
         (None, Ok(cluster)) => Ok(cluster),
         (None, Err(error)) => match fs::read_opt(&on_server) {
-            Ok(Some(_)) => Cluster::connect(Some(&on_server), &config.namespace)
-                .await
-                .map_err(usage),
+            Ok(Some(_)) => Cluster::connect(Some(&on_server), &config.namespace).await.map_err(usage),
             Ok(None) | Err(_) => Err(usage(error)),
         },
     }
@@ -167,9 +162,9 @@ mod tests {
     #[test]
     fn a_file_holds_a_plan_or_a_node_upgrade() {
         assert_eq!(parse(PLAN).unwrap(), sound());
-        let indented: String = PLAN.lines().map(|line| format!("  {line}\n")).collect();
+        let indented = PLAN.trim_end().replace('\n', "\n  ");
         let manifest = format!(
-            "apiVersion: agent.harvesterhci.io/v1alpha1\nkind: NodeUpgrade\nmetadata: {{ name: x }}\nspec:\n{indented}  control: Pause\n"
+            "apiVersion: agent.harvesterhci.io/v1alpha1\nkind: NodeUpgrade\nmetadata: {{ name: x }}\nspec:\n  {indented}\n  control: Pause\n"
         );
         assert_eq!(parse(&manifest).unwrap(), sound());
         assert_eq!(parse(&serde_json::to_string(&sound()).unwrap()).unwrap(), sound());
@@ -179,14 +174,9 @@ mod tests {
     fn what_is_no_plan_is_refused_with_its_place() {
         let typo = PLAN.replace("nodeName", "nodename");
         assert!(parse(&typo).unwrap_err().to_string().contains("nodename"));
-        for text in [
-            "",
-            "a: b",
-            "[1, 2]",
-            "\0\0",
-            "upgradeName: [",
-            &PLAN.replace("v1.35.6+rke2r1", "1.35.6"),
-        ] {
+        for text in
+            ["", "a: b", "[1, 2]", "\0\0", "upgradeName: [", &PLAN.replace("v1.35.6+rke2r1", "1.35.6")]
+        {
             assert!(parse(text).is_err(), "{text:?} should be refused");
         }
     }

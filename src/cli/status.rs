@@ -30,11 +30,7 @@ pub async fn print(
     terminal: &Terminal,
 ) -> Result<Exit, Failure> {
     let mut shown = String::new();
-    let stop = if watch {
-        Some(shutdown::install().map_err(Failure::failed)?)
-    } else {
-        None
-    };
+    let stop = if watch { Some(shutdown::install().map_err(Failure::failed)?) } else { None };
     loop {
         let runs = read(config)?;
         let text = match output {
@@ -80,22 +76,34 @@ fn as_table(runs: &[Progress]) -> String {
             Next::Ended(Outcome::Cancelled) => "cancelled".to_owned(),
         };
         let counts = run.ledger().counts();
-        text.push_str(&format!(
-            "{plan}\n  {} ({step}), journal line {}\n  VMs: {} in all, {} on the node, {} migrated, {} shut down, {} running again, {} owed\n",
-            phase(run), run.seq(), counts.total, counts.left_on_node, counts.migrated, counts.shut_down, counts.restored, counts.owed,
-        ));
+        said(
+            &mut text,
+            &format!(
+                "{plan}\n  {} ({step}), journal line {}\n  VMs: {} in all, {} on the node, {} migrated, {} shut down, {} running again, {} owed\n",
+                phase(run),
+                run.seq(),
+                counts.total,
+                counts.left_on_node,
+                counts.migrated,
+                counts.shut_down,
+                counts.restored,
+                counts.owed,
+            ),
+        );
         if let Some(hold) = run.held() {
-            text.push_str(&format!(
-                "  HOLDS since {} in {}: {}\n",
-                hold.since, hold.step, hold.reason
-            ));
+            said(&mut text, &format!("  HOLDS since {} in {}: {}\n", hold.since, hold.step, hold.reason));
         }
         if counts.total > 0 {
-            text.push_str(&format!("\n{}", narrate::closing_table(run)));
+            said(&mut text, &format!("\n{}", narrate::closing_table(run)));
         }
         text.push('\n');
     }
     text
+}
+
+/// One piece of the text.
+fn said(text: &mut String, more: &str) {
+    text.push_str(more);
 }
 
 fn phase(run: &Progress) -> Phase {
@@ -116,11 +124,7 @@ fn as_json(runs: &[Progress]) -> serde_json::Result<String> {
             let held = run
                 .held()
                 .map(|hold| json!({ "since": hold.since, "step": hold.step, "reason": hold.reason }));
-            let owed: Vec<String> = run
-                .ledger()
-                .owed()
-                .map(|line| line.entry.vm.to_string())
-                .collect();
+            let owed: Vec<String> = run.ledger().owed().map(|line| line.entry.vm.to_string()).collect();
             json!({
                 "plan": run.plan(), "phase": phase(run).as_str(), "nextStep": step, "journalSeq": run.seq(),
                 "vms": run.ledger().counts(), "owed": owed, "held": held,

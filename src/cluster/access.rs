@@ -27,12 +27,7 @@ const fn right(
     subresource: &'static str,
     verb: &'static str,
 ) -> Right {
-    Right {
-        group,
-        resource,
-        subresource,
-        verb,
-    }
+    Right { group, resource, subresource, verb }
 }
 
 /// All rights of a run that would hurt to miss half way.
@@ -54,10 +49,7 @@ impl Right {
     pub fn text(&self) -> String {
         let slash = if self.subresource.is_empty() { "" } else { "/" };
         let group = if self.group.is_empty() { "core" } else { self.group };
-        format!(
-            "{} {}{slash}{} ({group})",
-            self.verb, self.resource, self.subresource
-        )
+        format!("{} {}{slash}{} ({group})", self.verb, self.resource, self.subresource)
     }
 }
 
@@ -80,10 +72,7 @@ pub async fn missing(client: &Client, namespace: &str) -> Result<Vec<Right>, Clu
             ..ResourceAttributes::default()
         };
         let review = SelfSubjectAccessReview {
-            spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(attributes),
-                ..Default::default()
-            },
+            spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() },
             ..Default::default()
         };
         let what = format!("ask whether the agent may {}", right.text());

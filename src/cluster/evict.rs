@@ -25,19 +25,13 @@ pub enum Eviction {
 pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>, ClusterError> {
     let api: Api<Pod> = Api::all(client.clone());
     let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
-    Ok(ask(format!("list pods of node {node}"), api.list(&params))
-        .await?
-        .items)
+    Ok(ask(format!("list pods of node {node}"), api.list(&params)).await?.items)
 }
 
 /// Does a drain have to wait for this pod? Not for finished ones, static ones, and those of a `DaemonSet`.
 #[must_use]
 pub fn must_leave(pod: &Pod) -> bool {
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or_default();
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     let is_static = pod.annotations().contains_key("kubernetes.io/config.mirror");
     let of_daemon_set = pod
         .owner_references()
@@ -54,12 +48,7 @@ pub async fn evict(client: &Client, pod: &Pod) -> Result<Eviction, ClusterError>
     let namespace = pod.namespace().unwrap_or_default();
     let name = pod.name_any();
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    match ask(
-        format!("evict pod {namespace}/{name}"),
-        api.evict(&name, &EvictParams::default()),
-    )
-    .await
-    {
+    match ask(format!("evict pod {namespace}/{name}"), api.evict(&name, &EvictParams::default())).await {
         Ok(_) | Err(ClusterError::Gone { .. }) => Ok(Eviction::Accepted),
         Err(ClusterError::Unavailable { source, .. }) if source.code == Some(429) => {
             Ok(Eviction::NotNow { why: source.text })
@@ -76,19 +65,10 @@ mod tests {
     fn only_pods_that_can_go_must_go() {
         let pod = |value: serde_json::Value| serde_json::from_value::<Pod>(value).unwrap();
         let table = [
-            (
-                serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Running"}}),
-                true,
-            ),
-            (
-                serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Pending"}}),
-                true,
-            ),
+            (serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Running"}}), true),
+            (serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Pending"}}), true),
             (serde_json::json!({"metadata": {"name": "a"}}), true),
-            (
-                serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Succeeded"}}),
-                false,
-            ),
+            (serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Succeeded"}}), false),
             (
                 serde_json::json!({"metadata": {"name": "a", "annotations": {"kubernetes.io/config.mirror": "x"}}}),
                 false,

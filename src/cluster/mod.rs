@@ -98,8 +98,7 @@ pub enum ClusterError {
 }
 
 fn at(path: Option<&PathBuf>) -> String {
-    path.map(|path| format!(" at {}", path.display()))
-        .unwrap_or_default()
+    path.map(|path| format!(" at {}", path.display())).unwrap_or_default()
 }
 
 /// What the server or the wire said, in a form that people can read.
@@ -115,10 +114,7 @@ pub struct Cause {
 impl Cause {
     fn of(error: &kube::Error) -> Self {
         if let kube::Error::Api(status) = error {
-            return Self {
-                code: Some(status.code),
-                text: status.message.trim().to_owned(),
-            };
+            return Self { code: Some(status.code), text: status.message.trim().to_owned() };
         }
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -209,10 +205,7 @@ impl Cluster {
         };
         config.connect_timeout = Some(Duration::from_secs(10));
         let client = Client::try_from(config).map_err(|error| no_config(error.into()))?;
-        Ok(Self {
-            client,
-            namespace: namespace.to_owned(),
-        })
+        Ok(Self { client, namespace: namespace.to_owned() })
     }
 }
 
@@ -223,11 +216,7 @@ mod tests {
     #[test]
     fn errors_are_classed_by_what_to_do() {
         let api = |code: u16| {
-            let status = kube::core::Status {
-                code,
-                message: "m".into(),
-                ..kube::core::Status::default()
-            };
+            let status = kube::core::Status { code, message: "m".into(), ..kube::core::Status::default() };
             ClusterError::of("read node node1".into(), &kube::Error::Api(Box::new(status)))
         };
         for code in [409, 429, 500, 503, 504] {

@@ -1,5 +1,7 @@
 //! Names that other products compute in the same way.
 
+use std::fmt::Write as _;
+
 use sha2::{Digest, Sha256};
 
 /// wrangler's `SafeConcatName`: parts joined by `-`; what is longer than 63 is cut and gets a piece of its own digest.
@@ -9,15 +11,13 @@ pub fn safe_concat(parts: &[&str]) -> String {
     if full.len() < 64 {
         return full;
     }
-    let digest: String = Sha256::digest(full.as_bytes())
-        .iter()
-        .take(3)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let ends_well = full
-        .as_bytes()
-        .get(56)
-        .is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let digest = Sha256::digest(full.as_bytes()).iter().take(3).fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").unwrap_or_default();
+        text
+    });
+    let ends_well =
+        full.as_bytes().get(56).is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     // Kubernetes names are ASCII, so bytes are characters here; anything else falls back to whole characters.
     let (keep, digits) = if ends_well { (57, 5) } else { (56, 6) };
     let head: String = full.chars().take(keep).collect();
@@ -31,18 +31,12 @@ mod tests {
 
     #[test]
     fn long_names_are_cut_to_63() {
-        assert_eq!(
-            safe_concat(&["hvst-upgrade-abcde", "node1"]),
-            "hvst-upgrade-abcde-node1"
-        );
+        assert_eq!(safe_concat(&["hvst-upgrade-abcde", "node1"]), "hvst-upgrade-abcde-node1");
         let long = safe_concat(&["hvst-upgrade-abcde", &"n".repeat(60)]);
         assert_eq!(long.len(), 63);
         assert!(long.starts_with("hvst-upgrade-abcde-nnn"));
         let dotted = safe_concat(&[&"a".repeat(56), "b.example.org"]);
         assert_eq!(dotted.len(), 63);
-        assert_ne!(
-            safe_concat(&["x", &"n".repeat(80)]),
-            safe_concat(&["x", &"n".repeat(81)])
-        );
+        assert_ne!(safe_concat(&["x", &"n".repeat(80)]), safe_concat(&["x", &"n".repeat(81)]));
     }
 }

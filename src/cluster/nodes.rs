@@ -36,10 +36,7 @@ pub async fn count_targets(client: &Client, except: &str) -> Result<usize, Clust
     let mut count = 0;
     loop {
         let page = ask("list nodes", api(client).list(&params)).await?;
-        count += page
-            .iter()
-            .filter(|node| node.name_any() != except && is_target(node))
-            .count();
+        count += page.iter().filter(|node| node.name_any() != except && is_target(node)).count();
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(count),
@@ -62,25 +59,17 @@ pub fn is_ready(node: &Node) -> bool {
 /// `spec.unschedulable`.
 #[must_use]
 pub fn is_cordoned(node: &Node) -> bool {
-    node.spec
-        .as_ref()
-        .and_then(|spec| spec.unschedulable)
-        .unwrap_or(false)
+    node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
 }
 
 /// The drain taint, whatever its value.
 #[must_use]
 pub fn drain_taint(node: &Node) -> Option<&Taint> {
-    taints(node)
-        .iter()
-        .find(|taint| taint.key == DRAIN_TAINT && taint.effect == "NoSchedule")
+    taints(node).iter().find(|taint| taint.key == DRAIN_TAINT && taint.effect == "NoSchedule")
 }
 
 fn taints(node: &Node) -> &[Taint] {
-    node.spec
-        .as_ref()
-        .and_then(|spec| spec.taints.as_deref())
-        .unwrap_or_default()
+    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
 }
 
 /// What the kubelet reports.
@@ -93,28 +82,15 @@ pub fn kubelet_version(node: &Node) -> Option<&str> {
 /// When the kubelet last said that it is ready.
 #[must_use]
 pub fn heartbeat(node: &Node) -> Option<jiff::Timestamp> {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref())?;
-    conditions
-        .iter()
-        .find(|one| one.type_ == "Ready")?
-        .last_heartbeat_time
-        .as_ref()
-        .map(|time| time.0)
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref())?;
+    conditions.iter().find(|one| one.type_ == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
 /// Is anything of this resource allocatable?
 #[must_use]
 pub fn allocatable(node: &Node, resource: &str) -> u64 {
-    let all = node
-        .status
-        .as_ref()
-        .and_then(|status| status.allocatable.as_ref());
-    all.and_then(|all| all.get(resource))
-        .and_then(|amount| amount.0.parse().ok())
-        .unwrap_or(0)
+    let all = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+    all.and_then(|all| all.get(resource)).and_then(|amount| amount.0.parse().ok()).unwrap_or(0)
 }
 
 /// Cordons, taints, and signs it. Harmless when done already.
@@ -165,11 +141,6 @@ async fn write(
         "spec": { "unschedulable": if cordoned { Some(true) } else { None }, "taints": taints },
     });
     let params = PatchParams::default();
-    let what = format!(
-        "{} node {name}",
-        if owner.is_some() { "cordon" } else { "uncordon" }
-    );
-    ask(what, api(client).patch(&name, &params, &Patch::Merge(patch)))
-        .await
-        .map(|_| ())
+    let what = format!("{} node {name}", if owner.is_some() { "cordon" } else { "uncordon" });
+    ask(what, api(client).patch(&name, &params, &Patch::Merge(patch))).await.map(|_| ())
 }

@@ -30,10 +30,7 @@ pub enum Answer {
 /// Who an instance is.
 #[must_use]
 pub fn key_of(vmi: &impl ResourceExt) -> VmKey {
-    VmKey {
-        namespace: vmi.namespace().unwrap_or_default(),
-        name: vmi.name_any(),
-    }
+    VmKey { namespace: vmi.namespace().unwrap_or_default(), name: vmi.name_any() }
 }
 
 /// None while the guest lives, else how it ended.
@@ -59,9 +56,7 @@ pub fn on_node_selector(node: &str) -> String {
 pub async fn instances_on(client: &Client, node: &str) -> Result<Vec<VirtualMachineInstance>, ClusterError> {
     let api: Api<VirtualMachineInstance> = Api::all(client.clone());
     let params = ListParams::default().labels(&on_node_selector(node));
-    Ok(ask(format!("list the VMs of node {node}"), api.list(&params))
-        .await?
-        .items)
+    Ok(ask(format!("list the VMs of node {node}"), api.list(&params)).await?.items)
 }
 
 /// Launcher pods on a node that have not finished, as `namespace/name`: an instance that is still being scheduled has no
@@ -71,14 +66,8 @@ pub async fn instances_on(client: &Client, node: &str) -> Result<Vec<VirtualMach
 /// [`ClusterError`].
 pub async fn launchers_on(client: &Client, node: &str) -> Result<Vec<String>, ClusterError> {
     let api: Api<k8s_openapi::api::core::v1::Pod> = Api::all(client.clone());
-    let params = ListParams::default()
-        .labels(LAUNCHER_SELECTOR)
-        .fields(&format!("spec.nodeName={node}"));
-    let pods = ask(
-        format!("list the launcher pods of node {node}"),
-        api.list(&params),
-    )
-    .await?;
+    let params = ListParams::default().labels(LAUNCHER_SELECTOR).fields(&format!("spec.nodeName={node}"));
+    let pods = ask(format!("list the launcher pods of node {node}"), api.list(&params)).await?;
     let unfinished = pods.iter().filter(|pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         !matches!(phase, Some("Succeeded" | "Failed"))
@@ -110,11 +99,8 @@ pub async fn instance(client: &Client, key: &VmKey) -> Result<Option<VirtualMach
 /// [`ClusterError`].
 pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFacts, ClusterError> {
     let key = key_of(vmi);
-    let owned = vmi
-        .owner_references()
-        .iter()
-        .any(|owner| owner.kind == VirtualMachine::kind(&()));
-    let owner = if owned { vm(client, &key).await? } else { None };
+    let owned = vmi.owner_references().iter().any(|owner| owner.kind == VirtualMachine::kind(&()));
+    let parent = if owned { vm(client, &key).await? } else { None };
     let status = vmi.status.clone().unwrap_or_default();
     let devices = &vmi.spec.domain.devices;
     let live_migratable = match status.condition("LiveMigratable") {
@@ -131,12 +117,9 @@ pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFa
         Some(_) | None => LiveMigratable::NotSaid,
     };
     Ok(VmFacts {
-        vm_uid: owner.as_ref().and_then(ResourceExt::uid),
+        vm_uid: parent.as_ref().and_then(ResourceExt::uid),
         vmi_uid: vmi.uid().unwrap_or_default(),
-        run_strategy: owner
-            .as_ref()
-            .and_then(|vm| vm.spec.effective_strategy())
-            .map(str::to_owned),
+        run_strategy: parent.as_ref().and_then(|vm| vm.spec.effective_strategy()).map(str::to_owned),
         live_migratable,
         devices: devices
             .host_devices
@@ -144,13 +127,8 @@ pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFa
             .chain(&devices.gpus)
             .map(|device| device.device_name.clone())
             .collect(),
-        grace_seconds: vmi
-            .spec
-            .termination_grace_period_seconds
-            .and_then(|grace| u32::try_from(grace).ok()),
-        paused: status
-            .condition("Paused")
-            .is_some_and(|condition| condition.status == "True"),
+        grace_seconds: vmi.spec.termination_grace_period_seconds.and_then(|grace| u32::try_from(grace).ok()),
+        paused: status.condition("Paused").is_some_and(|condition| condition.status == "True"),
         deleting: vmi.meta().deletion_timestamp.is_some(),
         ended: ended(vmi).is_some(),
         vm: key,
@@ -163,22 +141,12 @@ pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFa
 /// [`ClusterError`].
 pub async fn migrate(client: &Client, key: &VmKey, name: &str, upgrade: &str) -> Result<(), ClusterError> {
     let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(client.clone(), &key.namespace);
-    let spec = VirtualMachineInstanceMigrationSpec {
-        vmi_name: key.name.clone(),
-    };
+    let spec = VirtualMachineInstanceMigrationSpec { vmi_name: key.name.clone() };
     let mut made = VirtualMachineInstanceMigration::new(name, spec);
-    made.labels_mut()
-        .insert("harvesterhci.io/upgrade".to_owned(), upgrade.to_owned());
-    made.labels_mut()
-        .insert(VMI_NAME_LABEL.to_owned(), key.name.clone());
-    match ask(
-        format!("live-migrate VM {key}"),
-        api.create(&PostParams::default(), &made),
-    )
-    .await
-    {
-        Ok(_) => Ok(()),
-        Err(ClusterError::Conflict { .. }) => Ok(()),
+    made.labels_mut().insert("harvesterhci.io/upgrade".to_owned(), upgrade.to_owned());
+    made.labels_mut().insert(VMI_NAME_LABEL.to_owned(), key.name.clone());
+    match ask(format!("live-migrate VM {key}"), api.create(&PostParams::default(), &made)).await {
+        Ok(_) | Err(ClusterError::Conflict { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -229,9 +197,7 @@ async fn subresource(
     match ask(what, client.request_text(request)).await {
         Ok(_) => Ok(Answer::Accepted),
         Err(ClusterError::Gone { .. }) => Ok(Answer::NoSuchVm),
-        Err(ClusterError::Conflict { source, .. }) => Ok(Answer::LookAgain {
-            why: source.to_string(),
-        }),
+        Err(ClusterError::Conflict { source, .. }) => Ok(Answer::LookAgain { why: source.to_string() }),
         Err(ClusterError::Unavailable { source, .. }) if source.code == Some(500) => {
             Ok(Answer::LookAgain { why: source.text })
         }
@@ -257,7 +223,5 @@ pub async fn set_run_strategy(
     ]))
     .map_err(|error| ClusterError::of(what.clone(), &kube::Error::SerdeError(error)))?;
     let params = PatchParams::default();
-    ask(what, api.patch(&key.name, &params, &Patch::<()>::Json(patch)))
-        .await
-        .map(|_| ())
+    ask(what, api.patch(&key.name, &params, &Patch::<()>::Json(patch))).await.map(|_| ())
 }

@@ -5,16 +5,8 @@ use super::*;
 type Env = &'static [(&'static str, &'static str)];
 
 fn merge(flags: FlagConfig, env: Env, file: &str) -> Result<Config, ConfigError> {
-    let lookup = |name: &str| {
-        env.iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| (*value).to_owned())
-    };
-    Config::merge(
-        flags,
-        lookup,
-        FileConfig::parse(Path::new("/etc/upgrade-agent/config.toml"), file)?,
-    )
+    let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    Config::merge(flags, lookup, FileConfig::parse(Path::new("/etc/upgrade-agent/config.toml"), file)?)
 }
 
 fn flags(args: &[&str]) -> FlagConfig {
@@ -43,21 +35,10 @@ fn defaults_are_those_of_the_machine_itself() {
 #[test]
 fn a_pod_finds_bus_state_and_the_files_paths_under_the_host_root() {
     let env: Env = &[("UPGRADE_AGENT_HOST_ROOT", "/host"), ("NODE_NAME", "node1")];
-    let config = merge(
-        FlagConfig::default(),
-        env,
-        "kubeconfig = '/etc/rancher/rke2/rke2.yaml'",
-    )
-    .unwrap();
-    assert_eq!(
-        config.system_bus.unwrap(),
-        Path::new("/host/run/dbus/system_bus_socket")
-    );
+    let config = merge(FlagConfig::default(), env, "kubeconfig = '/etc/rancher/rke2/rke2.yaml'").unwrap();
+    assert_eq!(config.system_bus.unwrap(), Path::new("/host/run/dbus/system_bus_socket"));
     assert_eq!(config.state_dir, Path::new("/host/var/lib/rancher/upgrade-agent"));
-    assert_eq!(
-        config.kubeconfig.unwrap(),
-        Path::new("/host/etc/rancher/rke2/rke2.yaml")
-    );
+    assert_eq!(config.kubeconfig.unwrap(), Path::new("/host/etc/rancher/rke2/rke2.yaml"));
     assert_eq!(config.node_name.unwrap(), "node1");
 }
 
@@ -85,87 +66,35 @@ fn flags_win_over_environment_over_file_over_default() {
         (args, env, "flag", "10.0.0.1", "flag"),
         (none(), env, "env", "10.0.0.2", "file"),
         (none(), &[], "file", "10.0.0.3", "file"),
-        (
-            none(),
-            &[("NODE_NAME", ""), ("KUBECONFIG", "")],
-            "file",
-            "10.0.0.3",
-            "file",
-        ),
+        (none(), &[("NODE_NAME", ""), ("KUBECONFIG", "")], "file", "10.0.0.3", "file"),
     ];
     for (flags, env, winner, address, namespace) in cases {
         let config = merge(flags, env, file).unwrap();
         let path = PathBuf::from(format!("/{winner}"));
         assert_eq!(config.node_name.as_deref(), Some(winner));
-        assert_eq!(
-            (config.kubeconfig.as_ref(), config.system_bus.as_ref()),
-            (Some(&path), Some(&path))
-        );
+        assert_eq!((config.kubeconfig.as_ref(), config.system_bus.as_ref()), (Some(&path), Some(&path)));
         assert_eq!(config.state_dir, path);
         assert_eq!(
-            (
-                config.local_address.to_string().as_str(),
-                config.namespace.as_str()
-            ),
+            (config.local_address.to_string().as_str(), config.namespace.as_str()),
             (address, namespace)
         );
     }
     let env: Env = &[("UPGRADE_AGENT_HOST_ROOT", "/env")];
-    assert_eq!(
-        merge(flags(&["--host-root", "/flag"]), env, "")
-            .unwrap()
-            .host_root,
-        Path::new("/flag")
-    );
+    assert_eq!(merge(flags(&["--host-root", "/flag"]), env, "").unwrap().host_root, Path::new("/flag"));
 }
 
 #[test]
 fn what_cannot_be_meant_is_refused_with_its_place_and_cure() {
     let cases: [(&[&str], Env, &str, &str); 11] = [
-        (
-            &["--node-name", "Node_1"],
-            &[],
-            "",
-            "`--node-name` is `Node_1`; use the node's name as",
-        ),
+        (&["--node-name", "Node_1"], &[], "", "`--node-name` is `Node_1`; use the node's name as"),
         (&["--node-name", ""], &[], "", "`--node-name` is ``"),
         (&[], &[("NODE_NAME", "-a")], "", "`NODE_NAME` is `-a`"),
-        (
-            &["--host-root", "host"],
-            &[],
-            "",
-            "`--host-root` is `host`; use an absolute path",
-        ),
-        (
-            &[],
-            &[("UPGRADE_AGENT_STATE_DIR", "state")],
-            "",
-            "`UPGRADE_AGENT_STATE_DIR` is `state`",
-        ),
-        (
-            &[],
-            &[("KUBECONFIG", "/a:/b")],
-            "",
-            "`KUBECONFIG` is `/a:/b`; name one file",
-        ),
-        (
-            &["--local-address", "0.0.0.0"],
-            &[],
-            "",
-            "`--local-address` is `0.0.0.0`; use one IP address",
-        ),
-        (
-            &[],
-            &[],
-            "local_address = 'here'",
-            "`local_address in /etc/upgrade-agent/config.toml` is `here`",
-        ),
-        (
-            &["--namespace", "a.b"],
-            &[],
-            "",
-            "`--namespace` is `a.b`; use a namespace's name",
-        ),
+        (&["--host-root", "host"], &[], "", "`--host-root` is `host`; use an absolute path"),
+        (&[], &[("UPGRADE_AGENT_STATE_DIR", "state")], "", "`UPGRADE_AGENT_STATE_DIR` is `state`"),
+        (&[], &[("KUBECONFIG", "/a:/b")], "", "`KUBECONFIG` is `/a:/b`; name one file"),
+        (&["--local-address", "0.0.0.0"], &[], "", "`--local-address` is `0.0.0.0`; use one IP address"),
+        (&[], &[], "local_address = 'here'", "`local_address in /etc/upgrade-agent/config.toml` is `here`"),
+        (&["--namespace", "a.b"], &[], "", "`--namespace` is `a.b`; use a namespace's name"),
         (
             &[],
             &[],
@@ -190,12 +119,7 @@ fn what_cannot_be_meant_is_refused_with_its_place_and_cure() {
 fn a_missing_file_is_fine_and_an_unreadable_one_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let load = || {
-        Config::load(FlagConfig {
-            host_root: Some(root.into()),
-            ..FlagConfig::default()
-        })
-    };
+    let load = || Config::load(FlagConfig { host_root: Some(root.into()), ..FlagConfig::default() });
     assert_eq!(load().unwrap().namespace, "harvester-system");
 
     std::fs::create_dir_all(root.join("etc/upgrade-agent")).unwrap();
@@ -205,14 +129,6 @@ fn a_missing_file_is_fine_and_an_unreadable_one_is_named() {
     std::fs::remove_file(root.join(FILE)).unwrap();
     std::fs::create_dir(root.join(FILE)).unwrap();
     let error = load().unwrap_err();
-    assert!(
-        matches!(&error, ConfigError::Unreadable { path, .. } if *path == root.join(FILE)),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .ends_with("make it a readable file, or remove it"),
-        "{error}"
-    );
+    assert!(matches!(&error, ConfigError::Unreadable { path, .. } if *path == root.join(FILE)), "{error}");
+    assert!(error.to_string().ends_with("make it a readable file, or remove it"), "{error}");
 }

@@ -95,9 +95,9 @@ fn hold(why: &str) -> Verdict {
 fn shut_down(policy: &Evacuation, why: String) -> Verdict {
     match policy.non_migratable {
         NonMigratable::ShutdownAndRestore => Verdict::ShutDown { why },
-        NonMigratable::Hold => Verdict::Hold {
-            why: format!("{why}, and the plan says to hold for such VMs"),
-        },
+        NonMigratable::Hold => {
+            Verdict::Hold { why: format!("{why}, and the plan says to hold for such VMs") }
+        }
     }
 }
 
@@ -122,112 +122,47 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let no = LiveMigratable::No {
-            reason: "DisksNotLiveMigratable".into(),
-        };
-        let holding = Evacuation {
-            non_migratable: NonMigratable::Hold,
-            ..Evacuation::default()
-        };
-        let excluding = Evacuation {
-            exclude: [VmKey::new("default", "db")].into(),
-            ..Evacuation::default()
-        };
+        let no = LiveMigratable::No { reason: "DisksNotLiveMigratable".into() };
+        let holding = Evacuation { non_migratable: NonMigratable::Hold, ..Evacuation::default() };
+        let excluding = Evacuation { exclude: [VmKey::new("default", "db")].into(), ..Evacuation::default() };
         let usual = Evacuation::default();
         let table: Vec<(&str, VmFacts, &Evacuation, usize, &str)> = vec![
             ("plain", facts(), &usual, 2, "migrate"),
             ("single node", facts(), &usual, 0, "shut down: no other node"),
             (
                 "local disk",
-                VmFacts {
-                    live_migratable: no.clone(),
-                    ..facts()
-                },
+                VmFacts { live_migratable: no.clone(), ..facts() },
                 &usual,
                 2,
                 "shut down: DisksNot",
             ),
             (
                 "device",
-                VmFacts {
-                    devices: vec!["nvidia.com/A16".into()],
-                    ..facts()
-                },
+                VmFacts { devices: vec!["nvidia.com/A16".into()], ..facts() },
                 &usual,
                 2,
                 "shut down: it holds",
             ),
             (
                 "device, hold",
-                VmFacts {
-                    devices: vec!["x/y".into()],
-                    ..facts()
-                },
+                VmFacts { devices: vec!["x/y".into()], ..facts() },
                 &holding,
                 2,
                 "hold: it holds",
             ),
-            (
-                "local disk, hold",
-                VmFacts {
-                    live_migratable: no,
-                    ..facts()
-                },
-                &holding,
-                2,
-                "hold: DisksNot",
-            ),
+            ("local disk, hold", VmFacts { live_migratable: no, ..facts() }, &holding, 2, "hold: DisksNot"),
             (
                 "not said",
-                VmFacts {
-                    live_migratable: LiveMigratable::NotSaid,
-                    ..facts()
-                },
+                VmFacts { live_migratable: LiveMigratable::NotSaid, ..facts() },
                 &usual,
                 2,
                 "hold: KubeVirt",
             ),
-            (
-                "paused",
-                VmFacts {
-                    paused: true,
-                    ..facts()
-                },
-                &usual,
-                2,
-                "hold: its guest is paused",
-            ),
-            (
-                "standalone",
-                VmFacts {
-                    vm_uid: None,
-                    ..facts()
-                },
-                &usual,
-                2,
-                "hold: it is an instance",
-            ),
+            ("paused", VmFacts { paused: true, ..facts() }, &usual, 2, "hold: its guest is paused"),
+            ("standalone", VmFacts { vm_uid: None, ..facts() }, &usual, 2, "hold: it is an instance"),
             ("excluded", facts(), &excluding, 2, "hold: the plan excludes"),
-            (
-                "excluded, leaving",
-                VmFacts {
-                    deleting: true,
-                    ..facts()
-                },
-                &excluding,
-                2,
-                "leaving",
-            ),
-            (
-                "ended",
-                VmFacts {
-                    ended: true,
-                    ..facts()
-                },
-                &usual,
-                2,
-                "leaving",
-            ),
+            ("excluded, leaving", VmFacts { deleting: true, ..facts() }, &excluding, 2, "leaving"),
+            ("ended", VmFacts { ended: true, ..facts() }, &usual, 2, "leaving"),
         ];
         for (what, facts, policy, targets, expected) in table {
             let said = match classify(&facts, policy, targets) {

@@ -105,30 +105,16 @@ impl Decision {
     fn wait(&mut self, what: String, since: Timestamp, deadline: Timestamp, then: &str) {
         self.by(deadline);
         let owner = "nobody has to act yet".to_owned();
-        self.blockers.push(Blocker {
-            what,
-            since,
-            owner,
-            deadline: Some(deadline),
-            then: then.to_owned(),
-        });
+        self.blockers.push(Blocker { what, since, owner, deadline: Some(deadline), then: then.to_owned() });
     }
 }
 
 /// Name of the migration object of one attempt. Fixed, so that asking twice after a crash meets the first one.
 #[must_use]
 pub fn migration_name(upgrade_uid: &str, vm: &str, attempt: u32) -> String {
-    let uid: String = upgrade_uid
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(8)
-        .collect();
+    let uid: String = upgrade_uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
     let vm: String = vm.chars().take(40).collect();
-    format!(
-        "upgrade-{}-{}-{attempt}",
-        uid.to_ascii_lowercase(),
-        vm.trim_end_matches(['-', '.'])
-    )
+    format!("upgrade-{}-{}-{attempt}", uid.to_ascii_lowercase(), vm.trim_end_matches(['-', '.']))
 }
 
 /// What to do about every VM of the ledger. `begun` is when this step began.
@@ -165,15 +151,7 @@ fn decide_one(
     let shutdown = policy.guest_shutdown(line.entry.grace_seconds) + LAUNCHER_SLACK;
     match (&line.fate, &line.entry.verdict) {
         (Fate::Stopping { since, forced }, _) => {
-            stopping(
-                decision,
-                line,
-                *since,
-                *forced,
-                *since + shutdown,
-                policy.on_shutdown_timeout,
-                now,
-            );
+            stopping(decision, line, *since, *forced, *since + shutdown, policy.on_shutdown_timeout, now);
         }
         // Its guest has ended, whoever ended it; the object goes when its pod does.
         (Fate::Here | Fate::Migrating { .. }, _) if vmi.ended.is_some() => {
@@ -183,20 +161,10 @@ fn decide_one(
         (Fate::Here, Verdict::Hold { why }) => decision.holds.push(format!("VM {vm} holds the node: {why}")),
         (Fate::Here, Verdict::ShutDown { .. }) => decision.actions.push(VmAction::Stop { vm }),
         (Fate::Here, Verdict::Migrate) => decision.actions.push(VmAction::Migrate { vm, attempt: 1 }),
-        (
-            Fate::Migrating {
-                attempt,
-                since,
-                asked,
-            },
-            _,
-        ) => {
+        (Fate::Migrating { attempt, since, asked }, _) => {
             let named = migration_name(upgrade_uid, &vm.name, *attempt);
             let (attempt, since, asked) = (*attempt, *since, *asked);
-            let ours = seen
-                .migrations
-                .get(&vm)
-                .and_then(|all| all.iter().find(|one| one.name == named));
+            let ours = seen.migrations.get(&vm).and_then(|all| all.iter().find(|one| one.name == named));
             migrating(decision, &vm, ours, (attempt, since, asked), policy, now);
         }
         // Off the node: `on_node` does not give these.
@@ -214,12 +182,7 @@ fn decide_one(
 
 fn leaving(decision: &mut Decision, vm: &VmKey, since: Timestamp, deadline: Timestamp, now: Timestamp) {
     if now < deadline {
-        decision.wait(
-            format!("VM {vm} is being stopped by somebody else"),
-            since,
-            deadline,
-            "hold",
-        );
+        decision.wait(format!("VM {vm} is being stopped by somebody else"), since, deadline, "hold");
     } else {
         decision.holds.push(format!(
             "VM {vm} is being stopped by somebody else and does not go; look at its launcher pod, then resume"
@@ -238,11 +201,7 @@ fn stopping(
 ) {
     let vm = &line.entry.vm;
     // After a power cut only the launcher has to go.
-    let deadline = if forced {
-        deadline + LAUNCHER_SLACK * 2
-    } else {
-        deadline
-    };
+    let deadline = if forced { deadline + LAUNCHER_SLACK * 2 } else { deadline };
     let then = match policy {
         ShutdownTimeout::ForceOff if !forced => "power off",
         ShutdownTimeout::ForceOff | ShutdownTimeout::Hold => "hold",
@@ -280,12 +239,9 @@ fn migrating(
     match ours.map(|one| &one.state) {
         // The request was lost before it reached the API: ask again under the same name.
         None if now < asked + SignedDuration::from_secs(5) => {
-            decision.by(asked + SignedDuration::from_secs(5))
+            decision.by(asked + SignedDuration::from_secs(5));
         }
-        None => decision.actions.push(VmAction::Migrate {
-            vm: vm.clone(),
-            attempt,
-        }),
+        None => decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt }),
         // The instance's node is about to change: the next look will see it gone.
         Some(MigrationState::Succeeded) => decision.by(now + SignedDuration::from_secs(2)),
         Some(MigrationState::Unfinished) if now < deadline => {
@@ -297,7 +253,7 @@ fn migrating(
             );
         }
         Some(MigrationState::Unfinished) => {
-            give_up(decision, "it takes longer than evacuation.migrationSeconds")
+            give_up(decision, "it takes longer than evacuation.migrationSeconds");
         }
         Some(MigrationState::Failed { reason }) if attempt >= MIGRATION_ATTEMPTS || now >= deadline => {
             give_up(decision, &format!("attempt {attempt} failed, {reason}"));
@@ -305,10 +261,7 @@ fn migrating(
         Some(MigrationState::Failed { reason }) => {
             let again = asked + FIRST_BACKOFF * 2u32.pow(attempt.saturating_sub(1));
             if now >= again {
-                decision.actions.push(VmAction::Migrate {
-                    vm: vm.clone(),
-                    attempt: attempt + 1,
-                });
+                decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt: attempt + 1 });
             } else {
                 let what = format!("VM {vm} waits to be migrated again; attempt {attempt} failed, {reason}");
                 decision.wait(what, asked, again, "try again");

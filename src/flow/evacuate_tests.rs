@@ -16,13 +16,8 @@ fn vm() -> VmKey {
 
 /// A ledger of one VM after these records; the n-th record is dated 8 + n seconds.
 fn ledger(verdict: Verdict, after: Vec<Record>) -> VmLedger {
-    let mut records: Vec<Record> = whole_run()[..7]
-        .iter()
-        .map(|entry| entry.record.clone())
-        .collect();
-    records.push(Record::LedgerWritten {
-        vms: vec![vm_entry("db", verdict)],
-    });
+    let mut records: Vec<Record> = whole_run()[..7].iter().map(|entry| entry.record.clone()).collect();
+    records.push(Record::LedgerWritten { vms: vec![vm_entry("db", verdict)] });
     records.extend(after);
     replay(&entries(records)).ledger().clone()
 }
@@ -36,35 +31,22 @@ fn seen(ended: Option<bool>, migrations: &[(u32, MigrationState)]) -> Seen {
         })
         .collect();
     Seen {
-        vmis: [(
-            vm(),
-            SeenVmi {
-                uid: "vmi-db".into(),
-                ended,
-            },
-        )]
-        .into(),
+        vmis: [(vm(), SeenVmi { uid: "vmi-db".into(), ended })].into(),
         migrations: [(vm(), migrations)].into(),
     }
 }
 
 fn failed() -> MigrationState {
-    MigrationState::Failed {
-        reason: "target unschedulable".into(),
-    }
+    MigrationState::Failed { reason: "target unschedulable".into() }
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 #[test]
 fn one_vm_at_a_time() {
     let usual = Evacuation::default();
-    let stop_after = Evacuation {
-        on_migration_failure: MigrationFailure::ShutdownAndRestore,
-        ..usual.clone()
-    };
-    let force = Evacuation {
-        on_shutdown_timeout: ShutdownTimeout::ForceOff,
-        ..usual.clone()
-    };
+    let stop_after =
+        Evacuation { on_migration_failure: MigrationFailure::ShutdownAndRestore, ..usual.clone() };
+    let force = Evacuation { on_shutdown_timeout: ShutdownTimeout::ForceOff, ..usual.clone() };
     let shut = || Verdict::ShutDown { why: "device".into() };
     let asked = |attempt| Record::MigrationIntent { vm: vm(), attempt };
     let stop = || Record::StopIntent { vm: vm() };
@@ -74,46 +56,11 @@ fn one_vm_at_a_time() {
     let gone = || format!("{:?}", VmAction::RecordGone { vm: vm() });
     let three = || vec![asked(1), asked(2), asked(3)];
     let table: Vec<(&str, VmLedger, Seen, &Evacuation, i64, String)> = vec![
-        (
-            "migratable",
-            ledger(Verdict::Migrate, vec![]),
-            seen(None, &[]),
-            &usual,
-            9,
-            migrate(1),
-        ),
-        (
-            "device",
-            ledger(shut(), vec![]),
-            seen(None, &[]),
-            &usual,
-            9,
-            stops(),
-        ),
-        (
-            "gone",
-            ledger(Verdict::Migrate, vec![asked(1)]),
-            Seen::default(),
-            &usual,
-            20,
-            gone(),
-        ),
-        (
-            "stopped",
-            ledger(shut(), vec![stop()]),
-            Seen::default(),
-            &usual,
-            20,
-            gone(),
-        ),
-        (
-            "request lost",
-            ledger(Verdict::Migrate, vec![asked(1)]),
-            seen(None, &[]),
-            &usual,
-            60,
-            migrate(1),
-        ),
+        ("migratable", ledger(Verdict::Migrate, vec![]), seen(None, &[]), &usual, 9, migrate(1)),
+        ("device", ledger(shut(), vec![]), seen(None, &[]), &usual, 9, stops()),
+        ("gone", ledger(Verdict::Migrate, vec![asked(1)]), Seen::default(), &usual, 20, gone()),
+        ("stopped", ledger(shut(), vec![stop()]), Seen::default(), &usual, 20, gone()),
+        ("request lost", ledger(Verdict::Migrate, vec![asked(1)]), seen(None, &[]), &usual, 60, migrate(1)),
         (
             "migrating",
             ledger(Verdict::Migrate, vec![asked(1)]),
@@ -194,14 +141,7 @@ fn one_vm_at_a_time() {
             400,
             "hold: did not shut down in time".into(),
         ),
-        (
-            "ignores ACPI, policy",
-            ledger(shut(), vec![stop()]),
-            seen(None, &[]),
-            &force,
-            400,
-            cut(),
-        ),
+        ("ignores ACPI, policy", ledger(shut(), vec![stop()]), seen(None, &[]), &force, 400, cut()),
         (
             "cut once only",
             ledger(shut(), vec![stop(), Record::ForceOffIntent { vm: vm() }]),
@@ -212,12 +152,7 @@ fn one_vm_at_a_time() {
         ),
         (
             "excluded",
-            ledger(
-                Verdict::Hold {
-                    why: "the plan".into(),
-                },
-                vec![],
-            ),
+            ledger(Verdict::Hold { why: "the plan".into() }, vec![]),
             seen(None, &[]),
             &usual,
             9,
@@ -234,17 +169,8 @@ fn one_vm_at_a_time() {
     ];
     for (what, ledger, seen, policy, now, expected) in table {
         let decision = decide(&ledger, &seen, policy, UID, at(8), at(now));
-        let mut said: Vec<String> = decision
-            .actions
-            .iter()
-            .map(|action| format!("{action:?}"))
-            .collect();
-        said.extend(
-            decision
-                .blockers
-                .iter()
-                .map(|blocker| format!("wait: {}", blocker.what)),
-        );
+        let mut said: Vec<String> = decision.actions.iter().map(|action| format!("{action:?}")).collect();
+        said.extend(decision.blockers.iter().map(|blocker| format!("wait: {}", blocker.what)));
         said.extend(decision.holds.iter().map(|hold| format!("hold: {hold}")));
         assert_eq!(said.len(), 1, "{what}: {said:?}");
         let plain = said[0].replace("VM default/db ", "");

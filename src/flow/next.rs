@@ -21,11 +21,7 @@ pub fn next(progress: &Progress) -> Next {
     if let Some(outcome) = progress.outcome() {
         return Next::Ended(outcome.clone());
     }
-    let step = if progress.is_cancelled() {
-        way_back(progress)
-    } else {
-        way_forward(progress)
-    };
+    let step = if progress.is_cancelled() { way_back(progress) } else { way_forward(progress) };
     Next::Step(step)
 }
 
@@ -125,15 +121,10 @@ mod tests {
     fn a_refusal_of_the_gate_leads_back_to_pre_drain() {
         use crate::flow::record::Record;
         let run = whole_run();
-        let cut = run
-            .iter()
-            .position(|entry| matches!(entry.record, Record::Drained { .. }))
-            .unwrap();
+        let cut = run.iter().position(|entry| matches!(entry.record, Record::Drained { .. })).unwrap();
         let mut records: Vec<Record> = run[..=cut].iter().map(|entry| entry.record.clone()).collect();
         assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(Step::Swap));
-        records.push(Record::GateRefused {
-            refusal: "a VM came back".into(),
-        });
+        records.push(Record::GateRefused { refusal: "a VM came back".into() });
         assert_eq!(next(&replay(&entries(records))), Next::Step(Step::PreDrain));
     }
 
@@ -141,16 +132,10 @@ mod tests {
     fn cancelling_before_the_swap_puts_everything_back() {
         use crate::flow::record::Record;
         let run = whole_run();
-        let cut = run
-            .iter()
-            .position(|entry| entry.record == Record::PreDrained)
-            .unwrap();
+        let cut = run.iter().position(|entry| entry.record == Record::PreDrained).unwrap();
         let mut records: Vec<Record> = run[..=cut].iter().map(|entry| entry.record.clone()).collect();
         records.push(Record::CancelRequested);
-        assert_eq!(
-            next(&replay(&entries(records.clone()))),
-            Next::Step(Step::PostDrain)
-        );
+        assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(Step::PostDrain));
         records.push(Record::PostDrained);
         assert_eq!(next(&replay(&entries(records))), Next::Step(Step::Restore));
     }

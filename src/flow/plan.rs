@@ -67,16 +67,10 @@ impl Role {
 #[serde(deny_unknown_fields)]
 pub struct VersionChange {
     /// The version that must be running now.
-    #[schemars(
-        with = "String",
-        regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+(-rc[0-9]+)?\+rke2r[0-9]+$")
-    )]
+    #[schemars(with = "String", regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+(-rc[0-9]+)?\+rke2r[0-9]+$"))]
     pub from: Rke2Version,
     /// The version to run afterwards.
-    #[schemars(
-        with = "String",
-        regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+(-rc[0-9]+)?\+rke2r[0-9]+$")
-    )]
+    #[schemars(with = "String", regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+(-rc[0-9]+)?\+rke2r[0-9]+$"))]
     pub to: Rke2Version,
 }
 
@@ -139,9 +133,7 @@ impl Evacuation {
     /// How long a guest may take to shut down: the VM's own grace period when that is longer.
     #[must_use]
     pub fn guest_shutdown(&self, own_grace_seconds: Option<u32>) -> Duration {
-        Duration::from_secs(u64::from(
-            self.guest_shutdown_seconds.max(own_grace_seconds.unwrap_or(0)),
-        ))
+        Duration::from_secs(u64::from(self.guest_shutdown_seconds.max(own_grace_seconds.unwrap_or(0))))
     }
 
     /// How long one VM may take to live-migrate, all attempts together.
@@ -252,11 +244,7 @@ impl NodePlan {
             }
         }
         // The uid becomes a folder name under the state directory.
-        if !self
-            .upgrade_uid
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        {
+        if !self.upgrade_uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(PlanError::Empty { field: "upgradeUID" });
         }
         let VersionChange { from, to } = self.rke2.clone();
@@ -296,11 +284,7 @@ impl Artifacts {
 
 impl fmt::Display for NodePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} -> {} ({})",
-            self.node_name, self.rke2.from, self.rke2.to, self.upgrade_name
-        )
+        write!(f, "{}: {} -> {} ({})", self.node_name, self.rke2.from, self.rke2.to, self.upgrade_name)
     }
 }
 
@@ -318,10 +302,7 @@ pub(crate) mod tests {
                 from: "v1.34.2+rke2r1".parse().unwrap(),
                 to: "v1.35.6+rke2r1".parse().unwrap(),
             },
-            artifacts: Artifacts {
-                source: "file:///var/lib/rancher/release".into(),
-                sha256: "a".repeat(64),
-            },
+            artifacts: Artifacts { source: "file:///var/lib/rancher/release".into(), sha256: "a".repeat(64) },
             swap: SwapMode::Direct,
             evacuation: Evacuation::default(),
             os: None,
@@ -342,25 +323,11 @@ pub(crate) mod tests {
             (|p| p.node_name = String::new(), "`nodeName` is empty"),
             (|p| p.rke2.to = p.rke2.from.clone(), "not newer"),
             (|p| p.rke2.to = "v1.33.9+rke2r1".parse().unwrap(), "not newer"),
-            (
-                |p| p.rke2.to = "v1.36.0+rke2r1".parse().unwrap(),
-                "skips a Kubernetes minor",
-            ),
+            (|p| p.rke2.to = "v1.36.0+rke2r1".parse().unwrap(), "skips a Kubernetes minor"),
             (|p| p.artifacts.sha256 = "abc".into(), "sha256sum"),
-            (
-                |p| p.artifacts.source = "ftp://mirror/rke2".into(),
-                "artifacts.source",
-            ),
+            (|p| p.artifacts.source = "ftp://mirror/rke2".into(), "artifacts.source"),
             (|p| p.swap = SwapMode::Rancher, "swap: Rancher"),
-            (
-                |p| {
-                    p.os = Some(OsPart {
-                        hook: vec![],
-                        reboot: true,
-                    })
-                },
-                "`os`",
-            ),
+            (|p| p.os = Some(OsPart { hook: vec![], reboot: true }), "`os`"),
         ];
         for (spoil, expected) in table {
             let mut plan = plan();
@@ -373,8 +340,8 @@ pub(crate) mod tests {
     #[test]
     fn a_longer_own_grace_period_wins() {
         let policy = Evacuation::default();
-        assert_eq!(policy.guest_shutdown(None), Duration::from_secs(300));
-        assert_eq!(policy.guest_shutdown(Some(120)), Duration::from_secs(300));
-        assert_eq!(policy.guest_shutdown(Some(900)), Duration::from_secs(900));
+        assert_eq!(policy.guest_shutdown(None), Duration::from_mins(5));
+        assert_eq!(policy.guest_shutdown(Some(120)), Duration::from_mins(5));
+        assert_eq!(policy.guest_shutdown(Some(900)), Duration::from_mins(15));
     }
 }

@@ -41,7 +41,7 @@ pub enum Record {
     /// First line: whose journal this is.
     Opened {
         /// The order sheet, so that a run can go on without the API.
-        plan: NodePlan,
+        plan: Box<NodePlan>,
         /// Its digest; another plan is refused.
         plan_digest: String,
         /// Version of the agent that opened it.

@@ -36,15 +36,9 @@ impl Blocker {
             Some(deadline) => {
                 let left = deadline.duration_since(now).as_secs();
                 if left > 0 {
-                    format!(
-                        "{}; since {waited} s; in {left} s: {}; {}",
-                        self.what, self.then, self.owner
-                    )
+                    format!("{}; since {waited} s; in {left} s: {}; {}", self.what, self.then, self.owner)
                 } else {
-                    format!(
-                        "{}; since {waited} s; now: {}; {}",
-                        self.what, self.then, self.owner
-                    )
+                    format!("{}; since {waited} s; now: {}; {}", self.what, self.then, self.owner)
                 }
             }
             None => format!("{}; since {waited} s; {}; {}", self.what, self.then, self.owner),

@@ -63,22 +63,19 @@ impl Step {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         match self {
             Self::Preflight => minutes(2),
-            Self::Stage => minutes(15),
-            Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Swap | Self::ProbeRestart => minutes(5),
+            Self::Stage | Self::Drain | Self::Verify => minutes(15),
+            Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Swap | Self::Finish => minutes(5),
             // Each VM has deadlines of its own inside; this bound is only reached when all of them fail to fire.
             Self::PreDrain => {
                 plan.evacuation.migration() + plan.evacuation.guest_shutdown(Some(24 * 3600)) + minutes(10)
             }
-            Self::Drain => minutes(15),
             // A server that imports images at start looks like one that hangs: reference `rke2-and-rancher.md` §7.2.
-            Self::Restart => match plan.role {
+            Self::Restart | Self::ProbeRestart => match plan.role {
                 Some(Role::Agent) => minutes(10),
                 Some(Role::Server) | None => minutes(20),
             },
-            Self::Verify => minutes(15),
             Self::PostDrain => minutes(10),
             Self::Restore => minutes(60),
-            Self::Finish => minutes(5),
         }
     }
 

@@ -37,20 +37,11 @@ impl Rke2Version {
     /// What a kubelet of this release reports in `status.nodeInfo.kubeletVersion`: the release candidate is dropped.
     #[must_use]
     pub fn kubelet_version(&self) -> String {
-        format!(
-            "v{}.{}.{}+rke2r{}",
-            self.major, self.minor, self.patch, self.revision
-        )
+        format!("v{}.{}.{}+rke2r{}", self.major, self.minor, self.patch, self.revision)
     }
 
     fn rank(&self) -> (u32, u32, u32, u32, u32) {
-        (
-            self.major,
-            self.minor,
-            self.patch,
-            self.candidate.unwrap_or(u32::MAX),
-            self.revision,
-        )
+        (self.major, self.minor, self.patch, self.candidate.unwrap_or(u32::MAX), self.revision)
     }
 }
 

@@ -29,10 +29,7 @@ impl VmKey {
     /// A key from its two parts.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 }
 
@@ -218,13 +215,7 @@ pub struct VmLedger {
 impl VmLedger {
     /// Adds a VM. One that came back (a new instance after it had left) starts a new line.
     pub(crate) fn enter(&mut self, entry: VmEntry) {
-        self.lines.insert(
-            entry.vm.clone(),
-            LedgerLine {
-                entry,
-                fate: Fate::Here,
-            },
-        );
+        self.lines.insert(entry.vm.clone(), LedgerLine { entry, fate: Fate::Here });
     }
 
     /// Moves a VM's fate; `None` when the ledger does not know it.
@@ -334,30 +325,16 @@ mod tests {
     fn a_vm_is_owed_from_the_moment_its_stop_is_asked_for() {
         let at = Timestamp::UNIX_EPOCH;
         let owed = [
-            Fate::Stopping {
-                since: at,
-                forced: false,
-            },
+            Fate::Stopping { since: at, forced: false },
             Fate::ShutDown { graceful: None, at },
-            Fate::Restoring {
-                graceful: None,
-                off: at,
-            },
+            Fate::Restoring { graceful: None, off: at },
         ];
         let not_owed = [
             Fate::Here,
             Fate::Migrated { to: "node2".into() },
-            Fate::Left {
-                reason: "stopped by its user".into(),
-            },
-            Fate::Restored {
-                node: "node1".into(),
-                graceful: Some(true),
-                away_seconds: 4,
-            },
-            Fate::Struck {
-                reason: "deleted".into(),
-            },
+            Fate::Left { reason: "stopped by its user".into() },
+            Fate::Restored { node: "node1".into(), graceful: Some(true), away_seconds: 4 },
+            Fate::Struck { reason: "deleted".into() },
         ];
         assert!(owed.iter().all(Fate::is_owed));
         assert!(!not_owed.iter().any(Fate::is_owed));

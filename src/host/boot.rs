@@ -37,11 +37,7 @@ impl std::str::FromStr for BootId {
 
     fn from_str(text: &str) -> Result<Self, NotABootId> {
         let shaped = text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-        if shaped {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(NotABootId(text.to_owned()))
-        }
+        if shaped { Ok(Self(text.to_owned())) } else { Err(NotABootId(text.to_owned())) }
     }
 }
 
@@ -71,11 +67,6 @@ mod tests {
         assert_eq!(BootId::read(&root).unwrap_err().kind(), io::ErrorKind::NotFound);
         std::fs::create_dir_all(root.at("/proc/sys/kernel/random")).unwrap();
         std::fs::write(root.at("/proc/sys/kernel/random/boot_id"), "\n").unwrap();
-        assert!(
-            BootId::read(&root)
-                .unwrap_err()
-                .to_string()
-                .contains("not a boot id")
-        );
+        assert!(BootId::read(&root).unwrap_err().to_string().contains("not a boot id"));
     }
 }

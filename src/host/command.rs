@@ -74,10 +74,7 @@ pub async fn run(
     args: &[impl AsRef<OsStr>],
     deadline: Duration,
 ) -> Result<Ended, CommandError> {
-    let not_started = |source| CommandError::NotStarted {
-        program: program.to_path_buf(),
-        source,
-    };
+    let not_started = |source| CommandError::NotStarted { program: program.to_path_buf(), source };
     if !program.is_absolute() {
         return Err(not_started(io::Error::other("the path is not absolute")));
     }
@@ -85,10 +82,7 @@ pub async fn run(
     let mut child = Command::new(outside)
         .args(args)
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
         .current_dir("/")
         .stdin(Stdio::null())
@@ -102,20 +96,13 @@ pub async fn run(
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let everything = async { tokio::try_join!(child.wait(), read_bounded(stdout), read_bounded(stderr)) };
     match tokio::time::timeout(deadline, everything).await {
-        Ok(Ok((status, stdout, stderr))) => Ok(Ended {
-            status,
-            stdout,
-            stderr,
-        }),
+        Ok(Ok((status, stdout, stderr))) => Ok(Ended { status, stdout, stderr }),
         Ok(Err(error)) => Err(not_started(error)),
         Err(_elapsed) => {
             if let Some(Err(error)) = group.map(|pid| killpg(Pid::from_raw(pid), Signal::SIGKILL)) {
                 tracing::debug!(%error, program = %program.display(), "its process group is gone already");
             }
-            Err(CommandError::TimedOut {
-                program: program.to_path_buf(),
-                deadline,
-            })
+            Err(CommandError::TimedOut { program: program.to_path_buf(), deadline })
         }
     }
 }
@@ -126,28 +113,15 @@ pub async fn run(
 /// It does not run on this machine, or is something else than RKE2.
 pub async fn rke2_version(root: &HostRoot, binary: &Path) -> Result<String, CommandError> {
     let ended = run(root, binary, &["--version"], VERSION_DEADLINE).await?;
-    let found = ended
-        .stdout
-        .lines()
-        .find_map(parse_version)
-        .filter(|_| ended.status.success());
+    let found = ended.stdout.lines().find_map(parse_version).filter(|_| ended.status.success());
     found.ok_or_else(|| CommandError::NotRke2 {
         program: binary.to_path_buf(),
-        answer: ended
-            .stdout
-            .lines()
-            .chain(ended.stderr.lines())
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
+        answer: ended.stdout.lines().chain(ended.stderr.lines()).next().unwrap_or_default().to_owned(),
     })
 }
 
 fn parse_version(line: &str) -> Option<String> {
-    let version = line
-        .strip_prefix("rke2 version ")?
-        .split_ascii_whitespace()
-        .next()?;
+    let version = line.strip_prefix("rke2 version ")?.split_ascii_whitespace().next()?;
     (version.starts_with('v') && version.contains("+rke2r")).then(|| version.to_owned())
 }
 
@@ -186,10 +160,7 @@ mod tests {
     async fn reads_the_version_and_refuses_another_program() {
         let (_dir, root) =
             machine_with("echo 'rke2 version v1.35.6+rke2r1 (0123abcd)'; echo 'go version go1.25'");
-        assert_eq!(
-            rke2_version(&root, Path::new("/rke2")).await.unwrap(),
-            "v1.35.6+rke2r1"
-        );
+        assert_eq!(rke2_version(&root, Path::new("/rke2")).await.unwrap(), "v1.35.6+rke2r1");
         let (_dir, root) = machine_with("echo 'k3s version v1.35.6+k3s1'");
         let error = rke2_version(&root, Path::new("/rke2")).await.unwrap_err();
         assert!(error.to_string().contains("k3s version"), "{error}");
@@ -199,18 +170,14 @@ mod tests {
     async fn kills_at_the_deadline() {
         let (_dir, root) = machine_with("sleep 60 & wait");
         let none: [&str; 0] = [];
-        let error = run(&root, Path::new("/rke2"), &none, Duration::from_millis(100))
-            .await
-            .unwrap_err();
+        let error = run(&root, Path::new("/rke2"), &none, Duration::from_millis(100)).await.unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }));
     }
 
     #[tokio::test]
     async fn drains_more_output_than_it_keeps_and_hides_our_environment() {
         let (_dir, root) = machine_with("head -c 300000 /dev/zero; env >&2; exit 3");
-        let ended = run(&root, Path::new("/rke2"), &["x"], Duration::from_secs(20))
-            .await
-            .unwrap();
+        let ended = run(&root, Path::new("/rke2"), &["x"], Duration::from_secs(20)).await.unwrap();
         assert_eq!((ended.status.code(), ended.stdout.len()), (Some(3), MAX_OUTPUT));
         assert!(!ended.stderr.contains("CARGO"), "{}", ended.stderr);
     }
@@ -219,9 +186,7 @@ mod tests {
     async fn names_a_missing_program_and_wants_an_absolute_one() {
         let root = HostRoot::new("/".into());
         for program in ["/no/such/program", "true"] {
-            let error = run(&root, Path::new(program), &["x"], VERSION_DEADLINE)
-                .await
-                .unwrap_err();
+            let error = run(&root, Path::new(program), &["x"], VERSION_DEADLINE).await.unwrap_err();
             assert!(error.to_string().contains(program), "{error}");
         }
     }

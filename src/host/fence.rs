@@ -78,9 +78,7 @@ pub async fn raise(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceEr
     host.systemd.reload().await?;
     for unit in units {
         if !is_loaded(&host.systemd.unit(unit).await?) {
-            return Err(FenceError::NotLoaded {
-                unit: (*unit).to_owned(),
-            });
+            return Err(FenceError::NotLoaded { unit: (*unit).to_owned() });
         }
     }
     Ok(())
@@ -102,9 +100,7 @@ pub async fn lower(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceEr
     for unit in units {
         match host.systemd.unit(unit).await {
             Ok(state) if names_drop_in(&state) => {
-                return Err(FenceError::NotLoaded {
-                    unit: (*unit).to_owned(),
-                });
+                return Err(FenceError::NotLoaded { unit: (*unit).to_owned() });
             }
             Ok(_) | Err(SystemdError::NoSuchUnit { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -134,10 +130,7 @@ fn is_loaded(state: &UnitState) -> bool {
 }
 
 fn names_drop_in(state: &UnitState) -> bool {
-    state
-        .drop_in_paths
-        .iter()
-        .any(|path| path.rsplit('/').next() == Some(DROP_IN))
+    state.drop_in_paths.iter().any(|path| path.rsplit('/').next() == Some(DROP_IN))
 }
 
 fn refuse_strangers(host: &Host, unit: &str, uid: &str) -> Result<(), FenceError> {
@@ -163,9 +156,7 @@ fn owner(host: &Host, unit: &str) -> Result<Option<String>, FsError> {
 
 fn drop_in(host: &Host, unit: &str) -> Result<PathBuf, FsError> {
     let path = format!("/etc/systemd/system/{unit}.d/{DROP_IN}");
-    host.root
-        .resolve(&path)
-        .map_err(FsError::on("follow", &host.root.at(&path)))
+    host.root.resolve(&path).map_err(FsError::on("follow", &host.root.at(&path)))
 }
 
 fn text(unit: &str, uid: &str) -> String {
@@ -216,10 +207,7 @@ mod tests {
     async fn another_upgrades_fence_is_left_standing() {
         let (_dir, host, _fake) = fenceable().await;
         raise(&host, &[UNIT], "uid-1").await.unwrap();
-        assert_eq!(
-            state(&host, UNIT, "uid-2").await.unwrap(),
-            FenceState::Other("uid-1".to_owned())
-        );
+        assert_eq!(state(&host, UNIT, "uid-2").await.unwrap(), FenceState::Other("uid-1".to_owned()));
         let error = lower(&host, &[UNIT], "uid-2").await.unwrap_err();
         assert!(
             error.to_string().contains("rm") || error.to_string().contains("/etc/systemd/system"),
@@ -233,14 +221,8 @@ mod tests {
     async fn a_fence_that_systemd_did_not_load_does_not_count() {
         let (_dir, host, fake) = fenceable().await;
         fake.load_on_reload(|| None);
-        assert!(matches!(
-            raise(&host, &[UNIT], "uid-1").await,
-            Err(FenceError::NotLoaded { .. })
-        ));
-        assert_eq!(
-            state(&host, UNIT, "uid-1").await.unwrap(),
-            FenceState::WrittenNotLoaded
-        );
+        assert!(matches!(raise(&host, &[UNIT], "uid-1").await, Err(FenceError::NotLoaded { .. })));
+        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::WrittenNotLoaded);
         assert!(raise(&host, &["absent.service"], "uid-1").await.is_err());
     }
 }

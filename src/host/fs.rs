@@ -57,9 +57,7 @@ where
     T: Send + 'static,
     E: From<io::Error> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// The file's bytes, or `None` when there is no such file.
@@ -69,9 +67,18 @@ where
 pub fn read_opt(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A path that leads through a file names nothing either.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(FsError::on("read", path)(error)),
     }
+}
+
+/// Is it a directory? What cannot be looked at is none.
+#[must_use]
+pub fn is_dir(path: &Path) -> bool {
+    path.is_dir()
 }
 
 /// Replaces the file as a whole: a reader, or the next boot, sees the old bytes or the new ones. `mode` is set exactly.
@@ -82,11 +89,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
     let temp = beside(path, "new");
     let written = (|| {
         remove_if_there(&temp)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temp)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp)?;
         file.write_all(bytes)?;
         // The mode given to open is narrowed by the umask.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -109,12 +112,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
 /// may remain and the error is still the first one.
 pub fn append_sync(path: &Path, bytes: &[u8]) -> Result<u64, FsError> {
     let fail = |error| FsError::on("append to", path)(error);
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(fail)?;
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(fail)?;
     let before = file.metadata().map_err(fail)?.len();
     if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_data()) {
         if let Err(torn) = file.set_len(before).and_then(|()| file.sync_data()) {
@@ -136,9 +134,7 @@ pub fn create_dir_sync(path: &Path) -> Result<(), FsError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => return Ok(()),
         Ok(_) => {
-            return Err(FsError::on("create directory", path)(
-                io::ErrorKind::NotADirectory.into(),
-            ));
+            return Err(FsError::on("create directory", path)(io::ErrorKind::NotADirectory.into()));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(FsError::on("create directory", path)(error)),
@@ -194,9 +190,7 @@ pub fn remove_opt(path: &Path) -> Result<bool, FsError> {
 /// # Errors
 /// The directory cannot be opened or synced.
 pub fn sync_dir(path: &Path) -> Result<(), FsError> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .map_err(FsError::on("sync directory", path))
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::on("sync directory", path))
 }
 
 /// The names in a directory, sorted; empty when it does not exist.
@@ -221,13 +215,11 @@ pub fn list_dir(path: &Path) -> Result<Vec<PathBuf>, FsError> {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            write!(text, "{byte:02x}").ok();
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").ok();
+        text
+    })
 }
 
 /// The directory a name is in; a bare name is in the current one.
@@ -316,10 +308,7 @@ mod tests {
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         assert!(free_bytes(dir.path()).unwrap() > 0);
-        assert!(matches!(
-            filesystem(Path::new("/proc")).unwrap(),
-            FsKind::Other(_)
-        ));
+        assert!(matches!(filesystem(Path::new("/proc")).unwrap(), FsKind::Other(_)));
         assert_eq!(filesystem(Path::new("/dev/shm")).unwrap(), FsKind::Tmpfs);
     }
 }

@@ -45,10 +45,7 @@ impl MachineLock {
     /// # Errors
     /// See [`LockError`].
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
-        let fail = |source| LockError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
+        let fail = |source| LockError::Io { path: path.to_path_buf(), source };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -62,10 +59,9 @@ impl MachineLock {
                 write_pid(&mut held).map_err(fail)?;
                 Ok(Self { _file: held })
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => Err(LockError::Held {
-                path: path.to_path_buf(),
-                holder: read_pid(&mut file),
-            }),
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                Err(LockError::Held { path: path.to_path_buf(), holder: read_pid(&mut file) })
+            }
             Err((_, errno)) => Err(fail(errno.into())),
         }
     }

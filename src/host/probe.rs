@@ -53,24 +53,13 @@ pub async fn http_get(addr: SocketAddr, path: &str, deadline: Duration) -> Resul
     let answer = match tokio::time::timeout(deadline, ask(addr, path)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(source)) => {
-            return Err(ProbeError::NoAnswer {
-                addr,
-                path: path_of(),
-                source,
-            });
+            return Err(ProbeError::NoAnswer { addr, path: path_of(), source });
         }
         Err(_elapsed) => {
-            return Err(ProbeError::TimedOut {
-                addr,
-                path: path_of(),
-                deadline,
-            });
+            return Err(ProbeError::TimedOut { addr, path: path_of(), deadline });
         }
     };
-    parse(&answer).ok_or_else(|| ProbeError::NotHttp {
-        addr,
-        path: path_of(),
-    })
+    parse(&answer).ok_or_else(|| ProbeError::NotHttp { addr, path: path_of() })
 }
 
 async fn ask(addr: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
@@ -114,10 +103,8 @@ mod tests {
 
     #[tokio::test]
     async fn gives_status_and_body() {
-        let addr = serve(Some(
-            "HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n{\"health\":\"false\"}",
-        ))
-        .await;
+        let addr =
+            serve(Some("HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n{\"health\":\"false\"}")).await;
         assert_eq!(
             http_get(addr, "/health", SOON).await.unwrap(),
             (503, "{\"health\":\"false\"}".to_owned())
@@ -127,23 +114,11 @@ mod tests {
     #[tokio::test]
     async fn tells_silence_refusal_and_nonsense_apart() {
         let silent = serve(None).await;
-        let error = http_get(silent, "/healthz", Duration::from_millis(50))
-            .await
-            .unwrap_err();
+        let error = http_get(silent, "/healthz", Duration::from_millis(50)).await.unwrap_err();
         assert!(matches!(error, ProbeError::TimedOut { .. }), "{error}");
         let nonsense = serve(Some("SSH-2.0-x\r\n")).await;
-        assert!(matches!(
-            http_get(nonsense, "/", SOON).await,
-            Err(ProbeError::NotHttp { .. })
-        ));
-        let closed = TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        assert!(matches!(
-            http_get(closed, "/", SOON).await,
-            Err(ProbeError::NoAnswer { .. })
-        ));
+        assert!(matches!(http_get(nonsense, "/", SOON).await, Err(ProbeError::NotHttp { .. })));
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert!(matches!(http_get(closed, "/", SOON).await, Err(ProbeError::NoAnswer { .. })));
     }
 }

@@ -30,11 +30,7 @@ pub fn vm_processes(root: &HostRoot) -> io::Result<Vec<VmProcess>> {
     let mut found = Vec::new();
     let mut looked_at = 0_usize;
     for entry in fs::read_dir(&proc)? {
-        let Some(pid) = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         looked_at += 1;
@@ -83,23 +79,13 @@ fn look_at(dir: &Path, pid: u32) -> io::Result<Option<VmProcess>> {
     if is_dead(stat.get(close + 1..).unwrap_or_default()) {
         return Ok(None);
     }
-    let cmdline = cmdline
-        .split(|byte| *byte == 0)
-        .map(String::from_utf8_lossy)
-        .collect::<Vec<_>>()
-        .join(" ");
-    Ok(Some(VmProcess {
-        pid,
-        name: name.to_owned(),
-        cmdline: cmdline.trim_end().to_owned(),
-    }))
+    let cmdline = cmdline.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ");
+    Ok(Some(VmProcess { pid, name: name.to_owned(), cmdline: cmdline.trim_end().to_owned() }))
 }
 
 /// `comm` is cut at 15 characters, hence prefixes.
 fn is_vm_program(name: &str) -> bool {
-    ["qemu-system-", "qemu-kvm", "virt-launcher"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    ["qemu-system-", "qemu-kvm", "virt-launcher"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// A zombie whose other threads still run is alive: only its first thread has ended. Fields after the name: state is
@@ -107,10 +93,7 @@ fn is_vm_program(name: &str) -> bool {
 fn is_dead(after_name: &str) -> bool {
     let mut fields = after_name.split_ascii_whitespace();
     let state = fields.next().unwrap_or_default();
-    let threads = fields
-        .nth(16)
-        .and_then(|count| count.parse::<u32>().ok())
-        .unwrap_or(0);
+    let threads = fields.nth(16).and_then(|count| count.parse::<u32>().ok()).unwrap_or(0);
     matches!(state, "Z" | "X" | "x") && threads <= 1
 }
 
@@ -144,22 +127,14 @@ mod tests {
         let (_dir, root) = machine(&[
             (1, "systemd", "S", "/sbin/init"),
             (2, "kthreadd", "S", ""),
-            (
-                40,
-                "qemu-system-x86",
-                "S",
-                "/usr/bin/qemu-system-x86_64 -name guest",
-            ),
+            (40, "qemu-system-x86", "S", "/usr/bin/qemu-system-x86_64 -name guest"),
             (41, "CPU 0/KVM (x)", "R", "/usr/libexec/qemu-kvm -m 1"),
             (42, "virt-launcher-m", "S", ""),
             (43, "qemu-system-x86", "Z", ""),
             (44, "grep", "S", "grep qemu-system-x86_64"),
         ]);
         let found = vm_processes(&root).unwrap();
-        assert_eq!(
-            found.iter().map(|process| process.pid).collect::<Vec<_>>(),
-            [40, 41, 42]
-        );
+        assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [40, 41, 42]);
         assert_eq!(found[0].cmdline, "/usr/bin/qemu-system-x86_64 -name guest");
         assert_eq!(found[1].name, "qemu-kvm");
     }

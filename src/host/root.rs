@@ -50,8 +50,7 @@ impl HostRoot {
     /// The machine's own name for one of our paths, for messages. A path that is not under the root comes back as it is.
     #[must_use]
     pub fn strip(&self, path: &Path) -> PathBuf {
-        path.strip_prefix(&self.prefix)
-            .map_or_else(|_| path.to_path_buf(), |rest| Path::new("/").join(rest))
+        path.strip_prefix(&self.prefix).map_or_else(|_| path.to_path_buf(), |rest| Path::new("/").join(rest))
     }
 
     /// Follows every symlink of `path` the way the machine itself would: an absolute target starts again at the root,
@@ -88,10 +87,7 @@ impl HostRoot {
                 }
                 // EINVAL is the kernel's "not a symlink".
                 Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
-                    ) =>
+                    if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) =>
                 {
                     inside.push(name);
                 }
@@ -147,10 +143,7 @@ mod tests {
         std::fs::create_dir_all(root.at("/usr/local/lib")).unwrap();
         symlink("/usr/local", root.at("/opt")).unwrap();
         symlink("../../../../../../usr", root.at("/usr/local/up")).unwrap();
-        assert_eq!(
-            root.resolve("/opt/lib/new-file").unwrap(),
-            root.at("/usr/local/lib/new-file")
-        );
+        assert_eq!(root.resolve("/opt/lib/new-file").unwrap(), root.at("/usr/local/lib/new-file"));
         assert_eq!(root.resolve("/opt/up/local").unwrap(), root.at("/usr/local"));
     }
 
@@ -160,11 +153,6 @@ mod tests {
         let root = HostRoot::new(dir.path().to_path_buf());
         symlink("/b", root.at("/a")).unwrap();
         symlink("/a", root.at("/b")).unwrap();
-        assert!(
-            root.resolve("/a/x")
-                .unwrap_err()
-                .to_string()
-                .contains("break the loop")
-        );
+        assert!(root.resolve("/a/x").unwrap_err().to_string().contains("break the loop"));
     }
 }

@@ -57,30 +57,20 @@ pub enum SwapError {
 /// See [`SwapError`].
 pub fn swap(live: &Path, staged: &Path, previous: &Path) -> Result<(), SwapError> {
     let old = plain_file(live)?.ok_or_else(|| {
-        SwapError::StillOld(FsError::on("find the live file", live)(
-            io::ErrorKind::NotFound.into(),
-        ))
+        SwapError::StillOld(FsError::on("find the live file", live)(io::ErrorKind::NotFound.into()))
     })?;
     // Before anything else: after a finished swap, linking live to previous would lose the old file for good.
-    let new = plain_file(staged)?.ok_or_else(|| SwapError::NothingStaged {
-        staged: staged.to_path_buf(),
-    })?;
+    let new = plain_file(staged)?.ok_or_else(|| SwapError::NothingStaged { staged: staged.to_path_buf() })?;
     let keep = fs::metadata(parent(previous)).map_err(still_old("look at", parent(previous)))?;
     for (other, device) in [(staged, new.dev()), (previous, keep.dev())] {
         if device != old.dev() {
-            return Err(SwapError::OtherMount {
-                live: live.to_path_buf(),
-                other: other.to_path_buf(),
-            });
+            return Err(SwapError::OtherMount { live: live.to_path_buf(), other: other.to_path_buf() });
         }
     }
     dress_like(staged, &old, &new)?;
     keep_previous(live, previous)?;
     fs::rename(staged, live).map_err(across(live, staged, "rename"))?;
-    let not_durable = |source| SwapError::NotDurable {
-        live: live.to_path_buf(),
-        source,
-    };
+    let not_durable = |source| SwapError::NotDurable { live: live.to_path_buf(), source };
     sync_dir(parent(live)).map_err(not_durable)?;
     if parent(staged) != parent(live) {
         sync_dir(parent(staged)).map_err(not_durable)?;
@@ -98,9 +88,7 @@ fn dress_like(staged: &Path, old: &fs::Metadata, new: &fs::Metadata) -> Result<(
         fs::set_permissions(staged, Permissions::from_mode(old.mode() & 0o7777))
             .map_err(still_old("change the mode of", staged))?;
     }
-    File::open(staged)
-        .and_then(|file| file.sync_all())
-        .map_err(still_old("sync", staged))
+    File::open(staged).and_then(|file| file.sync_all()).map_err(still_old("sync", staged))
 }
 
 /// A second name for the old file. Link and rename, because `link(2)` alone cannot replace an older `previous`.
@@ -117,9 +105,7 @@ fn keep_previous(live: &Path, previous: &Path) -> Result<(), SwapError> {
 fn plain_file(path: &Path) -> Result<Option<fs::Metadata>, SwapError> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found)),
-        Ok(_) => Err(SwapError::NotAFile {
-            path: path.to_path_buf(),
-        }),
+        Ok(_) => Err(SwapError::NotAFile { path: path.to_path_buf() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(still_old("look at", path)(error)),
     }
@@ -181,12 +167,7 @@ mod tests {
 
     #[test]
     fn a_reader_sees_old_or_new_and_nothing_else() {
-        let Prefix {
-            _dir,
-            live,
-            staged,
-            previous,
-        } = prefix();
+        let Prefix { _dir, live, staged, previous } = prefix();
         let (old, new) = (sha256_file(&live).unwrap(), sha256_file(&staged).unwrap());
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -211,52 +192,28 @@ mod tests {
 
     #[test]
     fn a_second_swap_touches_nothing_and_an_interrupted_one_is_finished() {
-        let Prefix {
-            _dir,
-            live,
-            staged,
-            previous,
-        } = prefix();
+        let Prefix { _dir, live, staged, previous } = prefix();
         // Crashed after the link, before the rename.
         keep_previous(&live, &previous).unwrap();
         swap(&live, &staged, &previous).unwrap();
         assert_eq!(fs::read(&previous).unwrap()[0], b'o');
-        assert!(matches!(
-            swap(&live, &staged, &previous),
-            Err(SwapError::NothingStaged { .. })
-        ));
+        assert!(matches!(swap(&live, &staged, &previous), Err(SwapError::NothingStaged { .. })));
         assert_eq!(fs::read(&previous).unwrap()[0], b'o');
-        assert_eq!(
-            crate::host::fs::list_dir(parent(&live)).unwrap(),
-            [live, previous]
-        );
+        assert_eq!(crate::host::fs::list_dir(parent(&live)).unwrap(), [live, previous]);
     }
 
     #[test]
     fn a_failed_rename_leaves_the_old_file_live() {
-        let Prefix {
-            _dir,
-            live,
-            staged,
-            previous,
-        } = prefix();
+        let Prefix { _dir, live, staged, previous } = prefix();
         fs::create_dir_all(previous.join("in-the-way")).unwrap();
-        assert!(matches!(
-            swap(&live, &staged, &previous),
-            Err(SwapError::StillOld(_))
-        ));
+        assert!(matches!(swap(&live, &staged, &previous), Err(SwapError::StillOld(_))));
         assert_eq!(fs::read(&live).unwrap()[0], b'o');
         assert_eq!(fs::read(&staged).unwrap()[0], b'n');
     }
 
     #[test]
     fn another_mount_and_a_symlink_are_refused_before_anything_changes() {
-        let Prefix {
-            _dir,
-            live,
-            staged,
-            previous,
-        } = prefix();
+        let Prefix { _dir, live, staged, previous } = prefix();
         let shm = tempfile::tempdir_in("/dev/shm").unwrap();
         let far = shm.path().join("rke2");
         fs::copy(&staged, &far).unwrap();
@@ -264,10 +221,7 @@ mod tests {
         assert!(error.to_string().contains("different mounts"), "{error}");
         let link = live.with_file_name("link");
         std::os::unix::fs::symlink(&live, &link).unwrap();
-        assert!(matches!(
-            swap(&link, &staged, &previous),
-            Err(SwapError::NotAFile { .. })
-        ));
+        assert!(matches!(swap(&link, &staged, &previous), Err(SwapError::NotAFile { .. })));
         assert!(!previous.exists());
     }
 
@@ -276,12 +230,7 @@ mod tests {
     fn takes_no_more_than_five_milliseconds_beside_the_disks_own_time() {
         let best = (0..5)
             .map(|_| {
-                let Prefix {
-                    _dir,
-                    live,
-                    staged,
-                    previous,
-                } = prefix_in(Path::new("/dev/shm"));
+                let Prefix { _dir, live, staged, previous } = prefix_in(Path::new("/dev/shm"));
                 let start = Instant::now();
                 swap(&live, &staged, &previous).unwrap();
                 start.elapsed()

@@ -50,27 +50,15 @@ impl Systemd {
     /// # Errors
     /// [`SystemdError::NoBus`].
     pub async fn connect(bus: &BusAddress) -> Result<Self, SystemdError> {
-        let no_bus = |source| SystemdError::NoBus {
-            address: bus.to_string(),
-            source,
-        };
+        let no_bus = |source| SystemdError::NoBus { address: bus.to_string(), source };
         let connected = tokio::time::timeout(CALL_TIMEOUT, async {
             let connection = bus.connect().await?;
-            ManagerProxy::builder(&connection)
-                .cache_properties(CacheProperties::No)
-                .build()
-                .await
+            ManagerProxy::builder(&connection).cache_properties(CacheProperties::No).build().await
         });
-        let manager = connected
-            .await
-            .map_err(|_| no_bus(bus::silent()))?
-            .map_err(no_bus)?;
+        let manager = connected.await.map_err(|_| no_bus(bus::silent()))?.map_err(no_bus)?;
         // Refused when this connection has subscribed already; waiting works without signals, half a second slower.
         if let Err(error) = call("manager", "Subscribe", manager.subscribe()).await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "no signals from systemd"
-            );
+            tracing::debug!(error = &error as &dyn std::error::Error, "no signals from systemd");
         }
         Ok(Self { manager })
     }
@@ -94,9 +82,7 @@ impl Systemd {
         };
         let state = UnitState::from_properties(unit, &general, &service);
         if state.load_state == "not-found" {
-            return Err(SystemdError::NoSuchUnit {
-                unit: unit.to_owned(),
-            });
+            return Err(SystemdError::NoSuchUnit { unit: unit.to_owned() });
         }
         Ok(state)
     }
@@ -127,8 +113,7 @@ impl Systemd {
     pub async fn restart(&self, unit: &str, deadline: Instant) -> Result<Restarted, SystemdError> {
         let before = self.unit(unit).await?;
         call(unit, "RestartUnit", self.manager.restart_unit(unit, "replace")).await?;
-        self.wait_active(unit, Some(&before.invocation_id), deadline)
-            .await
+        self.wait_active(unit, Some(&before.invocation_id), deadline).await
     }
 
     /// Starts a unit that nobody fenced; one that is active already is left alone.
@@ -165,10 +150,7 @@ impl Systemd {
     ) -> Result<Restarted, SystemdError> {
         let verdict = |state: &UnitState| state.verdict(not_invocation);
         let state = self.wait(unit, "to be running", deadline, verdict).await?;
-        Ok(Restarted {
-            invocation_id: state.invocation_id,
-            main_pid: state.main_pid,
-        })
+        Ok(Restarted { invocation_id: state.invocation_id, main_pid: state.main_pid })
     }
 
     /// Waits until the unit is at rest and its main process is gone.
@@ -177,15 +159,9 @@ impl Systemd {
     /// [`SystemdError::TimedOut`], the bus's errors.
     pub async fn wait_stopped(&self, unit: &str, deadline: Instant) -> Result<(), SystemdError> {
         let verdict = |state: &UnitState| {
-            if state.is_at_rest() {
-                Verdict::Reached
-            } else {
-                Verdict::Wait
-            }
+            if state.is_at_rest() { Verdict::Reached } else { Verdict::Wait }
         };
-        self.wait(unit, "to be stopped", deadline, verdict)
-            .await
-            .map(|_| ())
+        self.wait(unit, "to be stopped", deadline, verdict).await.map(|_| ())
     }
 
     async fn wait(
@@ -197,19 +173,14 @@ impl Systemd {
     ) -> Result<UnitState, SystemdError> {
         let properties = self.properties(unit).await?;
         // Before the first look, so that no change between a look and a wait is missed.
-        let mut changes = call(unit, "AddMatch", async {
-            properties.receive_properties_changed().await
-        })
-        .await?;
+        let mut changes =
+            call(unit, "AddMatch", async { properties.receive_properties_changed().await }).await?;
         loop {
             let state = self.unit(unit).await?;
             match verdict(&state) {
                 Verdict::Reached => return Ok(state),
                 Verdict::Hopeless => {
-                    return Err(SystemdError::Failed {
-                        unit: unit.to_owned(),
-                        state: Box::new(state),
-                    });
+                    return Err(SystemdError::Failed { unit: unit.to_owned(), state: Box::new(state) });
                 }
                 Verdict::Wait if Instant::now() >= deadline => {
                     return Err(SystemdError::TimedOut {
@@ -270,11 +241,7 @@ async fn call_within<T>(
 ) -> Result<T, SystemdError> {
     match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer.map_err(|error| error::explain(unit, method, error)),
-        Err(_elapsed) => Err(SystemdError::Bus {
-            method,
-            unit: unit.to_owned(),
-            source: bus::silent(),
-        }),
+        Err(_elapsed) => Err(SystemdError::Bus { method, unit: unit.to_owned(), source: bus::silent() }),
     }
 }
 
@@ -303,10 +270,7 @@ mod tests {
     async fn says_which_unit_is_missing() {
         let (systemd, _fake) = machine(Behaviour::ComesUp).await;
         let error = systemd.unit("absent.service").await.unwrap_err();
-        assert!(
-            matches!(&error, SystemdError::NoSuchUnit { unit } if unit == "absent.service"),
-            "{error}"
-        );
+        assert!(matches!(&error, SystemdError::NoSuchUnit { unit } if unit == "absent.service"), "{error}");
     }
 
     #[tokio::test]

@@ -80,10 +80,7 @@ pub fn stage_tarball(
         clear(dest_dir)?;
         fs::rename(&partial, dest_dir).map_err(FsError::on("rename to", dest_dir))?;
         sync_dir(parent(dest_dir))?;
-        Ok(Unpacked {
-            dir: dest_dir.to_path_buf(),
-            ..unpacked
-        })
+        Ok(Unpacked { dir: dest_dir.to_path_buf(), ..unpacked })
     });
     if staged.is_err() {
         clear(&partial)?;
@@ -113,11 +110,7 @@ pub fn stage_binary(source: &Path, expected_sha256: &str, dest: &Path) -> Result
             Ok::<_, io::Error>(bytes)
         });
         let bytes = bytes.map_err(FsError::on("copy to", &partial))?;
-        check(
-            &source,
-            expected_sha256,
-            found.map_err(FsError::on("read", &source))?,
-        )?;
+        check(&source, expected_sha256, found.map_err(FsError::on("read", &source))?)?;
         fs::rename(&partial, dest).map_err(FsError::on("rename to", dest))?;
         sync_dir(parent(dest))?;
         Ok(bytes)
@@ -140,11 +133,7 @@ fn check(path: &Path, expected: &str, found: String) -> Result<(), UnpackError> 
     if found.eq_ignore_ascii_case(expected.trim()) {
         return Ok(());
     }
-    Err(UnpackError::WrongDigest {
-        path: path.to_path_buf(),
-        expected: expected.to_owned(),
-        found,
-    })
+    Err(UnpackError::WrongDigest { path: path.to_path_buf(), expected: expected.to_owned(), found })
 }
 
 fn partial_of(dest: &Path) -> PathBuf {
@@ -161,11 +150,7 @@ fn clear(dir: &Path) -> Result<(), FsError> {
 }
 
 fn new_file(path: &Path, mode: u32) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     Ok(file)
 }
@@ -191,20 +176,8 @@ mod tests {
     fn release() -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
         entry(&mut archive, "./bin/", tar::EntryType::Directory, 0o755, b"");
-        entry(
-            &mut archive,
-            "./bin/rke2",
-            tar::EntryType::Regular,
-            0o4755,
-            &vec![7; 3 << 20],
-        );
-        entry(
-            &mut archive,
-            "share/notes.txt",
-            tar::EntryType::Regular,
-            0o600,
-            b"notes",
-        );
+        entry(&mut archive, "./bin/rke2", tar::EntryType::Regular, 0o4755, &vec![7; 3 << 20]);
+        entry(&mut archive, "share/notes.txt", tar::EntryType::Regular, 0o600, b"notes");
         archive.into_inner().unwrap()
     }
 
@@ -229,16 +202,10 @@ mod tests {
         for source in [release(), gzip(&release()), zstd] {
             let (dir, staged) = stage(&source, DEFAULT_LIMIT);
             let staged = staged.unwrap();
-            assert_eq!(
-                staged.files,
-                [Path::new("bin/rke2"), Path::new("share/notes.txt")]
-            );
+            assert_eq!(staged.files, [Path::new("bin/rke2"), Path::new("share/notes.txt")]);
             assert_eq!(staged.bytes, (3 << 20) + 5);
             let binary = staged.dir.join("bin/rke2");
-            assert_eq!(
-                fs::metadata(&binary).unwrap().permissions().mode() & 0o7777,
-                0o755
-            );
+            assert_eq!(fs::metadata(&binary).unwrap().permissions().mode() & 0o7777, 0o755);
             assert_eq!(fs::read(binary).unwrap(), vec![7; 3 << 20]);
             assert_eq!(list_dir(&dir.path().join("stage")).unwrap(), [staged.dir]);
         }
@@ -287,10 +254,7 @@ mod tests {
             entry(&mut archive, "bin/rke2", regular, 0o755, b"x");
             entry(&mut archive, name, kind, 0o755, b"");
             let (dir, staged) = stage(&archive.into_inner().unwrap(), DEFAULT_LIMIT);
-            assert!(
-                matches!(&staged, Err(UnpackError::Unsafe { .. })),
-                "{name}: {staged:?}"
-            );
+            assert!(matches!(&staged, Err(UnpackError::Unsafe { .. })), "{name}: {staged:?}");
             assert!(list_dir(&dir.path().join("stage")).unwrap().is_empty());
         }
     }

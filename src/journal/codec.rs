@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::flow::record::Entry;
+use crate::host::fs::hex;
 
 /// The form of the lines; another number is refused, never guessed at.
 const VERSION: u32 = 1;
@@ -57,21 +58,13 @@ pub struct Decoded {
 
 fn checksum(entry: &Entry) -> String {
     let text = serde_json::to_string(entry).unwrap_or_default();
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(Sha256::digest(text.as_bytes()).get(..8).unwrap_or_default())
 }
 
 /// One line, with its newline.
 #[must_use]
 pub fn encode(entry: &Entry) -> String {
-    let line = Line {
-        v: VERSION,
-        sum: checksum(entry),
-        entry: entry.clone(),
-    };
+    let line = Line { v: VERSION, sum: checksum(entry), entry: entry.clone() };
     // Strings, numbers and enums only: this always becomes JSON.
     let mut text = serde_json::to_string(&line).unwrap_or_default();
     text.push('\n');
@@ -85,10 +78,7 @@ pub fn encode(entry: &Entry) -> String {
 pub fn decode(bytes: &[u8]) -> Result<Decoded, CodecError> {
     let mut entries = Vec::new();
     let mut sound_bytes = 0;
-    let mut lines = bytes
-        .split_inclusive(|byte| *byte == b'\n')
-        .enumerate()
-        .peekable();
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate().peekable();
     while let Some((index, raw)) = lines.next() {
         let whole = raw.ends_with(b"\n");
         match decode_line(index + 1, raw) {
@@ -98,43 +88,25 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, CodecError> {
             }
             // No newline: the write was cut short, and append never reported it as done.
             Ok(_) | Err(_) if !whole => {
-                return Ok(Decoded {
-                    entries,
-                    sound_bytes,
-                    torn: true,
-                });
+                return Ok(Decoded { entries, sound_bytes, torn: true });
             }
             // A power cut can leave a last line of the right length filled with zeros.
-            Err(_) if lines.peek().is_none() && raw.iter().any(|byte| *byte == 0) => {
-                return Ok(Decoded {
-                    entries,
-                    sound_bytes,
-                    torn: true,
-                });
+            Err(_) if lines.peek().is_none() && raw.contains(&0) => {
+                return Ok(Decoded { entries, sound_bytes, torn: true });
             }
             Ok(_) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(Decoded {
-        entries,
-        sound_bytes,
-        torn: false,
-    })
+    Ok(Decoded { entries, sound_bytes, torn: false })
 }
 
 fn decode_line(line: usize, raw: &[u8]) -> Result<Entry, CodecError> {
-    let unreadable = |error: serde_json::Error| CodecError::Unreadable {
-        line,
-        why: error.to_string(),
-    };
+    let unreadable = |error: serde_json::Error| CodecError::Unreadable { line, why: error.to_string() };
     let form: serde_json::Value = serde_json::from_slice(raw).map_err(unreadable)?;
     let version = form.get("v").and_then(serde_json::Value::as_u64).unwrap_or(0);
     if version != u64::from(VERSION) {
-        return Err(CodecError::Version {
-            line,
-            found: u32::try_from(version).unwrap_or(u32::MAX),
-        });
+        return Err(CodecError::Version { line, found: u32::try_from(version).unwrap_or(u32::MAX) });
     }
     let parsed: Line = serde_json::from_value(form).map_err(unreadable)?;
     if checksum(&parsed.entry) != parsed.sum {
@@ -167,11 +139,7 @@ mod tests {
             let decoded = decode(&text.as_bytes()[..cut]).unwrap();
             let whole = text[..cut].matches('\n').count();
             assert_eq!(decoded.entries.len(), whole, "cut at {cut}");
-            assert_eq!(
-                decoded.torn,
-                cut > 0 && !text[..cut].ends_with('\n'),
-                "cut at {cut}"
-            );
+            assert_eq!(decoded.torn, cut > 0 && !text[..cut].ends_with('\n'), "cut at {cut}");
         }
     }
 
@@ -180,21 +148,12 @@ mod tests {
         let lines: Vec<String> = whole_run().iter().map(encode).collect();
         let mut changed = lines.clone();
         changed[4] = changed[4].replace("boot-1", "boot-2");
-        assert_eq!(
-            decode(changed.concat().as_bytes()),
-            Err(CodecError::Checksum { line: 5 })
-        );
+        assert_eq!(decode(changed.concat().as_bytes()), Err(CodecError::Checksum { line: 5 }));
         let mut broken = lines.clone();
         broken[2] = "{\"v\":1}\n".into();
-        assert!(matches!(
-            decode(broken.concat().as_bytes()),
-            Err(CodecError::Unreadable { line: 3, .. })
-        ));
+        assert!(matches!(decode(broken.concat().as_bytes()), Err(CodecError::Unreadable { line: 3, .. })));
         let mut newer = lines;
         newer[0] = newer[0].replace("\"v\":1", "\"v\":2");
-        assert_eq!(
-            decode(newer.concat().as_bytes()),
-            Err(CodecError::Version { line: 1, found: 2 })
-        );
+        assert_eq!(decode(newer.concat().as_bytes()), Err(CodecError::Version { line: 1, found: 2 }));
     }
 }

@@ -100,15 +100,19 @@ pub struct Journal {
     entries: Vec<Entry>,
 }
 
+/// The machine's own clock, for everybody who dates a journal line or compares with one.
+#[expect(clippy::disallowed_methods, reason = "the one door to the wall clock")]
+#[must_use]
+pub fn system_clock() -> Timestamp {
+    Timestamp::now()
+}
+
 /// The digest that a journal is opened with: sha256 over the plan's JSON.
 #[must_use]
 pub fn plan_digest(plan: &NodePlan) -> String {
     // A plan is made of strings, numbers and enums: it always becomes JSON; Debug is as stable within one version.
     let text = serde_json::to_string(plan).unwrap_or_else(|_| format!("{plan:?}"));
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    fs::hex(&Sha256::digest(text.as_bytes()))
 }
 
 /// The journal's path for one upgrade.
@@ -125,30 +129,56 @@ impl Journal {
     pub fn open(state_dir: &Path, plan: &NodePlan, boot: &str, clock: Clock) -> Result<Self, JournalError> {
         let path = path_of(state_dir, &plan.upgrade_uid);
         let given = plan_digest(plan);
-        let mut journal = Self::read(&path, boot, clock)?;
+        let journal = Self::reopen(state_dir, &plan.upgrade_uid, boot, clock);
+        let journal = match journal {
+            Ok(journal) => journal,
+            Err(JournalError::Absent { .. }) => return Self::begin(path, plan, given, boot, clock),
+            Err(error) => return Err(error),
+        };
         match journal.progress.plan_digest() {
+            // It was refused before it changed anything: the corrected plan begins anew, the old lines are kept.
+            Some(found) if found != given && journal.progress.is_untouched() => {
+                journal.set_aside()?;
+                Self::begin(path, plan, given, boot, clock)
+            }
             Some(found) if found != given => {
                 let found = found.to_owned();
                 Err(JournalError::OtherPlan { path, found, given })
             }
-            Some(_) => Ok(journal),
-            None => {
-                if let Some(folder) = path.parent() {
-                    fs::create_dir_sync(folder).map_err(|source| JournalError::Io {
-                        path: path.clone(),
-                        what: "written",
-                        source,
-                    })?;
-                }
-                let agent = env!("CARGO_PKG_VERSION").to_owned();
-                journal.append(Record::Opened {
-                    plan: plan.clone(),
-                    plan_digest: given,
-                    agent,
-                })?;
-                Ok(journal)
-            }
+            Some(_) | None => Ok(journal),
         }
+    }
+
+    fn begin(
+        path: PathBuf,
+        plan: &NodePlan,
+        plan_digest: String,
+        boot: &str,
+        clock: Clock,
+    ) -> Result<Self, JournalError> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_sync(folder).map_err(|source| JournalError::Io {
+                path: path.clone(),
+                what: "written",
+                source,
+            })?;
+        }
+        let (progress, entries) = (Progress::default(), Vec::new());
+        let mut journal = Self { path, boot: boot.to_owned(), clock, progress, entries };
+        let agent = env!("CARGO_PKG_VERSION").to_owned();
+        journal.append(Record::Opened { plan: Box::new(plan.clone()), plan_digest, agent })?;
+        Ok(journal)
+    }
+
+    /// Keeps the lines under another name, so that the path is free.
+    fn set_aside(&self) -> Result<(), JournalError> {
+        let written = |source| JournalError::Io { path: self.path.clone(), what: "written", source };
+        let kept =
+            self.path.with_file_name(format!("journal-set-aside-{}.jsonl", self.now().as_millisecond()));
+        let text: String = self.entries.iter().map(codec::encode).collect();
+        fs::write_atomic(&kept, text.as_bytes(), 0o600).map_err(written)?;
+        fs::remove_opt(&self.path).map_err(written)?;
+        Ok(())
     }
 
     /// Opens a journal that must be there already; its plan comes from its first line.
@@ -179,46 +209,26 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn peek(path: &Path) -> Result<Progress, JournalError> {
-        let source = |source| JournalError::Io {
-            path: path.to_owned(),
-            what: "read",
-            source,
-        };
+        let source = |source| JournalError::Io { path: path.to_owned(), what: "read", source };
         let bytes = fs::read_opt(path).map_err(source)?.unwrap_or_default();
-        let decoded = codec::decode(&bytes).map_err(|source| JournalError::Damaged {
-            path: path.to_owned(),
-            source,
-        })?;
+        let decoded = codec::decode(&bytes)
+            .map_err(|source| JournalError::Damaged { path: path.to_owned(), source })?;
         fold(path, &decoded.entries)
     }
 
     fn read(path: &Path, boot: &str, clock: Clock) -> Result<Self, JournalError> {
-        let io = |what, source| JournalError::Io {
-            path: path.to_owned(),
-            what,
-            source,
-        };
-        let bytes = fs::read_opt(path)
-            .map_err(|source| io("read", source))?
-            .unwrap_or_default();
-        let decoded = codec::decode(&bytes).map_err(|source| JournalError::Damaged {
-            path: path.to_owned(),
-            source,
-        })?;
+        let io = |what, source| JournalError::Io { path: path.to_owned(), what, source };
+        let bytes = fs::read_opt(path).map_err(|source| io("read", source))?.unwrap_or_default();
+        let decoded = codec::decode(&bytes)
+            .map_err(|source| JournalError::Damaged { path: path.to_owned(), source })?;
         if decoded.torn {
             // The last line never was durable, so nobody has acted on it; without it the file can be appended to again.
             tracing::warn!(path = %path.display(), "the journal's last line was torn by a crash and is dropped");
-            fs::write_atomic(path, &bytes[..decoded.sound_bytes], 0o600)
+            fs::write_atomic(path, bytes.get(..decoded.sound_bytes).unwrap_or_default(), 0o600)
                 .map_err(|source| io("written", source))?;
         }
         let progress = fold(path, &decoded.entries)?;
-        Ok(Self {
-            path: path.to_owned(),
-            boot: boot.to_owned(),
-            clock,
-            progress,
-            entries: decoded.entries,
-        })
+        Ok(Self { path: path.to_owned(), boot: boot.to_owned(), clock, progress, entries: decoded.entries })
     }
 
     /// Makes a record durable. When this returns, it is on disk.
@@ -226,17 +236,10 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; nothing has been written then, and the caller must stop.
     pub fn append(&mut self, record: Record) -> Result<&Entry, JournalError> {
-        let entry = Entry {
-            seq: self.progress.seq() + 1,
-            boot: self.boot.clone(),
-            at: (self.clock)(),
-            record,
-        };
+        let entry =
+            Entry { seq: self.progress.seq() + 1, boot: self.boot.clone(), at: (self.clock)(), record };
         let mut after = self.progress.clone();
-        after.accept(&entry).map_err(|source| JournalError::Illegal {
-            path: self.path.clone(),
-            source,
-        })?;
+        after.accept(&entry).map_err(|source| JournalError::Illegal { path: self.path.clone(), source })?;
         let line = codec::encode(&entry);
         fs::append_sync(&self.path, line.as_bytes()).map_err(|source| JournalError::Io {
             path: self.path.clone(),
@@ -246,9 +249,7 @@ impl Journal {
         self.progress = after;
         self.entries.push(entry);
         // Just pushed: `last` is there.
-        self.entries.last().ok_or_else(|| JournalError::Absent {
-            path: self.path.clone(),
-        })
+        self.entries.last().ok_or_else(|| JournalError::Absent { path: self.path.clone() })
     }
 
     /// Everything that the lines say.
@@ -291,10 +292,7 @@ impl Journal {
 fn fold(path: &Path, entries: &[Entry]) -> Result<Progress, JournalError> {
     let mut progress = Progress::default();
     for entry in entries {
-        progress.accept(entry).map_err(|source| JournalError::Illegal {
-            path: path.to_owned(),
-            source,
-        })?;
+        progress.accept(entry).map_err(|source| JournalError::Illegal { path: path.to_owned(), source })?;
     }
     Ok(progress)
 }

@@ -19,10 +19,7 @@ pub struct PreDrainReceipt {
 impl PreDrainReceipt {
     pub(super) fn mint(progress: &Progress) -> Option<Self> {
         let upgrade_uid = progress.plan()?.upgrade_uid.clone();
-        Some(Self {
-            upgrade_uid,
-            seq: progress.pre_drained_seq()?,
-        })
+        Some(Self { upgrade_uid, seq: progress.pre_drained_seq()? })
     }
 
     /// The upgrade whose pre-drain it proves.

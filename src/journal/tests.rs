@@ -1,5 +1,7 @@
 //! Tests of the journal on a real file.
 
+#![expect(clippy::disallowed_methods, reason = "tests damage files on purpose")]
+
 use super::*;
 use crate::flow::plan::Role;
 use crate::flow::plan::tests::plan;
@@ -32,40 +34,44 @@ fn a_reopened_journal_knows_what_was_appended() {
 fn an_illegal_record_never_reaches_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
-    assert!(matches!(
-        journal.append(Record::Swapped),
-        Err(JournalError::Illegal { .. })
-    ));
-    assert_eq!(
-        Journal::open(dir.path(), &plan(), "boot-1", clock)
-            .unwrap()
-            .progress()
-            .seq(),
-        1
-    );
+    assert!(matches!(journal.append(Record::Swapped), Err(JournalError::Illegal { .. })));
+    assert_eq!(Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap().progress().seq(), 1);
+}
+
+fn corrected() -> NodePlan {
+    let mut other = plan();
+    other.artifacts.sha256 = "b".repeat(64);
+    other
 }
 
 #[test]
-fn another_plan_is_refused() {
+fn a_run_that_has_changed_something_keeps_its_plan() {
     let dir = tempfile::tempdir().unwrap();
-    Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
-    let mut other = plan();
-    other.rke2.to = "v1.35.7+rke2r1".parse().unwrap();
-    assert!(matches!(
-        Journal::open(dir.path(), &other, "boot-1", clock),
-        Err(JournalError::OtherPlan { .. })
-    ));
+    let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    journal.append(preflighted()).unwrap();
+    journal.append(Record::Staged { binary: "/x".into(), sha256: "new".into() }).unwrap();
+    journal.append(Record::FenceIntent { units: vec!["rke2-server.service".into()] }).unwrap();
+    let error = Journal::open(dir.path(), &corrected(), "boot-1", clock).unwrap_err();
+    assert!(matches!(error, JournalError::OtherPlan { .. }), "{error}");
+}
+
+#[test]
+fn a_plan_that_was_refused_can_be_corrected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
+    journal.append(preflighted()).unwrap();
+    let again = Journal::open(dir.path(), &corrected(), "boot-1", clock).unwrap();
+    assert_eq!(again.progress().seq(), 1);
+    assert_eq!(again.progress().plan(), Some(&corrected()));
+    let kept = std::fs::read_dir(dir.path().join(&plan().upgrade_uid)).unwrap().count();
+    assert_eq!(kept, 2, "the lines of the refused run are kept beside the new journal");
 }
 
 #[test]
 fn a_journal_moved_to_another_upgrade_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
-    std::fs::rename(
-        dir.path().join(&plan().upgrade_uid),
-        dir.path().join("another-uid"),
-    )
-    .unwrap();
+    std::fs::rename(dir.path().join(&plan().upgrade_uid), dir.path().join("another-uid")).unwrap();
     let error = Journal::reopen(dir.path(), "another-uid", "boot-1", clock).unwrap_err();
     assert!(matches!(error, JournalError::OtherUpgrade { .. }), "{error}");
 }
@@ -81,13 +87,7 @@ fn a_torn_last_line_is_dropped_and_the_journal_goes_on() {
     let mut again = Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap();
     assert_eq!(again.progress().seq(), 1);
     again.append(preflighted()).unwrap();
-    assert_eq!(
-        Journal::open(dir.path(), &plan(), "boot-1", clock)
-            .unwrap()
-            .progress()
-            .seq(),
-        2
-    );
+    assert_eq!(Journal::open(dir.path(), &plan(), "boot-1", clock).unwrap().progress().seq(), 2);
 }
 
 #[test]

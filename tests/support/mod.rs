@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use kube::{Client, ResourceExt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use testbed::control_plane::ControlPlane;
 use testbed::machine::{Machine, MachineSpec};
 use testbed::places::RunDir;
@@ -58,7 +60,7 @@ pub struct Stage {
     release: Release,
     _virt_api: AggregatedApi,
     stop_simulators: CancellationToken,
-    _dir: RunDir,
+    dir: RunDir,
 }
 
 impl Drop for Stage {
@@ -80,19 +82,14 @@ impl Stage {
         for file in ["crd.yaml", "serviceaccount.yaml", "rbac.yaml"] {
             control_plane.run_kubectl(&["apply", "--server-side", "-f", &manifest(file)])?;
         }
-        let kubeconfig = control_plane
-            .kubeconfig_for_service_account(NAMESPACE, "upgrade-agent")
-            .await?;
+        let kubeconfig = control_plane.kubeconfig_for_service_account(NAMESPACE, "upgrade-agent").await?;
         let client = control_plane.client();
 
         say("simulators of KubeVirt, kubelet and scheduler");
         let timing = timing(Timestamp::now());
         let stop_simulators = CancellationToken::new();
         tokio::spawn(sim::run(client.clone(), timing.clone(), stop_simulators.clone()));
-        let virt = VirtApi {
-            client: client.clone(),
-            timing,
-        };
+        let virt = VirtApi { client: client.clone(), timing };
         let virt_api = serve_aggregated(&control_plane, move |request| {
             let virt = virt.clone();
             async move { virt.respond(request).await }
@@ -113,7 +110,8 @@ impl Stage {
         say("eight VMs on node1: five that can move, two with a PCI device, one with a vGPU");
         wait_for_default_account(&client).await?;
         let vms = world::demo_vms(NODE);
-        world::create_and_wait_running(&client, &vms, NODE, Instant::now() + Duration::from_secs(60)).await?;
+        world::create_and_wait_running(&client, &vms, NODE, Instant::now() + Duration::from_mins(1)).await?;
+        create_bystander(&client).await?;
         let upgrade = world::upgrade(UPGRADE, "v1.8.1", "v1.7.0", &[NODE, "node2", "node3"]);
         let upgrades: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), NAMESPACE, &world::upgrade_resource());
@@ -128,7 +126,7 @@ impl Stage {
             release,
             _virt_api: virt_api,
             stop_simulators,
-            _dir: dir,
+            dir,
         })
     }
 
@@ -143,10 +141,7 @@ impl Stage {
                 from: FROM.parse().expect("a version"),
                 to: TO.parse().expect("a version"),
             },
-            artifacts: Artifacts {
-                source: format!("file://{RELEASE}"),
-                sha256: self.release.sha256.clone(),
-            },
+            artifacts: Artifacts { source: format!("file://{RELEASE}"), sha256: self.release.sha256.clone() },
             swap: SwapMode::Direct,
             evacuation: Evacuation::default(),
             os: None,
@@ -157,7 +152,7 @@ impl Stage {
     pub fn plan_file(&self, name: &str, change: impl FnOnce(&mut NodePlan)) -> Result<PathBuf> {
         let mut plan = self.plan();
         change(&mut plan);
-        let path = self._dir.path().join(name);
+        let path = self.dir.path().join(name);
         std::fs::write(&path, serde_json::to_string_pretty(&plan)?)?;
         Ok(path)
     }
@@ -186,12 +181,7 @@ impl Stage {
             .arg(self.machine.bus())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args([
-                "--local-address",
-                &self.machine.address().to_string(),
-                "--node-name",
-                NODE,
-            ])
+            .args(["--local-address", &self.machine.address().to_string(), "--node-name", NODE])
             .env_remove("KUBECONFIG")
             .env_remove("RUST_LOG")
             .kill_on_drop(true);
@@ -201,17 +191,12 @@ impl Stage {
     /// Runs the agent to its end.
     pub async fn run_agent(&self, binary: &Path, arguments: &[&str]) -> Result<Output> {
         let output = self.agent(binary, arguments).output();
-        Ok(tokio::time::timeout(Duration::from_secs(180), output)
-            .await
-            .context("the agent does not end")??)
+        Ok(tokio::time::timeout(Duration::from_mins(3), output).await.context("the agent does not end")??)
     }
 
     /// Starts the agent and leaves it running.
     pub fn start_agent(&self, binary: &Path, arguments: &[&str]) -> Result<Child> {
-        Ok(self
-            .agent(binary, arguments)
-            .stdout(std::process::Stdio::null())
-            .spawn()?)
+        Ok(self.agent(binary, arguments).stdout(std::process::Stdio::null()).spawn()?)
     }
 
     /// The journal as it is on disk; empty before it is there.
@@ -222,17 +207,13 @@ impl Stage {
 
     /// How many lines of the journal are this record.
     pub fn records(&self, record: &str) -> usize {
-        self.journal()
-            .matches(&format!("\"record\":\"{record}\""))
-            .count()
+        self.journal().matches(&format!("\"record\":\"{record}\"")).count()
     }
 
     /// pid of the running RKE2 as systemd on the machine sees it.
     pub async fn rke2_pid(&self) -> Result<String> {
-        let pid = self
-            .machine
-            .must_run(&["systemctl", "show", "-P", "MainPID", "rke2-server.service"])
-            .await?;
+        let pid =
+            self.machine.must_run(&["systemctl", "show", "-P", "MainPID", "rke2-server.service"]).await?;
         let pid = pid.trim().to_owned();
         ensure!(pid != "0", "rke2-server does not run");
         Ok(pid)
@@ -253,10 +234,7 @@ impl Stage {
             .filter(|vmi| vmi.data["status"]["phase"] == "Running")
             .map(|vmi| {
                 let key = VmKey::new(&vmi.namespace().unwrap_or_default(), &vmi.name_any());
-                let node = vmi.data["status"]["nodeName"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned();
+                let node = vmi.data["status"]["nodeName"].as_str().unwrap_or_default().to_owned();
                 (key, (vmi.uid().unwrap_or_default(), node))
             })
             .collect())
@@ -269,15 +247,54 @@ impl Stage {
 
     /// Requests of the agent that the API server's audit log has with this verb and path part.
     pub fn requests(&self, verb: &str, path: &str) -> usize {
+        self.audited(verb, path).count()
+    }
+
+    /// Those of [`Self::requests`] that were carried out: a killed agent's request may have died with it.
+    pub fn accepted(&self, verb: &str, path: &str) -> usize {
+        let is_yes = |event: &serde_json::Value| {
+            event["responseStatus"]["code"].as_u64().is_some_and(|code| (200..300).contains(&code))
+        };
+        self.audited(verb, path).filter(is_yes).count()
+    }
+
+    fn audited(&self, verb: &str, path: &str) -> impl Iterator<Item = serde_json::Value> {
         let log = std::fs::read_to_string(self.control_plane.audit_log()).unwrap_or_default();
-        log.lines()
+        let events: Vec<serde_json::Value> = log
+            .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter(|event| {
                 let user = event["user"]["username"].as_str().unwrap_or_default();
                 let uri = event["requestURI"].as_str().unwrap_or_default();
-                user.ends_with(":upgrade-agent") && event["verb"] == verb && uri.contains(path)
+                let verb_fits = verb.is_empty() || event["verb"] == verb;
+                user.ends_with(":upgrade-agent") && verb_fits && uri.contains(path)
             })
-            .count()
+            .collect();
+        events.into_iter()
+    }
+
+    /// Kills the agent with SIGKILL as soon as its journal holds the record this often, and not one of `later`. The agent is
+    /// let run in slices shorter than any effect that could follow, so the moment is exact.
+    pub async fn kill_at(&self, mut agent: Child, record: &str, count: usize, later: &str) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(agent.id().context("the agent has ended")?)?);
+        let deadline = Instant::now() + Duration::from_mins(2);
+        loop {
+            kill(pid, Signal::SIGSTOP)?;
+            let reached = self.records(record) >= count;
+            if reached {
+                ensure!(self.records(later) == 0, "{record} was passed before the agent could be killed");
+                agent.kill().await?;
+                return Ok(());
+            }
+            kill(pid, Signal::SIGCONT)?;
+            if let Some(status) = agent.try_wait()? {
+                bail!("the agent ended ({status}) before {record}; journal:\n{}", self.journal());
+            }
+            ensure!(Instant::now() < deadline, "no {record} in time; journal:\n{}", self.journal());
+            // Far from it there is time; near it every millisecond counts.
+            let slice = if self.journal().is_empty() { 5 } else { 1 };
+            tokio::time::sleep(Duration::from_millis(slice)).await;
+        }
     }
 
     /// Waits until `ready` says so.
@@ -285,15 +302,26 @@ impl Stage {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         while !ready().await {
             if Instant::now() > deadline {
-                bail!(
-                    "waited {seconds} s in vain for {what}; journal:\n{}",
-                    self.journal()
-                );
+                bail!("waited {seconds} s in vain for {what}; journal:\n{}", self.journal());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
+}
+
+/// A pod on the node that is no VM: the drain has to evict it.
+async fn create_bystander(client: &Client) -> Result<()> {
+    let api: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), "default");
+    let pod = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "bystander" },
+        "spec": {
+            "nodeName": NODE, "automountServiceAccountToken": false,
+            "containers": [{ "name": "main", "image": "bystander" }],
+        },
+    }))?;
+    api.create(&PostParams::default(), &pod).await?;
+    Ok(())
 }
 
 fn manifest(file: &str) -> String {

@@ -14,11 +14,7 @@ pub(crate) struct Mention {
 
 /// All paths of `text`, the source of `module` (`["flow", "next"]`), in order.
 pub(crate) fn mentions(module: &[String], text: &str) -> Vec<Mention> {
-    let mut scan = Scan {
-        module: module.to_vec(),
-        open: Vec::new(),
-        found: Vec::new(),
-    };
+    let mut scan = Scan { module: module.to_vec(), open: Vec::new(), found: Vec::new() };
     scan.run(&mut words(text).into_iter().peekable());
     scan.found
 }
@@ -99,10 +95,7 @@ impl Scan {
             }
             relative = true;
         }
-        let root = relative
-            .then(|| std::iter::once("crate".to_owned()).chain(at))
-            .into_iter()
-            .flatten();
+        let root = relative.then(|| std::iter::once("crate".to_owned()).chain(at)).into_iter().flatten();
         let path: Vec<String> = root.chain(rest).collect();
         // A bare `self` or `super` (a receiver, `pub(super)`) names no room.
         if !path.is_empty() && path != ["crate"] {
@@ -132,15 +125,9 @@ fn words(text: &str) -> Vec<String> {
             let mut after = rest.chars().skip(1);
             let (one, two) = (after.next(), after.next());
             // `'a'` and `'\n'` are characters, `'a` is a lifetime.
-            if one == Some('\\') || two == Some('\'') {
-                quoted(rest, '\'')
-            } else {
-                1
-            }
+            if one == Some('\\') || two == Some('\'') { quoted(rest, '\'') } else { 1 }
         } else if is_name(rest) {
-            let length = rest
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(rest.len());
+            let length = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
             found.push(rest[..length].to_owned());
             length
         } else if rest.starts_with("::") {

@@ -51,13 +51,7 @@ pub struct Check {
 
 impl Check {
     fn pass(check: &'static str, scope: &'static str, why: impl Into<String>) -> Self {
-        Self {
-            check,
-            scope,
-            verdict: CheckVerdict::Pass,
-            why: why.into(),
-            fix: String::new(),
-        }
+        Self { check, scope, verdict: CheckVerdict::Pass, why: why.into(), fix: String::new() }
     }
 
     fn fail(
@@ -66,13 +60,7 @@ impl Check {
         why: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self {
-            check,
-            scope,
-            verdict: CheckVerdict::Fail,
-            why: why.into(),
-            fix: fix.into(),
-        }
+        Self { check, scope, verdict: CheckVerdict::Fail, why: why.into(), fix: fix.into() }
     }
 
     fn unknown(check: &'static str, scope: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
@@ -98,9 +86,7 @@ pub struct Preflight {
 impl Preflight {
     /// Those that keep the upgrade from beginning.
     pub fn failed(&self) -> impl Iterator<Item = &Check> {
-        self.checks
-            .iter()
-            .filter(|check| check.verdict != CheckVerdict::Pass)
+        self.checks.iter().filter(|check| check.verdict != CheckVerdict::Pass)
     }
 }
 

@@ -14,11 +14,8 @@ use crate::flow::vms::Verdict;
 use crate::host::fs::FsError;
 
 /// Marks of Harvester's maintenance mode (reference `harvester-upgrade.md` §6.1).
-const MAINTENANCE: [&str; 3] = [
-    "harvesterhci.io/maintain-status",
-    "harvesterhci.io/drain-requested",
-    "harvesterhci.io/drain-forced",
-];
+const MAINTENANCE: [&str; 3] =
+    ["harvesterhci.io/maintain-status", "harvesterhci.io/drain-requested", "harvesterhci.io/drain-forced"];
 
 pub(super) async fn check(
     preflight: &mut Preflight,
@@ -99,9 +96,7 @@ async fn upgrade(cluster: &Cluster, plan: &NodePlan) -> Check {
 fn identity(node: &Node, machine_id: Result<Option<Vec<u8>>, FsError>) -> Check {
     const NAME: &str = "identity";
     let here = match machine_id {
-        Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default())
-            .trim()
-            .to_owned(),
+        Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).trim().to_owned(),
         Err(error) => return Check::unknown(NAME, "machine", &error),
     };
     let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
@@ -134,16 +129,14 @@ fn leftovers(node: &Node, plan: &NodePlan) -> Check {
     const NAME: &str = "stale marks";
     let name = node.name_any();
     // Our own marks, found again after a lost journal, must not be taken for the operator's.
-    if let Some(owner) = node.annotations().get(OWNER_ANNOTATION) {
-        if *owner != plan.upgrade_uid {
-            let why = format!("{name} carries marks of upgrade {owner}");
-            return Check::fail(NAME, "node", why, "finish or cancel that upgrade first");
-        }
+    if let Some(owner) = node.annotations().get(OWNER_ANNOTATION)
+        && *owner != plan.upgrade_uid
+    {
+        let why = format!("{name} carries marks of upgrade {owner}");
+        return Check::fail(NAME, "node", why, "finish or cancel that upgrade first");
     }
-    let stale: Vec<&str> = MAINTENANCE
-        .into_iter()
-        .filter(|key| node.annotations().contains_key(*key))
-        .collect();
+    let stale: Vec<&str> =
+        MAINTENANCE.into_iter().filter(|key| node.annotations().contains_key(*key)).collect();
     if !stale.is_empty() {
         let fix =
             format!("disable maintenance mode of {name}, or remove the annotations if it is a leftover");
@@ -157,12 +150,7 @@ fn leftovers(node: &Node, plan: &NodePlan) -> Check {
     if let Some(taint) = nodes::drain_taint(node) {
         let value = taint.value.as_deref().unwrap_or_default();
         let fix = format!("kubectl taint node {name} {}:NoSchedule-", nodes::DRAIN_TAINT);
-        return Check::fail(
-            NAME,
-            "node",
-            format!("{name} is tainted {}={value}", nodes::DRAIN_TAINT),
-            fix,
-        );
+        return Check::fail(NAME, "node", format!("{name} is tainted {}={value}", nodes::DRAIN_TAINT), fix);
     }
     Check::pass(NAME, "node", "none")
 }

@@ -31,9 +31,7 @@ pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePla
         }
     };
     if let Some((role, unit)) = unit {
-        preflight
-            .checks
-            .push(fence_check(host, &unit.name, &plan.upgrade_uid).await);
+        preflight.checks.push(fence_check(host, &unit.name, &plan.upgrade_uid).await);
         binary(preflight, host, plan, role, &unit).await;
     }
 }
@@ -102,9 +100,7 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
     const NAME: &str = "live binary";
     let Some(live) = unit.exec_start_path.clone() else {
         let why = format!("{} has no ExecStart", unit.name);
-        preflight
-            .checks
-            .push(Check::fail(NAME, SCOPE, why, "reinstall RKE2's unit file"));
+        preflight.checks.push(Check::fail(NAME, SCOPE, why, "reinstall RKE2's unit file"));
         return;
     };
     let path = host.root.at(&live);
@@ -129,26 +125,16 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
         Check::fail(
             "armed node",
             SCOPE,
-            format!(
-                "{live} is not the binary that runs: the next restart of {} would upgrade it",
-                unit.name
-            ),
+            format!("{live} is not the binary that runs: the next restart of {} would upgrade it", unit.name),
             "drain this node by hand and restart RKE2, or put the old binary back, before you upgrade it",
         )
     });
-    preflight
-        .checks
-        .push(match command::rke2_version(&host.root, Path::new(&live)).await {
-            Ok(text) => version(plan, &live, &text),
-            Err(error) => Check::unknown("rke2 version", SCOPE, &error),
-        });
-    preflight.checks.push(room(&path));
-    preflight.found = Some(Preflighted {
-        role,
-        unit: unit.name.clone(),
-        live,
-        live_sha256,
+    preflight.checks.push(match command::rke2_version(&host.root, Path::new(&live)).await {
+        Ok(text) => version(plan, &live, &text),
+        Err(error) => Check::unknown("rke2 version", SCOPE, &error),
     });
+    preflight.checks.push(room(&path));
+    preflight.found = Some(Preflighted { role, unit: unit.name.clone(), live, live_sha256 });
 }
 
 fn version(plan: &NodePlan, live: &str, text: &str) -> Check {
@@ -180,11 +166,7 @@ fn room(live: &Path) -> Check {
         Ok(free) => Check::fail(
             NAME,
             SCOPE,
-            format!(
-                "{} MiB free beside rke2, {} MiB needed",
-                free >> 20,
-                ROOM_NEEDED >> 20
-            ),
+            format!("{} MiB free beside rke2, {} MiB needed", free >> 20, ROOM_NEEDED >> 20),
             "free space on that disk",
         ),
         Err(error) => Check::unknown(NAME, SCOPE, &error),

@@ -12,18 +12,12 @@ use crate::flow::record::Record;
 pub async fn cordon_node(run: &mut Run) -> Result<(), StepError> {
     let client = run.cluster.client.clone();
     let Some(node) = nodes::get(&client, &run.plan.node_name).await? else {
-        let what = format!(
-            "node {} is gone from the cluster; cancel the upgrade",
-            run.plan.node_name
-        );
+        let what = format!("node {} is gone from the cluster; cancel the upgrade", run.plan.node_name);
         return Err(StepError::operator(what));
     };
     if run.journal.progress().cordon_before().is_none() {
         let (was_cordoned, was_tainted) = (nodes::is_cordoned(&node), nodes::drain_taint(&node).is_some());
-        run.record(Record::CordonIntent {
-            was_cordoned,
-            was_tainted,
-        })?;
+        run.record(Record::CordonIntent { was_cordoned, was_tainted })?;
     }
     nodes::cordon(&client, &node, &run.plan.upgrade_uid).await?;
     Ok(run.record(Record::Cordoned)?)

@@ -15,7 +15,7 @@ use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 
 /// How long budgets and slow pods may hold the drain.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10 * 60);
+const DRAIN_DEADLINE: Duration = Duration::from_mins(10);
 /// An eviction that a budget refuses is asked for again after this; the eviction API has no watch.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 

@@ -11,13 +11,9 @@ use crate::host::fence;
 /// Needs an operator when systemd does not load it.
 pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
-        return Err(StepError::operator(
-            "fencing was asked for before preflight; run the whole upgrade",
-        ));
+        return Err(StepError::operator("fencing was asked for before preflight; run the whole upgrade"));
     };
-    run.record(Record::FenceIntent {
-        units: vec![found.unit.clone()],
-    })?;
+    run.record(Record::FenceIntent { units: vec![found.unit.clone()] })?;
     fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid).await?;
     Ok(run.record(Record::Fenced)?)
 }

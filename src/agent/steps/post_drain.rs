@@ -31,13 +31,8 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
                 // Somebody, or an earlier attempt, took our marks away already: what is there now is not ours.
                 None => {}
                 Some(_) => {
-                    nodes::uncordon(
-                        &run.cluster.client,
-                        &node,
-                        before.was_cordoned,
-                        before.was_tainted,
-                    )
-                    .await?
+                    nodes::uncordon(&run.cluster.client, &node, before.was_cordoned, before.was_tainted)
+                        .await?;
                 }
             }
         }

@@ -21,7 +21,7 @@ use crate::flow::record::Record;
 use crate::flow::vms::{Fate, VmEntry, VmKey};
 
 /// A watch that is silent, because the API is away or a line was lost, is checked against a fresh list this often.
-const RESYNC: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_mins(1);
 
 type Watch<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
 
@@ -60,9 +60,7 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
         {
             return Ok(run.record(Record::PreDrained)?);
         }
-        let wait = look_again
-            .map_or(RESYNC, |at| wait_until(at, run.now()))
-            .min(RESYNC);
+        let wait = look_again.map_or(RESYNC, |at| wait_until(at, run.now())).min(RESYNC);
         tokio::select! {
             // Cancel-safe: watch streams keep their place, the others only wait.
             () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
@@ -76,9 +74,7 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
 /// Not less than a moment, so that a deadline that has just passed cannot spin.
 fn wait_until(at: Timestamp, now: Timestamp) -> Duration {
     let left = at.duration_since(now);
-    Duration::try_from(left)
-        .unwrap_or_default()
-        .max(Duration::from_millis(100))
+    Duration::try_from(left).unwrap_or_default().max(Duration::from_millis(100))
 }
 
 /// After a crash between a stop's intent and its request: asks again, but only where nobody has heard the first one.
@@ -111,13 +107,9 @@ async fn resend_stops(run: &mut Run, world: &World) -> Result<(), StepError> {
             continue;
         };
         let uid = vmi.uid().unwrap_or_default();
-        let queued = vm
-            .status
-            .iter()
-            .flat_map(|status| &status.state_change_requests)
-            .any(|request| {
-                request.action == "Stop" && request.uid.as_deref().is_none_or(|queued| queued == uid)
-            });
+        let queued = vm.status.iter().flat_map(|status| &status.state_change_requests).any(|request| {
+            request.action == "Stop" && request.uid.as_deref().is_none_or(|queued| queued == uid)
+        });
         if queued || vm.spec.effective_strategy() == Some("Halted") {
             continue;
         }
@@ -129,18 +121,13 @@ async fn resend_stops(run: &mut Run, world: &World) -> Result<(), StepError> {
 /// Everybody on the node who is not in the ledger goes into it before anything is done to them.
 async fn enter_newcomers(run: &mut Run, world: &World) -> Result<(), StepError> {
     let ledger = run.journal.progress().ledger();
-    let first = run
-        .journal
-        .entries()
-        .iter()
-        .all(|entry| !matches!(entry.record, Record::LedgerWritten { .. }));
+    let first =
+        run.journal.entries().iter().all(|entry| !matches!(entry.record, Record::LedgerWritten { .. }));
     let newcomers: Vec<&VirtualMachineInstance> = world
         .instances
         .values()
         .filter(|vmi| {
-            let known = ledger
-                .line(&vms::key_of(*vmi))
-                .is_some_and(|line| line.fate.is_on_node());
+            let known = ledger.line(&vms::key_of(*vmi)).is_some_and(|line| line.fate.is_on_node());
             !known && vms::ended(vmi).is_none()
         })
         .collect();
@@ -190,24 +177,18 @@ async fn act(run: &mut Run, world: &World, begun: Timestamp) -> Result<Option<Ti
         return Ok(look_again);
     }
     // The others are not held up by a VM that holds: only when nothing else moves does the step give up.
-    let moving = run
-        .journal
-        .progress()
-        .ledger()
-        .on_node()
-        .any(|line| match line.fate {
-            Fate::Migrating { .. } | Fate::Stopping { .. } => decision
-                .blockers
-                .iter()
-                .any(|b| b.what.contains(&line.entry.vm.to_string())),
-            Fate::Here
-            | Fate::Migrated { .. }
-            | Fate::ShutDown { .. }
-            | Fate::Left { .. }
-            | Fate::Restoring { .. }
-            | Fate::Restored { .. }
-            | Fate::Struck { .. } => false,
-        });
+    let moving = run.journal.progress().ledger().on_node().any(|line| match line.fate {
+        Fate::Migrating { .. } | Fate::Stopping { .. } => {
+            decision.blockers.iter().any(|b| b.what.contains(&line.entry.vm.to_string()))
+        }
+        Fate::Here
+        | Fate::Migrated { .. }
+        | Fate::ShutDown { .. }
+        | Fate::Left { .. }
+        | Fate::Restoring { .. }
+        | Fate::Restored { .. }
+        | Fate::Struck { .. } => false,
+    });
     if moving {
         run.publish_blockers(decision.blockers);
         Ok(look_again)
@@ -251,13 +232,7 @@ impl World {
         if let Some(clean) = ended {
             self.ends.insert(key.clone(), clean);
         }
-        self.seen.vmis.insert(
-            key.clone(),
-            SeenVmi {
-                uid: vmi.uid().unwrap_or_default(),
-                ended,
-            },
-        );
+        self.seen.vmis.insert(key.clone(), SeenVmi { uid: vmi.uid().unwrap_or_default(), ended });
         self.instances.insert(key, vmi);
     }
 
@@ -308,7 +283,7 @@ impl World {
             Some(Ok(Event::Init)) => self.seen.migrations.clear(),
             Some(Ok(Event::InitDone)) | None => {}
             Some(Err(error)) => {
-                tracing::debug!(%error, "the watch on migrations broke; it goes on by itself")
+                tracing::debug!(%error, "the watch on migrations broke; it goes on by itself");
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::flow::vms::{Fate, LedgerLine, VmKey};
 /// VMs being started at the same time.
 const AT_ONCE: usize = 8;
 /// How long one VM may take from its start to running, with its devices' plugins coming back first.
-const VM_DEADLINE: Duration = Duration::from_secs(15 * 60);
+const VM_DEADLINE: Duration = Duration::from_mins(15);
 /// Device plugins and the queue of `KubeVirt` have no watch that says "ready": asked again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -43,33 +43,21 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
     loop {
         while starting.len() < AT_ONCE {
             let Some(line) = waiting.pop() else { break };
-            match line.fate {
-                // Cancelled while its guest was still going down: first it has to be off.
-                Fate::Stopping { .. } => settle_stop(run, &line).await?,
-                Fate::Here
-                | Fate::Migrating { .. }
-                | Fate::Migrated { .. }
-                | Fate::ShutDown { .. }
-                | Fate::Left { .. }
-                | Fate::Restoring { .. }
-                | Fate::Restored { .. }
-                | Fate::Struck { .. } => {}
+            // Cancelled while its guest was still going down: first it has to be off.
+            if let Fate::Stopping { .. } = line.fate {
+                settle_stop(run, &line).await?;
             }
-            run.record(Record::RestoreIntent {
-                vm: line.entry.vm.clone(),
-            })?;
+            run.record(Record::RestoreIntent { vm: line.entry.vm.clone() })?;
             let (client, node) = (run.cluster.client.clone(), run.plan.node_name.clone());
             starting.push(async move {
                 let vm = line.entry.vm.clone();
-                match tokio::time::timeout(VM_DEADLINE, bring_back(&client, &node, &line)).await {
-                    Ok(fared) => (vm, fared),
-                    Err(_) => {
-                        let why = format!(
-                            "it did not run within {} min of its start",
-                            VM_DEADLINE.as_secs() / 60
-                        );
-                        (vm, Fared::Failed(why))
-                    }
+                if let Ok(fared) = tokio::time::timeout(VM_DEADLINE, bring_back(&client, &node, &line)).await
+                {
+                    (vm, fared)
+                } else {
+                    let why =
+                        format!("it did not run within {} min of its start", VM_DEADLINE.as_secs() / 60);
+                    (vm, Fared::Failed(why))
                 }
             });
         }
@@ -91,10 +79,7 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
     if failed.is_empty() {
         Ok(())
     } else {
-        Err(StepError::operator(format!(
-            "{}; start it by hand or mend that, then resume",
-            failed.join(". ")
-        )))
+        Err(StepError::operator(format!("{}; start it by hand or mend that, then resume", failed.join(". "))))
     }
 }
 
@@ -112,17 +97,14 @@ fn blockers(run: &Run, begun: jiff::Timestamp) -> Vec<Blocker> {
 
 async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<(), StepError> {
     let vm = &line.entry.vm;
-    let grace = run.plan.evacuation.guest_shutdown(line.entry.grace_seconds) + Duration::from_secs(60);
+    let grace = run.plan.evacuation.guest_shutdown(line.entry.grace_seconds) + Duration::from_mins(1);
     let api: Api<VirtualMachineInstance> = Api::namespaced(run.cluster.client.clone(), &vm.namespace);
     let uid = line.entry.vmi_uid.clone();
     let gone = await_condition(api, &vm.name, move |vmi: Option<&VirtualMachineInstance>| {
         vmi.is_none_or(|vmi| vmi.uid().as_deref() != Some(&uid))
     });
     match tokio::time::timeout(grace, gone).await {
-        Ok(Ok(_)) => Ok(run.record(Record::VmStopped {
-            vm: vm.clone(),
-            graceful: None,
-        })?),
+        Ok(Ok(_)) => Ok(run.record(Record::VmStopped { vm: vm.clone(), graceful: None })?),
         Ok(Err(error)) => Err(StepError::retry(format!("could not watch VM {vm}: {error}"))),
         Err(_) => Err(StepError::operator(format!(
             "VM {vm} was told to shut down and does not; look at its guest, then resume"
@@ -155,9 +137,7 @@ async fn try_bring_back(
         return Ok(Some(Fared::Struck("it was deleted meanwhile".to_owned())));
     };
     if vm.uid() != line.entry.vm_uid || vm.metadata.deletion_timestamp.is_some() {
-        return Ok(Some(Fared::Struck(
-            "it was deleted, or deleted and made anew, meanwhile".to_owned(),
-        )));
+        return Ok(Some(Fared::Struck("it was deleted, or deleted and made anew, meanwhile".to_owned())));
     }
     if let Some(vmi) = vms::instance(client, key).await? {
         // The old instance may still be on its way out; a new one means that somebody, or we, started it.
@@ -201,12 +181,7 @@ async fn devices_back(client: &Client, node: &str, line: &LedgerLine) -> Result<
         return Ok(false);
     };
     let ready = nodes::is_ready(&node) && !nodes::is_cordoned(&node);
-    Ok(ready
-        && line
-            .entry
-            .devices
-            .iter()
-            .all(|device| nodes::allocatable(&node, device) > 0))
+    Ok(ready && line.entry.devices.iter().all(|device| nodes::allocatable(&node, device) > 0))
 }
 
 async fn wait_running(client: &Client, key: &VmKey) -> Result<Fared, ClusterError> {
@@ -219,18 +194,11 @@ async fn wait_running(client: &Client, key: &VmKey) -> Result<Fared, ClusterErro
             let node = vmi.status.and_then(|status| status.node_name).unwrap_or_default();
             Ok(Fared::Running(node))
         }
-        Ok(_) => Ok(Fared::Failed(
-            "it was started and ended at once; look at its events".to_owned(),
-        )),
-        Err(error) => Err(ClusterError::NoAnswer {
-            what: format!("watch VM {key} start ({error})"),
-        }),
+        Ok(_) => Ok(Fared::Failed("it was started and ended at once; look at its events".to_owned())),
+        Err(error) => Err(ClusterError::NoAnswer { what: format!("watch VM {key} start ({error})") }),
     }
 }
 
 fn phase(vmi: &VirtualMachineInstance) -> &str {
-    vmi.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or_default()
+    vmi.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }

@@ -60,29 +60,18 @@ pub async fn check_staged(host: &Host, binary: &str, sha256: &str) -> Result<Sta
 /// Refuses an artifact that is absent, has another digest, is unsafe, or is another version.
 pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
-        return Err(StepError::operator(
-            "staging was asked for before preflight; run the whole upgrade",
-        ));
+        return Err(StepError::operator("staging was asked for before preflight; run the whole upgrade"));
     };
-    let prefix = Path::new(&found.live)
-        .parent()
-        .and_then(Path::parent)
-        .unwrap_or(Path::new("/"));
+    let prefix = Path::new(&found.live).parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     let dest = prefix.join(".stage").join(run.plan.rke2.to.to_string());
     let source = source_path(run)?;
-    let (expected, outside) = (
-        run.plan.artifacts.sha256.to_ascii_lowercase(),
-        run.host.root.at(&dest),
-    );
+    let (expected, outside) = (run.plan.artifacts.sha256.to_ascii_lowercase(), run.host.root.at(&dest));
     let binary = fs::blocking(move || unpack_source(&source, &expected, &outside)).await?;
     let binary = dest.join(binary);
     check_version(run, &binary).await?;
     let path = run.host.root.at(&binary);
     let sha256 = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await?;
-    Ok(run.record(Record::Staged {
-        binary: binary.display().to_string(),
-        sha256,
-    })?)
+    Ok(run.record(Record::Staged { binary: binary.display().to_string(), sha256 })?)
 }
 
 fn source_path(run: &Run) -> Result<PathBuf, StepError> {
@@ -99,7 +88,7 @@ fn unpack_source(source: &Path, expected: &str, dest: &Path) -> Result<PathBuf, 
     let refuse = |error: unpack::UnpackError| StepError::refuse(chain(&error));
     let tarball = match release_in(source)? {
         Some(tarball) => tarball,
-        None if source.is_dir() || !is_archive(source) => {
+        None if fs::is_dir(source) || !is_archive(source) => {
             unpack::stage_binary(source, expected, &dest.join("bin/rke2")).map_err(refuse)?;
             return Ok(PathBuf::from("bin/rke2"));
         }
@@ -117,27 +106,19 @@ fn unpack_source(source: &Path, expected: &str, dest: &Path) -> Result<PathBuf, 
 }
 
 fn is_archive(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    [".tar.gz", ".tgz", ".tar.zst", ".tar"]
-        .iter()
-        .any(|ending| name.ends_with(ending))
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    [".tar.gz", ".tgz", ".tar.zst", ".tar"].iter().any(|ending| name.ends_with(ending))
 }
 
 /// The one release tarball in a folder; none when `source` is no folder or has none.
 fn release_in(source: &Path) -> Result<Option<PathBuf>, StepError> {
-    if !source.is_dir() {
+    if !fs::is_dir(source) {
         return Ok(None);
     }
     let mut tarballs: Vec<PathBuf> = fs::list_dir(source)?
         .into_iter()
         .filter(|path| {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             name.starts_with("rke2.linux-") && is_archive(path)
         })
         .collect();

@@ -34,11 +34,7 @@ pub async fn swap(
     previous: &str,
 ) -> Result<(), StepError> {
     // The permit says that this binary was live a moment ago; both proofs end here.
-    tracing::info!(
-        from = permit.live_sha256(),
-        to = staged.sha256(),
-        "renaming the new rke2 into place"
-    );
+    tracing::info!(from = permit.live_sha256(), to = staged.sha256(), "renaming the new rke2 into place");
     let (live, previous) = (host.root.at(live), host.root.at(previous));
     fs::blocking(move || {
         swap_file::swap(&live, staged.path(), &previous).map_err(|error| StepError::operator(chain(&error)))
@@ -51,14 +47,16 @@ pub async fn swap(
 /// # Errors
 /// Refuses when the gate says no, and records that: pre-drain has to be done again.
 pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
-    let (found, staged) = match (
-        run.journal.progress().preflighted(),
-        run.journal.progress().staged(),
-    ) {
+    let (found, staged) = match (run.journal.progress().preflighted(), run.journal.progress().staged()) {
         (Some(found), Some(staged)) => (found.clone(), staged.clone()),
         _ => return Err(StepError::refuse(no_record(run))),
     };
     let permit = ask_gate(run, &found).await?;
+    if !run.journal.progress().drained() {
+        let what =
+            "no swap: the other pods have not been drained; run the whole upgrade instead of this step";
+        return Err(StepError::refuse(what));
+    }
     let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
     let previous = previous_path(run, &found);
     run.record(Record::SwapIntent {
@@ -77,15 +75,7 @@ fn no_record(run: &Run) -> String {
 
 async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, StepError> {
     let (node, uid) = (run.plan.node_name.clone(), run.plan.upgrade_uid.clone());
-    let observed = observe(
-        &run.host,
-        &run.cluster.client,
-        &node,
-        &found.unit,
-        &uid,
-        &found.live,
-    )
-    .await;
+    let observed = observe(&run.host, &run.cluster.client, &node, &found.unit, &uid, &found.live).await;
     let receipt = run.journal.pre_drain_receipt();
     match gate::check(&uid, receipt.as_ref(), &found.live_sha256, &observed) {
         Ok(permit) => Ok(permit),
@@ -96,9 +86,7 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
         Err(refusal) => {
             let text = refusal.to_string();
             if receipt.is_some() {
-                run.record(Record::GateRefused {
-                    refusal: text.clone(),
-                })?;
+                run.record(Record::GateRefused { refusal: text.clone() })?;
             }
             Err(StepError::refuse(format!("no swap: {text}")))
         }
@@ -107,9 +95,7 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
 
 fn previous_path(run: &Run, found: &Preflighted) -> String {
     let live = Path::new(&found.live);
-    live.with_file_name(format!("rke2.prev-{}", run.plan.rke2.from))
-        .display()
-        .to_string()
+    live.with_file_name(format!("rke2.prev-{}", run.plan.rke2.from)).display().to_string()
 }
 
 /// After a crash inside the swap: which binary is live?
@@ -122,9 +108,7 @@ pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
         Work::Not | Work::Done(_) => return Err(StepError::operator("no swap is open; nothing to probe")),
     };
     let Some(found) = run.journal.progress().preflighted().cloned() else {
-        return Err(StepError::operator(
-            "the journal has a swap but no preflight; ask for help",
-        ));
+        return Err(StepError::operator("the journal has a swap but no preflight; ask for help"));
     };
     let path = run.host.root.at(&found.live);
     let live = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await?;

@@ -19,7 +19,7 @@ const SOAK: Duration = Duration::from_secs(5);
 /// Health ports have no watch; they are asked this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A server that imports images looks like one that hangs, so this is generous (reference §7.2).
-const VERIFY_DEADLINE: Duration = Duration::from_secs(14 * 60);
+const VERIFY_DEADLINE: Duration = Duration::from_mins(14);
 /// One probe of a loopback port.
 const PROBE: Duration = Duration::from_secs(3);
 /// Kubelet's healthz.
@@ -77,9 +77,7 @@ fn facts(run: &Run) -> Result<(Preflighted, StagedFact, String), StepError> {
         (Some(found), Some(staged), Work::Done(invocation)) => {
             Ok((found.clone(), staged.clone(), invocation.clone()))
         }
-        _ => Err(StepError::operator(
-            "verification was asked for before the restart; run the whole upgrade",
-        )),
+        _ => Err(StepError::operator("verification was asked for before the restart; run the whole upgrade")),
     }
 }
 
@@ -88,10 +86,7 @@ fn failure(run: &Run, what: &str) -> String {
         Work::Done(fact) => format!("; the old binary is kept at {}", fact.previous),
         Work::Not | Work::Intended(_) => String::new(),
     };
-    format!(
-        "{} does not serve after the restart: {what}{kept}; mend it, then resume",
-        run.plan.rke2.to
-    )
+    format!("{} does not serve after the restart: {what}{kept}; mend it, then resume", run.plan.rke2.to)
 }
 
 async fn look(
@@ -115,9 +110,7 @@ async fn look(
     match fs::blocking(move || process::exe_sha256(&root, pid).map_err(StepError::from)).await {
         Ok(sha256) if sha256 == staged.sha256 => {}
         Ok(_) => {
-            return Ok(Look::Bad(format!(
-                "pid {pid} runs another binary than the one put in place"
-            )));
+            return Ok(Look::Bad(format!("pid {pid} runs another binary than the one put in place")));
         }
         Err(error) => return Ok(Look::NotYet(error.sentence())),
     }
@@ -145,10 +138,7 @@ async fn sick_port(run: &Run, role: Role) -> Option<String> {
             match tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(supervisor)).await {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(format!("supervisor {supervisor} does not answer: {error}")),
-                Err(_) => Some(format!(
-                    "supervisor {supervisor} does not answer in {} s",
-                    PROBE.as_secs()
-                )),
+                Err(_) => Some(format!("supervisor {supervisor} does not answer in {} s", PROBE.as_secs())),
             }
         }
     }
@@ -170,10 +160,7 @@ async fn node_says(run: &Run) -> Result<Look, StepError> {
     let node = match nodes::get(&run.cluster.client, &run.plan.node_name).await {
         Ok(Some(node)) => node,
         Ok(None) => {
-            return Ok(Look::NotYet(format!(
-                "node {} is not in the cluster",
-                run.plan.node_name
-            )));
+            return Ok(Look::NotYet(format!("node {} is not in the cluster", run.plan.node_name)));
         }
         // On a single server the restart takes the API away: that is expected for a while.
         Err(error) if error.is_passing() => return Ok(Look::NotYet(chain(&error))),
@@ -184,25 +171,17 @@ async fn node_says(run: &Run) -> Result<Look, StepError> {
         .entries()
         .iter()
         .rev()
-        .find_map(|entry| match entry.record {
-            Record::Restarted { .. } => Some(entry.at),
-            _ => None,
-        });
+        .find(|entry| matches!(entry.record, Record::Restarted { .. }))
+        .map(|entry| entry.at);
     let reported = nodes::kubelet_version(&node).unwrap_or_default();
     // Node heartbeats have whole seconds.
     let fresh = nodes::heartbeat(&node)
         .zip(restarted)
         .is_some_and(|(heartbeat, restarted)| heartbeat.as_second() >= restarted.as_second());
     Ok(if !fresh {
-        Look::NotYet(format!(
-            "node {} has not reported since the restart",
-            run.plan.node_name
-        ))
+        Look::NotYet(format!("node {} has not reported since the restart", run.plan.node_name))
     } else if reported != wanted {
-        Look::NotYet(format!(
-            "node {} reports kubelet {reported}, not {wanted}",
-            run.plan.node_name
-        ))
+        Look::NotYet(format!("node {} reports kubelet {reported}, not {wanted}", run.plan.node_name))
     } else if !nodes::is_ready(&node) {
         Look::NotYet(format!("node {} is not Ready", run.plan.node_name))
     } else {

@@ -28,10 +28,7 @@ pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) ->
 
 async fn migrate(run: &mut Run, vm: VmKey, attempt: u32) -> Result<(), StepError> {
     let name = migration_name(&run.plan.upgrade_uid, &vm.name, attempt);
-    run.record(Record::MigrationIntent {
-        vm: vm.clone(),
-        attempt,
-    })?;
+    run.record(Record::MigrationIntent { vm: vm.clone(), attempt })?;
     Ok(vms::migrate(&run.cluster.client, &vm, &name, &run.plan.upgrade_name).await?)
 }
 
@@ -55,14 +52,9 @@ async fn record_gone(run: &mut Run, vm: VmKey, last_end: Option<bool>) -> Result
         return Ok(());
     };
     let now = vms::instance(&run.cluster.client, &vm).await?;
-    let node = now
-        .as_ref()
-        .and_then(|vmi| vmi.status.as_ref())
-        .and_then(|status| status.node_name.clone());
-    let same = now
-        .as_ref()
-        .and_then(|vmi| vmi.metadata.uid.clone())
-        .is_some_and(|uid| uid == line.entry.vmi_uid);
+    let node = now.as_ref().and_then(|vmi| vmi.status.as_ref()).and_then(|status| status.node_name.clone());
+    let same =
+        now.as_ref().and_then(|vmi| vmi.metadata.uid.clone()).is_some_and(|uid| uid == line.entry.vmi_uid);
     let on_this_node = node.as_deref() == Some(run.plan.node_name.as_str());
     let record = match line.fate {
         // The watch lags behind the object: not gone after all.

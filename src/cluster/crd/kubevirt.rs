@@ -14,13 +14,7 @@ pub const VMI_NAME_LABEL: &str = "kubevirt.io/vmi-name";
 
 /// `VirtualMachine.spec`.
 #[derive(CustomResource, Debug, Clone, Default, Serialize, Deserialize)]
-#[kube(
-    group = "kubevirt.io",
-    version = "v1",
-    kind = "VirtualMachine",
-    namespaced,
-    schema = "disabled"
-)]
+#[kube(group = "kubevirt.io", version = "v1", kind = "VirtualMachine", namespaced, schema = "disabled")]
 #[kube(status = "VirtualMachineStatus")]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineSpec {
@@ -159,12 +153,7 @@ pub struct Condition {
 
 /// `VirtualMachineInstanceMigration.spec`.
 #[derive(CustomResource, Debug, Clone, Default, Serialize, Deserialize)]
-#[kube(
-    group = "kubevirt.io",
-    version = "v1",
-    kind = "VirtualMachineInstanceMigration",
-    namespaced
-)]
+#[kube(group = "kubevirt.io", version = "v1", kind = "VirtualMachineInstanceMigration", namespaced)]
 #[kube(schema = "disabled", status = "VirtualMachineInstanceMigrationStatus")]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineInstanceMigrationSpec {

@@ -105,45 +105,15 @@ impl NodeUpgradeSpec {
             os,
             control: _,
         } = self.clone();
-        NodePlan {
-            upgrade_name,
-            upgrade_uid,
-            node_name,
-            role,
-            rke2,
-            artifacts,
-            swap,
-            evacuation,
-            os,
-        }
+        NodePlan { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os }
     }
 
     /// The spec of a plan.
     #[must_use]
     pub fn of(plan: &NodePlan, control: Control) -> Self {
-        let NodePlan {
-            upgrade_name,
-            upgrade_uid,
-            node_name,
-            role,
-            rke2,
-            artifacts,
-            swap,
-            evacuation,
-            os,
-        } = plan.clone();
-        Self {
-            upgrade_name,
-            upgrade_uid,
-            node_name,
-            role,
-            rke2,
-            artifacts,
-            swap,
-            evacuation,
-            os,
-            control,
-        }
+        let NodePlan { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os } =
+            plan.clone();
+        Self { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os, control }
     }
 }
 

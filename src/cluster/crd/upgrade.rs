@@ -9,13 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// The `spec` as far as it is read: nothing of it.
 #[derive(CustomResource, Debug, Clone, Serialize, Deserialize)]
-#[kube(
-    group = "harvesterhci.io",
-    version = "v1beta1",
-    kind = "Upgrade",
-    namespaced,
-    schema = "disabled"
-)]
+#[kube(group = "harvesterhci.io", version = "v1beta1", kind = "Upgrade", namespaced, schema = "disabled")]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeSpec {
     /// Name of a `Version`.

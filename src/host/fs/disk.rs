@@ -59,10 +59,7 @@ mod tests {
     #[test]
     fn measures_and_knows_memory_from_disk() {
         assert!(free_bytes(Path::new("/")).unwrap() > 0);
-        assert!(matches!(
-            filesystem(Path::new("/proc")).unwrap(),
-            FsKind::Other(_)
-        ));
+        assert!(matches!(filesystem(Path::new("/proc")).unwrap(), FsKind::Other(_)));
         assert_eq!(filesystem(Path::new("/dev/shm")).unwrap(), FsKind::Tmpfs);
         let missing = free_bytes(Path::new("/no/such/place")).unwrap_err();
         assert!(missing.to_string().contains("/no/such/place"), "{missing}");

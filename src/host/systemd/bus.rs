@@ -69,14 +69,9 @@ async fn open_socket(path: &Path) -> io::Result<std::os::unix::net::UnixStream> 
     if path.as_os_str().len() < SUN_PATH {
         return tokio::net::UnixStream::connect(path).await?.into_std();
     }
-    let dir = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_PATH)
-        .open(parent(path))?;
+    let dir = OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open(parent(path))?;
     let name = path.file_name().unwrap_or_default();
-    let short = Path::new("/proc/self/fd")
-        .join(dir.as_raw_fd().to_string())
-        .join(name);
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
     tokio::net::UnixStream::connect(short).await?.into_std()
 }
 

@@ -76,11 +76,7 @@ pub(super) fn explain(unit: &str, method: &'static str, error: zbus::Error) -> S
         if name.as_str().starts_with("org.freedesktop.systemd1.")
             || name.as_str().ends_with(".InteractiveAuthorizationRequired")
         {
-            return SystemdError::Refused {
-                unit,
-                method,
-                why: why(),
-            };
+            return SystemdError::Refused { unit, method, why: why() };
         }
     }
     if let zbus::Error::FDO(standard) = &error
@@ -88,15 +84,7 @@ pub(super) fn explain(unit: &str, method: &'static str, error: zbus::Error) -> S
         | zbus::fdo::Error::AuthFailed(why)
         | zbus::fdo::Error::InteractiveAuthorizationRequired(why) = standard.as_ref()
     {
-        return SystemdError::Refused {
-            unit,
-            method,
-            why: why.clone(),
-        };
+        return SystemdError::Refused { unit, method, why: why.clone() };
     }
-    SystemdError::Bus {
-        method,
-        unit,
-        source: error,
-    }
+    SystemdError::Bus { method, unit, source: error }
 }

@@ -131,11 +131,7 @@ impl Manager {
     fn manual(&self, method: &str) -> Result<(), Refusal> {
         self.0.with(|inner| {
             inner.calls.push(method.to_owned());
-            if inner.fenced {
-                Err(Refusal::OnlyByDependency("fenced".to_owned()))
-            } else {
-                Ok(())
-            }
+            if inner.fenced { Err(Refusal::OnlyByDependency("fenced".to_owned())) } else { Ok(()) }
         })
     }
 }
@@ -257,17 +253,6 @@ impl Service {
     #[zbus(property)]
     fn exec_start(&self) -> Vec<(String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32)> {
         let program = "/opt/rke2/bin/rke2".to_owned();
-        vec![(
-            program.clone(),
-            vec![program, "server".to_owned()],
-            false,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-        )]
+        vec![(program.clone(), vec![program, "server".to_owned()], false, 0, 0, 0, 0, 0, 0, 0)]
     }
 }

@@ -58,10 +58,7 @@ impl Systemd {
         let wish = unique("start");
         // No order between the two: it is done at once, and the unit takes its minutes.
         let settings = [
-            (
-                "Description",
-                Variant::new(format!("upgrade-agent starts {unit}")),
-            ),
+            ("Description", Variant::new(format!("upgrade-agent starts {unit}"))),
             ("Type", Variant::new("oneshot")),
             ("Wants", Variant::new(vec![unit])),
             ("ExecStart", command()),
@@ -69,10 +66,7 @@ impl Systemd {
         ];
         call(unit, "StartTransientUnit", self.transient(&wish, &settings)).await?;
         // A unit that is on its way up, as after a crash of ours half-way, comes up under the id that it has already.
-        let ended = matches!(
-            before.active_state.as_str(),
-            "inactive" | "failed" | "deactivating"
-        );
+        let ended = matches!(before.active_state.as_str(), "inactive" | "failed" | "deactivating");
         let old = (ended && !before.invocation_id.is_empty()).then_some(before.invocation_id.as_str());
         let started = self.wait_active(unit, old, deadline).await;
         self.discard(&wish).await;
@@ -80,10 +74,7 @@ impl Systemd {
     }
 
     async fn transient(&self, name: &str, settings: &[(&str, Variant<'_>)]) -> zbus::Result<()> {
-        self.manager
-            .start_transient_unit(name, "replace", settings, &[])
-            .await
-            .map(|_| ())
+        self.manager.start_transient_unit(name, "replace", settings, &[]).await.map(|_| ())
     }
 
     /// A unit of ours that is gone already is as good; one that stays would only show up in `systemctl`.
@@ -91,11 +82,7 @@ impl Systemd {
         match call(name, "StopUnit", self.manager.stop_unit(name, "replace")).await {
             Ok(_) | Err(SystemdError::NoSuchUnit { .. }) => {}
             Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    unit = name,
-                    "left a spent unit"
-                );
+                tracing::debug!(error = &error as &dyn std::error::Error, unit = name, "left a spent unit");
             }
         }
     }
@@ -124,22 +111,11 @@ mod tests {
         let (systemd, fake) = machine(Behaviour::ComesUp).await;
         fake.fence(true);
         let before = systemd.unit(UNIT).await.unwrap();
-        let after = systemd
-            .restart_fenced(UNIT, Instant::now() + Duration::from_secs(5))
-            .await
-            .unwrap();
+        let after = systemd.restart_fenced(UNIT, Instant::now() + Duration::from_secs(5)).await.unwrap();
         assert_ne!(after.invocation_id, before.invocation_id);
         assert_eq!(after.main_pid, 101);
         let calls = fake.calls();
-        assert_eq!(
-            calls,
-            [
-                "Transient Conflicts",
-                "StopUnit own",
-                "Transient Wants",
-                "StopUnit own"
-            ]
-        );
+        assert_eq!(calls, ["Transient Conflicts", "StopUnit own", "Transient Wants", "StopUnit own"]);
         assert!(systemd.unit(UNIT).await.unwrap().refuse_manual_start);
     }
 
@@ -147,16 +123,10 @@ mod tests {
     async fn a_start_that_hangs_or_comes_to_nothing_is_an_error() {
         let (systemd, _fake) = machine(Behaviour::Hangs).await;
         let soon = Instant::now() + Duration::from_millis(700);
-        assert!(matches!(
-            systemd.restart_fenced(UNIT, soon).await,
-            Err(SystemdError::TimedOut { .. })
-        ));
+        assert!(matches!(systemd.restart_fenced(UNIT, soon).await, Err(SystemdError::TimedOut { .. })));
         let (systemd, _fake) = machine(Behaviour::DoneButInactive).await;
         let later = Instant::now() + Duration::from_secs(5);
-        assert!(matches!(
-            systemd.restart_fenced(UNIT, later).await,
-            Err(SystemdError::Failed { .. })
-        ));
+        assert!(matches!(systemd.restart_fenced(UNIT, later).await, Err(SystemdError::Failed { .. })));
     }
 
     #[tokio::test]
@@ -165,10 +135,7 @@ mod tests {
         fake.begin_start();
         let before = systemd.unit(UNIT).await.unwrap();
         assert_eq!(before.active_state, "activating");
-        let after = systemd
-            .start_fenced(UNIT, Instant::now() + Duration::from_secs(5))
-            .await
-            .unwrap();
+        let after = systemd.start_fenced(UNIT, Instant::now() + Duration::from_secs(5)).await.unwrap();
         assert_eq!(after.invocation_id, before.invocation_id);
     }
 }

@@ -72,9 +72,7 @@ impl UnitState {
             invocation_id: hex(&get::<Vec<u8>>(unit, "InvocationID")),
             fragment_path: get(unit, "FragmentPath"),
             drop_in_paths: get(unit, "DropInPaths"),
-            exec_start_path: service
-                .get("ExecStart")
-                .and_then(|commands| first_program(commands)),
+            exec_start_path: service.get("ExecStart").and_then(|commands| first_program(commands)),
             need_daemon_reload: get(unit, "NeedDaemonReload"),
             refuse_manual_start: get(unit, "RefuseManualStart"),
             refuse_manual_stop: get(unit, "RefuseManualStop"),
@@ -102,10 +100,7 @@ impl UnitState {
     pub fn is_running_anew(&self, not_invocation: Option<&str>) -> bool {
         matches!(
             (self.active_state.as_str(), self.sub_state.as_str()),
-            (
-                "active" | "reloading",
-                "running" | "exited" | "reload" | "listening" | "active"
-            )
+            ("active" | "reloading", "running" | "exited" | "reload" | "listening" | "active")
         ) && not_invocation != Some(self.invocation_id.as_str())
     }
 
@@ -149,10 +144,7 @@ fn first_program(commands: &Variant<'_>) -> Option<String> {
 /// `Job` is `(uo)`.
 fn job_id(job: &Variant<'_>) -> u32 {
     let Variant::Structure(job) = job else { return 0 };
-    job.fields()
-        .first()
-        .and_then(|id| id.downcast_ref::<u32>().ok())
-        .unwrap_or(0)
+    job.fields().first().and_then(|id| id.downcast_ref::<u32>().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -174,49 +166,16 @@ mod tests {
             (state("active", "running", "new"), Verdict::Reached),
             (state("active", "running", "old"), Verdict::Wait),
             (state("activating", "start", "new"), Verdict::Wait),
+            (UnitState { n_restarts: 2, ..state("activating", "auto-restart", "new") }, Verdict::Wait),
+            (UnitState { n_restarts: 3, ..state("activating", "start", "new") }, Verdict::Hopeless),
             (
-                UnitState {
-                    n_restarts: 2,
-                    ..state("activating", "auto-restart", "new")
-                },
-                Verdict::Wait,
-            ),
-            (
-                UnitState {
-                    n_restarts: 3,
-                    ..state("activating", "start", "new")
-                },
+                UnitState { exec_main_status: 203, ..state("activating", "auto-restart", "new") },
                 Verdict::Hopeless,
             ),
-            (
-                UnitState {
-                    exec_main_status: 203,
-                    ..state("activating", "auto-restart", "new")
-                },
-                Verdict::Hopeless,
-            ),
-            (
-                UnitState {
-                    n_restarts: 9,
-                    ..state("deactivating", "stop-sigterm", "old")
-                },
-                Verdict::Wait,
-            ),
+            (UnitState { n_restarts: 9, ..state("deactivating", "stop-sigterm", "old") }, Verdict::Wait),
             (state("inactive", "dead", "old"), Verdict::Hopeless),
-            (
-                UnitState {
-                    job_id: 7,
-                    ..state("inactive", "dead", "old")
-                },
-                Verdict::Wait,
-            ),
-            (
-                UnitState {
-                    main_pid: 7,
-                    ..state("failed", "failed", "new")
-                },
-                Verdict::Wait,
-            ),
+            (UnitState { job_id: 7, ..state("inactive", "dead", "old") }, Verdict::Wait),
+            (UnitState { main_pid: 7, ..state("failed", "failed", "new") }, Verdict::Wait),
             (state("failed", "failed", "new"), Verdict::Hopeless),
         ];
         for (state, expected) in table {

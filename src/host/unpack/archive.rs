@@ -38,11 +38,7 @@ pub(super) fn unpack(
         _ => Box::new(whole),
     };
     let mut archive = tar::Archive::new(BufReader::with_capacity(BUFFER, plain));
-    let mut unpacked = Unpacked {
-        dir: dir.to_path_buf(),
-        files: Vec::new(),
-        bytes: 0,
-    };
+    let mut unpacked = Unpacked { dir: dir.to_path_buf(), files: Vec::new(), bytes: 0 };
     let mut dirs = vec![dir.to_path_buf()];
     let mut cost = 0_u64;
     for entry in archive.entries().map_err(damaged)? {
@@ -53,18 +49,12 @@ pub(super) fn unpack(
         }
         cost = cost.saturating_add(entry.size()).saturating_add(ENTRY_COST);
         if cost > limit {
-            return Err(UnpackError::TooBig {
-                path: source.to_path_buf(),
-                limit,
-            });
+            return Err(UnpackError::TooBig { path: source.to_path_buf(), limit });
         }
         let name = entry.path().map_err(damaged)?.into_owned();
         let relative = safe_path(&name)?;
         let target = dir.join(&relative);
-        let unsafe_entry = |why| UnpackError::Unsafe {
-            entry: name.display().to_string(),
-            why,
-        };
+        let unsafe_entry = |why| UnpackError::Unsafe { entry: name.display().to_string(), why };
         if kind == tar::EntryType::Directory {
             make_dirs(dir, &relative, &mut dirs)?;
         } else if kind == tar::EntryType::Regular {
@@ -103,10 +93,7 @@ fn safe_path(name: &Path) -> Result<PathBuf, UnpackError> {
             Component::ParentDir => "climbs out with ..",
             Component::RootDir | Component::Prefix(_) => "is absolute",
         };
-        return Err(UnpackError::Unsafe {
-            entry: name.display().to_string(),
-            why,
-        });
+        return Err(UnpackError::Unsafe { entry: name.display().to_string(), why });
     }
     Ok(relative)
 }
@@ -114,10 +101,7 @@ fn safe_path(name: &Path) -> Result<PathBuf, UnpackError> {
 /// `mkdir -p` below `dir`, remembering what is new for the sync at the end.
 fn make_dirs(dir: &Path, relative: &Path, made: &mut Vec<PathBuf>) -> Result<(), FsError> {
     let mut at = dir.to_path_buf();
-    for part in relative
-        .components()
-        .filter(|part| matches!(part, Component::Normal(_)))
-    {
+    for part in relative.components().filter(|part| matches!(part, Component::Normal(_))) {
         at.push(part);
         match fs::create_dir(&at) {
             Ok(()) => made.push(at.clone()),

@@ -15,15 +15,9 @@ pub(super) fn hashed<T>(mut input: File, consume: impl FnOnce(&mut Pieces) -> T)
     let (sender, receiver) = sync_channel(4);
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || hash_and_send(&mut input, sender));
-        let consumed = consume(&mut Pieces {
-            receiver: &receiver,
-            piece: Vec::new(),
-            at: 0,
-        });
+        let consumed = consume(&mut Pieces { receiver: &receiver, piece: Vec::new(), at: 0 });
         drop(receiver);
-        let found = reader
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the reading thread died")));
+        let found = reader.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread died")));
         (consumed, found)
     })
 }

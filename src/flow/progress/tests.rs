@@ -1,0 +1,227 @@
+//! Tests of the fold.
+
+use jiff::SignedDuration;
+
+use super::*;
+use crate::flow::plan::Role;
+use crate::flow::plan::tests::plan;
+use crate::flow::record::{Entry, Record};
+use crate::flow::step::Step;
+use crate::flow::vms::{Fate, VmKey};
+use crate::flow::vms::{Verdict, VmEntry};
+
+pub(crate) fn vm_entry(name: &str, verdict: Verdict) -> VmEntry {
+    VmEntry {
+        vm: VmKey::new("default", name),
+        vm_uid: Some(format!("vm-{name}")),
+        vmi_uid: format!("vmi-{name}"),
+        run_strategy: Some("RerunOnFailure".into()),
+        devices: vec![],
+        grace_seconds: None,
+        verdict,
+    }
+}
+
+/// Numbers the records and dates them one second apart.
+pub(crate) fn entries(records: Vec<Record>) -> Vec<Entry> {
+    (1u32..)
+        .zip(records)
+        .map(|(count, record)| Entry {
+            seq: u64::from(count),
+            boot: "boot-1".into(),
+            at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(count)),
+            record,
+        })
+        .collect()
+}
+
+pub(crate) fn replay(entries: &[Entry]) -> Progress {
+    let mut progress = Progress::default();
+    for entry in entries {
+        progress.accept(entry).unwrap();
+    }
+    progress
+}
+
+/// One migratable and one passthrough VM, from the first line to the last.
+pub(crate) fn whole_run() -> Vec<Entry> {
+    let (web, gpu) = (VmKey::new("default", "web"), VmKey::new("default", "gpu"));
+    entries(vec![
+        Record::Opened { plan: Box::new(plan()), plan_digest: "d".into(), agent: "0.1.0".into() },
+        Record::Preflighted {
+            role: Role::Server,
+            unit: "rke2-server.service".into(),
+            live: "/opt/rke2/bin/rke2".into(),
+            live_sha256: "old".into(),
+        },
+        Record::Staged { binary: "/opt/rke2/.stage/bin/rke2".into(), sha256: "new".into() },
+        Record::FenceIntent { units: vec!["rke2-server.service".into()] },
+        Record::Fenced,
+        Record::CordonIntent { was_cordoned: false, was_tainted: false },
+        Record::Cordoned,
+        Record::LedgerWritten {
+            vms: vec![
+                vm_entry("web", Verdict::Migrate),
+                vm_entry("gpu", Verdict::ShutDown { why: "holds a PCI device".into() }),
+            ],
+        },
+        Record::MigrationIntent { vm: web.clone(), attempt: 1 },
+        Record::StopIntent { vm: gpu.clone() },
+        Record::VmMigrated { vm: web, to: "node2".into() },
+        Record::VmStopped { vm: gpu.clone(), graceful: Some(true) },
+        Record::PreDrained,
+        Record::Drained { evicted: 2 },
+        Record::SwapIntent {
+            from_sha256: "old".into(),
+            to_sha256: "new".into(),
+            previous: "/opt/rke2/bin/rke2.prev".into(),
+        },
+        Record::Swapped,
+        Record::RestartIntent { invocation: "i1".into() },
+        Record::Restarted { invocation: "i2".into(), pid: 42 },
+        Record::Verified { kubelet_version: "v1.35.6+rke2r1".into() },
+        Record::PostDrained,
+        Record::RestoreIntent { vm: gpu.clone() },
+        Record::VmRestored { vm: gpu, node: "node1".into() },
+        Record::Finished { outcome: Outcome::Succeeded },
+    ])
+}
+
+#[test]
+fn the_whole_run_accounts_for_every_vm() {
+    let progress = replay(&whole_run());
+    assert_eq!(progress.outcome(), Some(&Outcome::Succeeded));
+    let counts = progress.ledger().counts();
+    assert_eq!(
+        (counts.total, counts.migrated, counts.shut_down, counts.restored, counts.owed),
+        (2, 1, 1, 1, 0)
+    );
+    let gpu = progress.ledger().line(&VmKey::new("default", "gpu")).unwrap();
+    assert_eq!(gpu.fate, Fate::Restored { node: "node1".into(), graceful: Some(true), away_seconds: 10 });
+}
+
+/// What must never be accepted, whatever wrote it.
+#[test]
+fn dangerous_shortcuts_are_illegal() {
+    let run = whole_run();
+    let until = |record: &Record| -> Vec<Record> {
+        let at = run.iter().position(|entry| entry.record == *record).unwrap();
+        run[..at].iter().map(|entry| entry.record.clone()).collect()
+    };
+    let swap = run[14].record.clone();
+    let gpu = VmKey::new("default", "gpu");
+    let table: Vec<(&str, Vec<Record>, Record)> = vec![
+        ("swap without pre-drain", until(&Record::PreDrained), swap.clone()),
+        ("pre-drain with a VM left", until(&run[11].record), Record::PreDrained),
+        (
+            "swap after a refusal",
+            [until(&swap), vec![Record::GateRefused { refusal: "x".into() }]].concat(),
+            swap.clone(),
+        ),
+        ("swapped without intent", until(&swap), Record::Swapped),
+        ("swap twice", until(&run[16].record), Record::Swapped),
+        ("stop twice", until(&run[10].record), Record::StopIntent { vm: gpu.clone() }),
+        (
+            "success while a VM is owed",
+            until(&run[21].record),
+            Record::Finished { outcome: Outcome::Succeeded },
+        ),
+        ("cancel after the swap", until(&run[16].record), Record::CancelRequested),
+        (
+            "a VM nobody entered",
+            until(&run[9].record),
+            Record::StopIntent { vm: VmKey::new("default", "who") },
+        ),
+        ("second opening", until(&run[1].record), run[0].record.clone()),
+        ("no opening", vec![], run[1].record.clone()),
+        ("anything after the end", run.iter().map(|entry| entry.record.clone()).collect(), Record::Resumed),
+        ("new VM after the swap", until(&run[16].record), run[7].record.clone()),
+    ];
+    for (what, before, record) in table {
+        let mut all = before;
+        all.push(record);
+        let lines = entries(all);
+        let (last, before) = lines.split_last().unwrap();
+        let mut progress = replay(before);
+        let kept = progress.clone();
+        assert!(progress.accept(last).is_err(), "{what} should be illegal");
+        assert_eq!(progress, kept, "{what} should change nothing");
+    }
+}
+
+#[test]
+fn the_first_look_at_the_node_is_the_one_that_is_put_back() {
+    let mut records: Vec<Record> = whole_run()[..6].iter().map(|entry| entry.record.clone()).collect();
+    records.push(Record::CordonIntent { was_cordoned: true, was_tainted: true });
+    let before = replay(&entries(records)).cordon_before().unwrap();
+    assert!(!before.was_cordoned && !before.was_tainted);
+}
+
+#[test]
+fn a_hold_lasts_until_the_next_line() {
+    let mut records: Vec<Record> = whole_run()[..9].iter().map(|entry| entry.record.clone()).collect();
+    records.push(Record::Held { step: Step::PreDrain, reason: "default/db waits".into() });
+    assert_eq!(replay(&entries(records.clone())).held().unwrap().step, Step::PreDrain);
+    records.push(Record::Resumed);
+    assert_eq!(replay(&entries(records)).held(), None);
+}
+
+/// The records of a whole run, and those that trouble brings.
+fn pool() -> Vec<Record> {
+    let (web, gpu) = (VmKey::new("default", "web"), VmKey::new("default", "gpu"));
+    let mut pool: Vec<Record> = whole_run().into_iter().map(|entry| entry.record).collect();
+    pool.extend([
+        Record::GateRefused { refusal: "a VM came back".into() },
+        Record::SwapAbsent,
+        Record::MigrationIntent { vm: web.clone(), attempt: 2 },
+        Record::StopIntent { vm: web.clone() },
+        Record::VmStopped { vm: web.clone(), graceful: Some(true) },
+        Record::ForceOffIntent { vm: gpu.clone() },
+        Record::VmLeft { vm: web, reason: "stopped by its user".into() },
+        Record::VmStruck { vm: gpu, reason: "deleted".into() },
+        Record::Held { step: Step::PreDrain, reason: "waits".into() },
+        Record::Resumed,
+        Record::CancelRequested,
+        Record::Finished { outcome: Outcome::Cancelled },
+    ]);
+    pool
+}
+
+proptest::proptest! {
+    /// Whatever lines arrive in whatever order: what is accepted keeps the promises, and there is always one next step.
+    #[test]
+    fn no_order_of_records_breaks_a_promise(picks in proptest::collection::vec(0usize..35, 0..120)) {
+        use crate::flow::next::{Next, next};
+        let pool = pool();
+        let mut progress = Progress::default();
+        let mut accepted: Vec<Record> = Vec::new();
+        // Orderly prefixes reach deep states; the picks then disturb them.
+        let start = picks.first().copied().unwrap_or(0) % whole_run().len();
+        let orderly = whole_run().into_iter().take(start).map(|entry| entry.record);
+        let disturbed = picks.iter().filter_map(|pick| pool.get(*pick).cloned());
+        for record in orderly.chain(disturbed) {
+            let seq = progress.seq() + 1;
+            let at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::try_from(seq).unwrap());
+            if progress.accept(&Entry { seq, boot: "b".into(), at, record: record.clone() }).is_ok() {
+                accepted.push(record);
+            }
+            if progress.plan().is_none() {
+                continue;
+            }
+            match next(&progress) {
+                Next::Step(Step::Swap) => assert!(progress.pre_drained() && progress.drained() && progress.fenced()),
+                Next::Step(Step::Finish) => assert_eq!(progress.ledger().owed().count(), 0),
+                Next::Ended(_) => assert_eq!(progress.ledger().owed().count(), 0),
+                Next::Step(_) => {}
+            }
+            let swaps = accepted.iter().filter(|record| **record == Record::Swapped).count();
+            assert!(swaps <= 1, "one swap");
+            if progress.swap_begun() {
+                let drained = accepted.iter().position(|record| *record == Record::PreDrained);
+                let swap = accepted.iter().position(|record| matches!(record, Record::SwapIntent { .. }));
+                assert!(drained < swap, "pre-drain before the swap");
+                assert_eq!(progress.ledger().on_node().count(), 0, "nobody is on the node");
+            }
+        }
+    }
+}
