@@ -22,7 +22,7 @@
 //! ```
 
 // The product's bans on direct file access and the like are not meant for the bed it is tested on.
-#![allow(
+#![expect(
     clippy::disallowed_methods,
     reason = "the bans guard the product's one door to the file system"
 )]

@@ -1,5 +1,10 @@
 //! The stand-in for the `rke2` binary: see [`testbed::stand_in`].
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the bans are for the product, and this only stands in for rke2"
+)]
+
 use std::process::ExitCode;
 
 use anyhow::Result;

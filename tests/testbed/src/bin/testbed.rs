@@ -1,5 +1,10 @@
 //! `testbed up`: a control plane and one machine with RKE2, to poke around in; Ctrl-C ends it all.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the bans are for the product; this takes one word from its command line"
+)]
+
 use anyhow::{Result, bail};
 use testbed::control_plane::ControlPlane;
 use testbed::machine::{Machine, MachineSpec};

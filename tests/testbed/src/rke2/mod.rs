@@ -1,19 +1,21 @@
 //! Lays RKE2 out on a machine as Harvester does, with the stand-in as its binary, and makes release tarballs of it.
 //! Owns the layout; how the stand-in behaves is in [`crate::stand_in`].
 
+mod binary;
+mod release;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use sha2::{Digest as _, Sha256};
+use anyhow::{Context as _, Result, bail};
 
 use crate::machine::Machine;
-use crate::places;
-use crate::stand_in::{self, Role, Settings, VERSION_TRAILER};
+use crate::stand_in::{self, Role, Settings};
+
+pub use binary::{binary, hex_sha256};
+pub use release::{Release, rke2_release};
 
 /// How long `systemctl start` may take: the stand-in is ready after its first report to the API server.
 const START_DEADLINE: Duration = Duration::from_mins(1);
@@ -200,169 +202,6 @@ fn unit_text(role: Role) -> String {
          ExecStart=/opt/rke2/bin/rke2 {role}\n\
          EnvironmentFile=-/var/lib/rancher/rke2/system-agent-installer/rke2-sa.env\n"
     )
-}
-
-/// A release as it is downloaded.
-#[derive(Clone, Debug)]
-pub struct Release {
-    /// `rke2.linux-amd64.tar.gz`
-    pub tarball: PathBuf,
-    /// `sha256sum-amd64.txt`, beside it
-    pub sums: PathBuf,
-    /// Of the tarball, in hex
-    pub sha256: String,
-    /// Of `bin/rke2` in it, in hex
-    pub binary_sha256: String,
-}
-
-/// Makes a release of `version` in `<dir>`, which is created.
-///
-/// # Errors
-/// When the stand-in cannot be built, or a file cannot be written.
-pub fn rke2_release(dir: &Path, version: &str) -> Result<Release> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let binary = binary(version)?;
-    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let mut archive = tar::Builder::new(gzip);
-    append(&mut archive, "bin/rke2", &binary, 0o755)?;
-    for role in [Role::Server, Role::Agent] {
-        // In the tarball the prefix is /usr/local; the installer writes its own into the unit.
-        let unit = unit_text(role).replace("/opt/rke2", "/usr/local");
-        append(
-            &mut archive,
-            &format!("lib/systemd/system/{}", unit_name(role)),
-            unit.as_bytes(),
-            0o644,
-        )?;
-        append(
-            &mut archive,
-            &format!("lib/systemd/system/rke2-{}.env", role.as_str()),
-            b"HOME=/root\n",
-            0o644,
-        )?;
-    }
-    append(
-        &mut archive,
-        "share/rke2/LICENSE.txt",
-        b"Apache License, Version 2.0\n",
-        0o644,
-    )?;
-    let bytes = archive.into_inner()?.finish()?;
-
-    let tarball = dir.join("rke2.linux-amd64.tar.gz");
-    let sums = dir.join("sha256sum-amd64.txt");
-    let sha256 = hex_sha256(&bytes);
-    fs::write(&tarball, bytes)?;
-    fs::write(&sums, format!("{sha256}  rke2.linux-amd64.tar.gz\n"))?;
-    Ok(Release {
-        tarball,
-        sums,
-        sha256,
-        binary_sha256: hex_sha256(&binary),
-    })
-}
-
-fn append<W: std::io::Write>(
-    archive: &mut tar::Builder<W>,
-    path: &str,
-    content: &[u8],
-    mode: u32,
-) -> Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(u64::try_from(content.len())?);
-    header.set_mode(mode);
-    header.set_mtime(0);
-    Ok(archive.append_data(&mut header, path, content)?)
-}
-
-/// The stand-in of this version, as the bytes of an executable file.
-///
-/// # Errors
-/// When the stand-in cannot be built.
-pub fn binary(version: &str) -> Result<Vec<u8>> {
-    let mut bytes = stand_in_binary()?.to_vec();
-    bytes.extend(format!("{VERSION_TRAILER}{version}\n").into_bytes());
-    Ok(bytes)
-}
-
-/// The digest of some bytes as `sha256sum` prints it.
-#[must_use]
-pub fn hex_sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            write!(text, "{byte:02x}").unwrap_or_default();
-            text
-        })
-}
-
-/// The stand-in without symbols, read once.
-fn stand_in_binary() -> Result<&'static [u8]> {
-    static BINARY: OnceLock<Vec<u8>> = OnceLock::new();
-    if let Some(bytes) = BINARY.get() {
-        return Ok(bytes);
-    }
-    let built = build_stand_in()?;
-    let run = places::RunDir::new()?;
-    let stripped = run.path().join("rke2");
-    // A debug build is 20 times the size of its code; without `strip` it works all the same.
-    let strip = Command::new("strip")
-        .arg("-o")
-        .arg(&stripped)
-        .arg(&built)
-        .output();
-    let smaller = strip.is_ok_and(|output| output.status.success());
-    let bytes = fs::read(if smaller { &stripped } else { &built })?;
-    Ok(BINARY.get_or_init(|| bytes))
-}
-
-/// Beside the running program when it is one of ours, and brought up to date when cargo is at hand: cargo builds
-/// the programs of this package for its own tests, but not for those of a package that only uses its library.
-fn build_stand_in() -> Result<PathBuf> {
-    if let Some(binary) = std::env::var_os("UPGRADE_AGENT_TESTBED_RKE2") {
-        return Ok(PathBuf::from(binary));
-    }
-    let running = std::env::current_exe()?;
-    let mut profile_dir = running.parent().context("the running program has no directory")?;
-    if profile_dir.ends_with("deps") || profile_dir.ends_with("examples") {
-        profile_dir = profile_dir.parent().context("target directory expected")?;
-    }
-    if let Some(cargo) = std::env::var_os("CARGO") {
-        let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let target = profile_dir.parent().context("target directory expected")?;
-        let build = Command::new(cargo)
-            .current_dir(places::workspace())
-            .args([
-                "build",
-                "--quiet",
-                "-p",
-                "testbed",
-                "--bin",
-                "rke2",
-                "--profile",
-                profile,
-                "--target-dir",
-            ])
-            .arg(target)
-            .output()?;
-        ensure!(
-            build.status.success(),
-            "cannot build the stand-in: {}",
-            String::from_utf8_lossy(&build.stderr)
-        );
-    }
-    let binary = profile_dir.join("rke2");
-    ensure!(
-        binary.is_file(),
-        "{} is not built; run `cargo build -p testbed`",
-        binary.display()
-    );
-    Ok(binary)
 }
 
 /// Writes a file below the root of a machine, with its directories.
