@@ -118,7 +118,10 @@ mod tests {
     fn every_step_has_an_end() {
         for step in Step::WALK.into_iter().chain([Step::ProbeSwap, Step::ProbeRestart]) {
             let deadline = step.deadline(&plan());
-            assert!(deadline >= Duration::from_mins(1) && deadline <= Duration::from_hours(48), "{step}: {deadline:?}");
+            assert!(
+                deadline >= Duration::from_mins(1) && deadline <= Duration::from_hours(48),
+                "{step}: {deadline:?}"
+            );
             assert!(!step.explain().is_empty());
         }
     }

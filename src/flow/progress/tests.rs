@@ -210,8 +210,7 @@ proptest::proptest! {
             }
             match next(&progress) {
                 Next::Step(Step::Swap) => assert!(progress.pre_drained() && progress.drained() && progress.fenced()),
-                Next::Step(Step::Finish) => assert_eq!(progress.ledger().owed().count(), 0),
-                Next::Ended(_) => assert_eq!(progress.ledger().owed().count(), 0),
+                Next::Step(Step::Finish) | Next::Ended(_) => assert_eq!(progress.ledger().owed().count(), 0),
                 Next::Step(_) => {}
             }
             let swaps = accepted.iter().filter(|record| **record == Record::Swapped).count();
