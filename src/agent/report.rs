@@ -123,18 +123,22 @@ impl Reporter {
         }
     }
 
+    /// Both objects, each for itself: that one cannot be written does not keep the other from being written.
     async fn write(&mut self, report: &NodeReport) -> Result<(), ClusterError> {
+        let mut result = Ok(());
         let state = node_status(report);
         if self.last_state.as_ref() != Some(&state) {
-            self.write_upgrade(&state).await?;
-            self.last_state = Some(state);
+            match self.write_upgrade(&state).await {
+                Ok(()) => self.last_state = Some(state),
+                Err(error) => result = Err(error),
+            }
         }
         let status = self.status(report);
         if self.last_status.as_ref() != Some(&status) {
             self.write_node_upgrade(&status).await?;
             self.last_status = Some(status);
         }
-        Ok(())
+        result
     }
 
     /// One key of the map, by merge patch of the object itself: `Upgrade` has no status subresource.

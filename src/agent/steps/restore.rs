@@ -9,7 +9,7 @@ use kube::{Client, ResourceExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::agent::run::Run;
-use crate::agent::step_error::{StepError, chain};
+use crate::agent::step_error::{Reaction, StepError, chain};
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vms::{self, Answer};
 use crate::cluster::{ClusterError, nodes};
@@ -51,8 +51,17 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
         while starting.len() < AT_ONCE {
             let Some(line) = waiting.pop() else { break };
             // Cancelled while its guest was still going down: first it has to be off.
-            if matches!(line.fate, Fate::Stopping { .. }) && !settle_stop(run, &line).await? {
-                continue;
+            if matches!(line.fate, Fate::Stopping { .. }) {
+                match settle_stop(run, &line).await {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    // One that does not go off does not keep the others off.
+                    Err(error) if error.reaction == Reaction::AskOperator => {
+                        failed.push(error.sentence());
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             run.record(Record::RestoreIntent { vm: line.entry.vm.clone() })?;
             let (client, node) = (run.cluster.client.clone(), run.plan.node_name.clone());
@@ -159,7 +168,7 @@ async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Resul
         if vmi.uid().as_deref() == Some(&line.entry.vmi_uid) {
             return Ok(Tried::NotYet("its old instance is still ending".to_owned()));
         }
-        return wait_running(client, key).await.map(Tried::Fared);
+        return wait_running(client, key).await;
     }
     let recorded = line.entry.run_strategy.as_deref();
     let present = vm.spec.effective_strategy();
@@ -181,7 +190,7 @@ async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Resul
             Answer::LookAgain { why } => return Ok(Tried::NotYet(format!("virt-api says: {why}"))),
         },
     }
-    wait_running(client, key).await.map(Tried::Fared)
+    wait_running(client, key).await
 }
 
 /// Which precondition is missing. The devices' plugins have to offer them again, else the launcher dies at admission
@@ -204,7 +213,7 @@ async fn device_missing(
     Ok(missing.map(|device| format!("node {name} does not offer {device} (yet)")))
 }
 
-async fn wait_running(client: &Client, key: &VmKey) -> Result<Fared, ClusterError> {
+async fn wait_running(client: &Client, key: &VmKey) -> Result<Tried, ClusterError> {
     let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
     let settled = |vmi: Option<&VirtualMachineInstance>| {
         vmi.is_some_and(|vmi| phase(vmi) == "Running" || vms::ended(vmi).is_some())
@@ -212,9 +221,10 @@ async fn wait_running(client: &Client, key: &VmKey) -> Result<Fared, ClusterErro
     match await_condition(api, &key.name, settled).await {
         Ok(Some(vmi)) if phase(&vmi) == "Running" => {
             let node = vmi.status.and_then(|status| status.node_name).unwrap_or_default();
-            Ok(Fared::Running(node))
+            Ok(Tried::Fared(Fared::Running(node)))
         }
-        Ok(_) => Ok(Fared::Failed("it was started and ended at once; look at its events".to_owned())),
+        // KubeVirt tries again by itself under most strategies; the deadline ends this.
+        Ok(_) => Ok(Tried::NotYet("it was started and ended at once; its events say why".to_owned())),
         Err(error) => Err(ClusterError::NoAnswer { what: format!("watch VM {key} start ({error})") }),
     }
 }

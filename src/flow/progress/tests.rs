@@ -120,7 +120,7 @@ fn dangerous_shortcuts_are_illegal() {
         ),
         ("swapped without intent", until(&swap), Record::Swapped),
         ("swap twice", until(&run[16].record), Record::Swapped),
-        ("stop twice", until(&run[10].record), Record::StopIntent { vm: gpu.clone() }),
+        ("stop after the end", until(&run[12].record), Record::StopIntent { vm: gpu.clone() }),
         (
             "success while a VM is owed",
             until(&run[21].record),
