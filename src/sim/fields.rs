@@ -26,10 +26,7 @@ pub(super) const LOCAL_DISK: &str = "sim.upgrade-agent/local-disk";
 pub(super) const SIMULATED: &str = "sim.upgrade-agent/node";
 
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 pub(super) fn name(object: &Value) -> &str {
@@ -58,18 +55,11 @@ pub(super) fn is_final(object: &Value) -> bool {
 }
 
 pub(super) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 pub(super) fn map(object: &Value, pointer: &str) -> Map<String, Value> {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default()
+    object.pointer(pointer).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 fn entry<'a>(object: &'a Value, within: &str, key: &str) -> Option<&'a str> {
@@ -85,17 +75,11 @@ pub(super) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 pub(super) fn has_finalizer(object: &Value, finalizer: &str) -> bool {
-    list(object, "/metadata/finalizers")
-        .iter()
-        .any(|f| f == finalizer)
+    list(object, "/metadata/finalizers").iter().any(|f| f == finalizer)
 }
 
 pub(super) fn finalizers_without(object: &Value, finalizer: &str) -> Vec<Value> {
-    list(object, "/metadata/finalizers")
-        .iter()
-        .filter(|f| *f != finalizer)
-        .cloned()
-        .collect()
+    list(object, "/metadata/finalizers").iter().filter(|f| *f != finalizer).cloned().collect()
 }
 
 pub(super) fn finalizers_with(object: &Value, finalizer: &str) -> Vec<Value> {
@@ -105,9 +89,7 @@ pub(super) fn finalizers_with(object: &Value, finalizer: &str) -> Vec<Value> {
 }
 
 pub(super) fn controller(object: &Value) -> Option<&Value> {
-    list(object, "/metadata/ownerReferences")
-        .iter()
-        .find(|o| o.get("controller") == Some(&Value::Bool(true)))
+    list(object, "/metadata/ownerReferences").iter().find(|o| o.get("controller") == Some(&Value::Bool(true)))
 }
 
 pub(super) fn is_controlled_by(object: &Value, owner: &Value) -> bool {
@@ -120,9 +102,7 @@ pub(super) fn owner_reference(kind: &str, owner: &Value) -> Value {
 }
 
 pub(super) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    list(object, "/status/conditions")
-        .iter()
-        .find(|c| text(c, "/type") == kind)
+    list(object, "/status/conditions").iter().find(|c| text(c, "/type") == kind)
 }
 
 pub(super) fn condition_is(object: &Value, kind: &str, status: &str) -> bool {
@@ -140,15 +120,10 @@ pub(super) fn conditions_with(
     now: &str,
 ) -> Vec<Value> {
     let before = condition(object, kind);
-    let since = before
-        .filter(|c| text(c, "/status") == status)
-        .map(|c| text(c, "/lastTransitionTime"));
+    let since = before.filter(|c| text(c, "/status") == status).map(|c| text(c, "/lastTransitionTime"));
     let since = since.filter(|s| !s.is_empty()).unwrap_or(now);
-    let mut all: Vec<Value> = list(object, "/status/conditions")
-        .iter()
-        .filter(|c| text(c, "/type") != kind)
-        .cloned()
-        .collect();
+    let mut all: Vec<Value> =
+        list(object, "/status/conditions").iter().filter(|c| text(c, "/type") != kind).cloned().collect();
     let mut fresh =
         json!({"type": kind, "status": status, "lastProbeTime": since, "lastTransitionTime": since});
     if let Some(fields) = fresh.as_object_mut() {
@@ -171,9 +146,7 @@ pub(super) fn transitions_with(object: &Value, phase: &str, now: &str) -> Vec<Va
 
 /// Whether a VMI was ever Running: `KubeVirt`'s start-failure rule keys on it.
 pub(super) fn did_run(vmi: &Value) -> bool {
-    list(vmi, "/status/phaseTransitionTimestamps")
-        .iter()
-        .any(|t| text(t, "/phase") == "Running")
+    list(vmi, "/status/phaseTransitionTimestamps").iter().any(|t| text(t, "/phase") == "Running")
 }
 
 /// The VM's effective run strategy, from `runStrategy` or the deprecated `running`.
@@ -186,9 +159,7 @@ pub(super) fn run_strategy(vm: &Value) -> &str {
 }
 
 pub(super) fn grace_seconds(vmi: &Value) -> u64 {
-    vmi.pointer("/spec/terminationGracePeriodSeconds")
-        .and_then(Value::as_u64)
-        .unwrap_or(30)
+    vmi.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30)
 }
 
 /// Device resources a VMI asks for, with how many of each.
@@ -204,14 +175,8 @@ pub(super) fn device_requests(vmi: &Value) -> BTreeMap<String, u64> {
 
 pub(super) fn memory_mib(vmi: &Value) -> u64 {
     let guest = text(vmi, "/spec/domain/memory/guest");
-    let asked = if guest.is_empty() {
-        text(vmi, "/spec/domain/resources/requests/memory")
-    } else {
-        guest
-    };
-    quantity(asked).map_or(1024, |milli| {
-        u64::try_from(milli / 1000 / (1 << 20)).unwrap_or(1024)
-    })
+    let asked = if guest.is_empty() { text(vmi, "/spec/domain/resources/requests/memory") } else { guest };
+    quantity(asked).map_or(1024, |milli| u64::try_from(milli / 1000 / (1 << 20)).unwrap_or(1024))
 }
 
 /// A Kubernetes quantity in thousandths; `None` when it is not one.
@@ -259,12 +224,7 @@ mod tests {
 
     #[test]
     fn reads_quantities() {
-        for (asked, milli) in [
-            ("1", 1000),
-            ("250m", 250),
-            ("2k", 2_000_000),
-            ("1Mi", 1_048_576_000),
-        ] {
+        for (asked, milli) in [("1", 1000), ("250m", 250), ("2k", 2_000_000), ("1Mi", 1_048_576_000)] {
             assert_eq!(quantity(asked), Some(milli), "{asked}");
         }
         assert_eq!(quantity("many"), None);

@@ -158,13 +158,6 @@ mod tests {
         let timing = Timing::real(Timestamp::UNIX_EPOCH);
         let later = timing.origin + Duration::from_secs(90);
         assert_eq!(timing.at(later).to_string(), "1970-01-01T00:01:30Z");
-        assert_eq!(
-            Timing {
-                scale: 20.0,
-                ..timing
-            }
-            .seconds(10),
-            Duration::from_millis(500)
-        );
+        assert_eq!(Timing { scale: 20.0, ..timing }.seconds(10), Duration::from_millis(500));
     }
 }

@@ -32,17 +32,11 @@ pub(super) struct Decision {
 
 impl Decision {
     pub(super) fn write(writes: impl Into<Vec<Write>>) -> Self {
-        Self {
-            writes: writes.into(),
-            again: None,
-        }
+        Self { writes: writes.into(), again: None }
     }
 
     pub(super) fn at(again: Instant) -> Self {
-        Self {
-            writes: Vec::new(),
-            again: Some(again),
-        }
+        Self { writes: Vec::new(), again: Some(again) }
     }
 
     pub(super) fn nothing() -> Self {
@@ -70,19 +64,12 @@ pub(super) struct Now<'a> {
 impl Now<'_> {
     /// The time as Kubernetes writes it, to the second.
     pub(super) fn stamp(&self) -> String {
-        self.timing
-            .at(self.instant)
-            .strftime("%Y-%m-%dT%H:%M:%SZ")
-            .to_string()
+        self.timing.at(self.instant).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     }
 
     /// Decides once the instant has come, and asks to be woken for it before.
     pub(super) fn once(&self, due: Instant, then: impl FnOnce() -> Decision) -> Decision {
-        if self.instant >= due {
-            then()
-        } else {
-            Decision::at(due)
-        }
+        if self.instant >= due { then() } else { Decision::at(due) }
     }
 }
 
@@ -144,10 +131,7 @@ fn family(view: &View, (kind, key): &Task) -> Option<Key> {
     match kind {
         Kind::Vm | Kind::Vmi => Some(key.clone()),
         Kind::Node => None,
-        Kind::Vmim => view
-            .get(*kind, key)
-            .filter(|vmim| super::fields::is_final(vmim))
-            .map(vmi_of_vmim),
+        Kind::Vmim => view.get(*kind, key).filter(|vmim| super::fields::is_final(vmim)).map(vmi_of_vmim),
         Kind::Pod => {
             let pod = view.get(*kind, key);
             let bound = pod.filter(|pod| !super::fields::text(pod, "/spec/nodeName").is_empty());
@@ -192,11 +176,7 @@ pub(super) async fn run(client: Client, timing: Timing, shutdown: CancellationTo
         if turns.listed.len() == Kind::ALL.len() && turns.act(now).await {
             continue;
         }
-        let next = turns
-            .queue
-            .timers
-            .first()
-            .map_or(next_resync, |(at, _)| next_resync.min(*at));
+        let next = turns.queue.timers.first().map_or(next_resync, |(at, _)| next_resync.min(*at));
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
@@ -231,11 +211,7 @@ impl Turns {
             Ok(Event::Apply(object)) => self.view.store(kind, object, now),
             Ok(Event::Delete(object)) => self.view.lose(kind, &object),
             Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    ?kind,
-                    "watch failed, going on"
-                );
+                tracing::debug!(error = &error as &dyn std::error::Error, ?kind, "watch failed, going on");
                 Vec::new()
             }
         };
@@ -257,14 +233,7 @@ impl Turns {
         }
         let mut pending = Vec::new();
         for task in batch {
-            let decision = decide(
-                &self.view,
-                &task,
-                &Now {
-                    timing: &self.timing,
-                    instant,
-                },
-            );
+            let decision = decide(&self.view, &task, &Now { timing: &self.timing, instant });
             if let Some(at) = decision.again {
                 self.queue.later(task.clone(), at);
             }
@@ -316,11 +285,7 @@ impl Turns {
         {
             tracing::debug!(?task, %status.message, "conflict");
         } else {
-            tracing::warn!(
-                ?task,
-                error = error as &dyn std::error::Error,
-                "write refused, trying again"
-            );
+            tracing::warn!(?task, error = error as &dyn std::error::Error, "write refused, trying again");
         }
         self.queue.dirty.remove(&task);
         self.queue.later(task, Instant::now() + delay);

@@ -18,10 +18,7 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     pub(super) fn of(object: &Value) -> Self {
@@ -81,27 +78,15 @@ impl View {
     }
 
     pub(super) fn vmims_of(&self, vmi: &Key) -> impl Iterator<Item = &Entry> {
-        self.vmims_of
-            .get(vmi)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.entry(Kind::Vmim, key))
+        self.vmims_of.get(vmi).into_iter().flatten().filter_map(|key| self.entry(Kind::Vmim, key))
     }
 
     pub(super) fn pods_on(&self, node: &str) -> impl Iterator<Item = &Entry> {
-        self.pods_on
-            .get(node)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.entry(Kind::Pod, key))
+        self.pods_on.get(node).into_iter().flatten().filter_map(|key| self.entry(Kind::Pod, key))
     }
 
     pub(super) fn vmis_on(&self, node: &str) -> impl Iterator<Item = &Entry> {
-        self.vmis_on
-            .get(node)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.entry(Kind::Vmi, key))
+        self.vmis_on.get(node).into_iter().flatten().filter_map(|key| self.entry(Kind::Vmi, key))
     }
 
     /// When something was last done about the object with this uid.
@@ -151,9 +136,7 @@ impl View {
         self.index(kind, &entry.object, true);
         wake.extend(self.woken_by(kind, &entry.object));
         let freed = match kind {
-            Kind::Node => old
-                .as_ref()
-                .is_none_or(|old| places_differ(&old.object, &entry.object)),
+            Kind::Node => old.as_ref().is_none_or(|old| places_differ(&old.object, &entry.object)),
             Kind::Pod => fields::is_final(&entry.object),
             Kind::Vm | Kind::Vmi | Kind::Vmim => false,
         };
@@ -166,11 +149,7 @@ impl View {
 
     /// Notes that a pod was bound, ahead of the watch: the next pod must not get the same devices.
     pub(super) fn bind(&mut self, pod: &Key, node: &str, now: Instant) {
-        if let Some(entry) = self
-            .objects
-            .get_mut(&Kind::Pod)
-            .and_then(|pods| pods.get_mut(pod))
-        {
+        if let Some(entry) = self.objects.get_mut(&Kind::Pod).and_then(|pods| pods.get_mut(pod)) {
             if let Some(spec) = entry.object.pointer_mut("/spec").and_then(Value::as_object_mut) {
                 spec.insert("nodeName".to_owned(), node.into());
             }
@@ -201,11 +180,8 @@ impl View {
 
     /// Forgets what a complete list did not contain.
     pub(super) fn keep_only(&mut self, kind: Kind, listed: &BTreeSet<Key>) -> Vec<Task> {
-        let lost: Vec<Key> = self
-            .all(kind)
-            .map(|(key, _)| key.clone())
-            .filter(|key| !listed.contains(key))
-            .collect();
+        let lost: Vec<Key> =
+            self.all(kind).map(|(key, _)| key.clone()).filter(|key| !listed.contains(key)).collect();
         lost.iter().flat_map(|key| self.forget(kind, key)).collect()
     }
 
@@ -231,23 +207,13 @@ impl View {
         let key = Key::of(object);
         match kind {
             Kind::Node | Kind::Vm => {}
-            Kind::Vmi => file(
-                &mut self.vmis_on,
-                text(object, "/status/nodeName").to_owned(),
-                key,
-                present,
-            ),
+            Kind::Vmi => file(&mut self.vmis_on, text(object, "/status/nodeName").to_owned(), key, present),
             Kind::Vmim => file(&mut self.vmims_of, vmi_of_vmim(object), key, present),
             Kind::Pod => {
                 if let Some(vmi) = vmi_of_pod(object) {
                     file(&mut self.pods_of, vmi, key.clone(), present);
                 }
-                file(
-                    &mut self.pods_on,
-                    text(object, "/spec/nodeName").to_owned(),
-                    key,
-                    present,
-                );
+                file(&mut self.pods_on, text(object, "/spec/nodeName").to_owned(), key, present);
             }
         }
     }
@@ -265,26 +231,11 @@ impl View {
         wake.push((Kind::Vmi, vmi.clone()));
         if kind == Kind::Vmi {
             wake.push((Kind::Vm, vmi.clone()));
-            wake.extend(
-                self.pods_of
-                    .get(&vmi)
-                    .into_iter()
-                    .flatten()
-                    .map(|pod| (Kind::Pod, pod.clone())),
-            );
+            wake.extend(self.pods_of.get(&vmi).into_iter().flatten().map(|pod| (Kind::Pod, pod.clone())));
         }
         if kind != Kind::Vm {
-            wake.extend(
-                self.vmims_of
-                    .get(&vmi)
-                    .into_iter()
-                    .flatten()
-                    .map(|vmim| (Kind::Vmim, vmim.clone())),
-            );
-            let node = self
-                .get(Kind::Vmi, &vmi)
-                .map(|vmi| text(vmi, "/status/nodeName"))
-                .unwrap_or_default();
+            wake.extend(self.vmims_of.get(&vmi).into_iter().flatten().map(|vmim| (Kind::Vmim, vmim.clone())));
+            let node = self.get(Kind::Vmi, &vmi).map(|vmi| text(vmi, "/status/nodeName")).unwrap_or_default();
             if !node.is_empty() {
                 wake.push((Kind::Node, Key::new("", node)));
             }
@@ -309,9 +260,7 @@ fn version(object: &Value) -> u64 {
 }
 
 fn places_differ(old: &Value, new: &Value) -> bool {
-    ["/spec", "/metadata/labels", "/status/allocatable"]
-        .iter()
-        .any(|p| old.pointer(p) != new.pointer(p))
+    ["/spec", "/metadata/labels", "/status/allocatable"].iter().any(|p| old.pointer(p) != new.pointer(p))
         || fields::condition_is(old, "Ready", "True") != fields::condition_is(new, "Ready", "True")
 }
 

@@ -15,38 +15,13 @@ use super::view::{Key, Kind};
 /// One thing to write. Patches carry the resourceVersion they were decided on, so a stale decision answers 409.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Write {
-    Create {
-        kind: Kind,
-        object: Value,
-    },
-    Patch {
-        kind: Kind,
-        key: Key,
-        status: bool,
-        body: Value,
-    },
-    Delete {
-        kind: Kind,
-        key: Key,
-        uid: String,
-        grace: Option<u32>,
-    },
-    Bind {
-        pod: Key,
-        uid: String,
-        node: String,
-    },
-    Event {
-        body: Value,
-    },
-    Renew {
-        node: Key,
-        body: Value,
-    },
-    Done {
-        uid: String,
-        what: &'static str,
-    },
+    Create { kind: Kind, object: Value },
+    Patch { kind: Kind, key: Key, status: bool, body: Value },
+    Delete { kind: Kind, key: Key, uid: String, grace: Option<u32> },
+    Bind { pod: Key, uid: String, node: String },
+    Event { body: Value },
+    Renew { node: Key, body: Value },
+    Done { uid: String, what: &'static str },
 }
 
 /// What the answer to a write tells.
@@ -68,12 +43,7 @@ impl Write {
                 metadata.insert("resourceVersion".to_owned(), version.into());
             }
         }
-        Self::Patch {
-            kind,
-            key: Key::of(object),
-            status: false,
-            body,
-        }
+        Self::Patch { kind, key: Key::of(object), status: false, body }
     }
 
     pub(super) fn patch_status(kind: Kind, object: &Value, status: &Value) -> Self {
@@ -81,21 +51,11 @@ impl Write {
             return Self::Event { body: Value::Null };
         };
         // VMIs have no status subresource: their status is written with the object.
-        Self::Patch {
-            kind,
-            key,
-            status: kind != Kind::Vmi,
-            body,
-        }
+        Self::Patch { kind, key, status: kind != Kind::Vmi, body }
     }
 
     pub(super) fn delete(kind: Kind, object: &Value, grace: Option<u32>) -> Self {
-        Self::Delete {
-            kind,
-            key: Key::of(object),
-            uid: uid(object).to_owned(),
-            grace,
-        }
+        Self::Delete { kind, key: Key::of(object), uid: uid(object).to_owned(), grace }
     }
 
     /// An event about `object`, as `component` records it.
@@ -158,19 +118,10 @@ pub(super) async fn send(client: &Client, method: Method, path: &str, body: &Val
         (&Method::PATCH, false) => "application/merge-patch+json",
         _ => "application/json",
     };
-    let bytes = if body.is_null() {
-        Vec::new()
-    } else {
-        body.to_string().into_bytes()
-    };
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(http::header::CONTENT_TYPE, content)
-        .body(bytes);
-    client
-        .request(request.map_err(|error| kube::Error::Service(error.into()))?)
-        .await
+    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let request =
+        Request::builder().method(method).uri(path).header(http::header::CONTENT_TYPE, content).body(bytes);
+    client.request(request.map_err(|error| kube::Error::Service(error.into()))?).await
 }
 
 /// Writes in order and stops at the first refusal; what was learned until then is kept.
@@ -202,35 +153,19 @@ async fn perform_one(
             let made = send(client, Method::POST, &kind.path(namespace(&object), ""), &object).await?;
             Ok(Some(learned(kind, made)))
         }
-        Write::Patch {
-            kind,
-            key,
-            status,
-            body,
-        } => {
+        Write::Patch { kind, key, status, body } => {
             let of = if status { "/status" } else { "" };
             let path = format!("{}{of}", kind.path(&key.namespace, &key.name));
             let patched = send(client, Method::PATCH, &path, &body).await;
             gone_is_fine(kind, key, patched)
         }
-        Write::Delete {
-            kind,
-            key,
-            uid,
-            grace,
-        } => {
+        Write::Delete { kind, key, uid, grace } => {
             let mut options =
                 json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
             if let (Some(grace), Some(fields)) = (grace, options.as_object_mut()) {
                 fields.insert("gracePeriodSeconds".to_owned(), grace.into());
             }
-            let deleted = send(
-                client,
-                Method::DELETE,
-                &kind.path(&key.namespace, &key.name),
-                &options,
-            )
-            .await;
+            let deleted = send(client, Method::DELETE, &kind.path(&key.namespace, &key.name), &options).await;
             gone_is_fine(kind, key, deleted)
         }
         Write::Bind { pod, uid, node } => {
@@ -244,11 +179,9 @@ async fn perform_one(
         Write::Event { mut body } => {
             let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let unique = format!("{}.{:x}{serial}", name(&body), now.as_nanosecond());
-            for (pointer, field, value) in [
-                ("/metadata", "name", &unique),
-                ("", "firstTimestamp", &at),
-                ("", "lastTimestamp", &at),
-            ] {
+            for (pointer, field, value) in
+                [("/metadata", "name", &unique), ("", "firstTimestamp", &at), ("", "lastTimestamp", &at)]
+            {
                 if let Some(fields) = body.pointer_mut(pointer).and_then(Value::as_object_mut) {
                     fields.insert(field.to_owned(), json!(value));
                 }
@@ -258,10 +191,8 @@ async fn perform_one(
             Ok(None)
         }
         Write::Renew { node, body } => {
-            let path = format!(
-                "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
-                node.name
-            );
+            let path =
+                format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", node.name);
             send(client, Method::PATCH, &path, &body).await?;
             Ok(None)
         }
@@ -281,11 +212,7 @@ fn gone_is_fine(kind: Kind, key: Key, answer: kube::Result<Value>) -> kube::Resu
 /// An object whose deletion nothing holds up any more is gone with the answer that shows it.
 fn learned(kind: Kind, object: Value) -> Learned {
     let held = !fields::list(&object, "/metadata/finalizers").is_empty()
-        || object
-            .pointer("/metadata/deletionGracePeriodSeconds")
-            .and_then(Value::as_u64)
-            .unwrap_or(0)
-            > 0;
+        || object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0) > 0;
     if fields::is_deleting(&object) && !held {
         Learned::Gone(kind, Key::of(&object))
     } else {
@@ -306,10 +233,7 @@ mod tests {
             panic!("not a patch")
         };
         assert!(!status, "a VMI has no status subresource");
-        assert_eq!(
-            body,
-            json!({"metadata": {"resourceVersion": "7"}, "status": {"phase": "Running"}})
-        );
+        assert_eq!(body, json!({"metadata": {"resourceVersion": "7"}, "status": {"phase": "Running"}}));
     }
 
     #[test]

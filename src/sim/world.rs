@@ -74,13 +74,7 @@ impl Default for VmShape {
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
     let (group, version) = (group.to_owned(), version.to_owned());
     let api_version = format!("{group}/{version}");
-    ApiResource {
-        group,
-        version,
-        api_version,
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    }
+    ApiResource { group, version, api_version, kind: kind.to_owned(), plural: plural.to_owned() }
 }
 
 /// `virtualmachines.kubevirt.io/v1`.
@@ -92,23 +86,13 @@ pub fn vm_resource() -> ApiResource {
 /// `virtualmachineinstances.kubevirt.io/v1`.
 #[must_use]
 pub fn vmi_resource() -> ApiResource {
-    resource(
-        "kubevirt.io",
-        "v1",
-        "VirtualMachineInstance",
-        "virtualmachineinstances",
-    )
+    resource("kubevirt.io", "v1", "VirtualMachineInstance", "virtualmachineinstances")
 }
 
 /// `virtualmachineinstancemigrations.kubevirt.io/v1`.
 #[must_use]
 pub fn vmim_resource() -> ApiResource {
-    resource(
-        "kubevirt.io",
-        "v1",
-        "VirtualMachineInstanceMigration",
-        "virtualmachineinstancemigrations",
-    )
+    resource("kubevirt.io", "v1", "VirtualMachineInstanceMigration", "virtualmachineinstancemigrations")
 }
 
 /// `upgrades.harvesterhci.io/v1beta1`.
@@ -137,10 +121,9 @@ pub fn vm(namespace: &str, name: &str, shape: &VmShape) -> DynamicObject {
     }
     let memory = format!("{}Mi", shape.memory_mib);
     let mut devices_of = Map::new();
-    for (field, list) in [
-        ("hostDevices", devices(&shape.host_devices, "pci")),
-        ("gpus", devices(&shape.gpus, "gpu")),
-    ] {
+    for (field, list) in
+        [("hostDevices", devices(&shape.host_devices, "pci")), ("gpus", devices(&shape.gpus, "gpu"))]
+    {
         if !list.is_empty() {
             devices_of.insert(field.to_owned(), Value::Array(list));
         }
@@ -162,10 +145,8 @@ pub fn vm(namespace: &str, name: &str, shape: &VmShape) -> DynamicObject {
         "metadata": {"labels": {"harvesterhci.io/vmName": name}, "annotations": annotations}, "spec": spec});
     let mut object = DynamicObject::new(name, &vm_resource()).within(namespace);
     object.metadata.labels = Some([("harvesterhci.io/creator".to_owned(), "harvester".to_owned())].into());
-    object.metadata.annotations = shape
-        .first_node
-        .as_ref()
-        .map(|node| [(FIRST_NODE.to_owned(), node.clone())].into());
+    object.metadata.annotations =
+        shape.first_node.as_ref().map(|node| [(FIRST_NODE.to_owned(), node.clone())].into());
     object.data = json!({"spec": {"runStrategy": shape.run_strategy, "template": template}});
     object
 }
@@ -176,27 +157,13 @@ pub const DEMO_NODES: [&str; 3] = ["node1", "node2", "node3"];
 /// Eight VMs that start on `node`: five that can migrate, two with a PCI device, one with a virtual GPU.
 #[must_use]
 pub fn demo_vms(node: &str) -> Vec<DynamicObject> {
-    let plain = VmShape {
-        first_node: Some(node.to_owned()),
-        ..VmShape::default()
-    };
+    let plain = VmShape { first_node: Some(node.to_owned()), ..VmShape::default() };
     let mut vms = Vec::new();
-    for (index, strategy) in [
-        "RerunOnFailure",
-        "RerunOnFailure",
-        "Always",
-        "Once",
-        "RerunOnFailure",
-    ]
-    .iter()
-    .enumerate()
+    for (index, strategy) in
+        ["RerunOnFailure", "RerunOnFailure", "Always", "Once", "RerunOnFailure"].iter().enumerate()
     {
         let memory_mib = 1024 * (1 + index as u64);
-        let shape = VmShape {
-            run_strategy: (*strategy).to_owned(),
-            memory_mib,
-            ..plain.clone()
-        };
+        let shape = VmShape { run_strategy: (*strategy).to_owned(), memory_mib, ..plain.clone() };
         vms.push(vm("default", &format!("app-{}", index + 1), &shape));
     }
     for (index, seconds) in [7, 12].into_iter().enumerate() {
@@ -223,14 +190,9 @@ pub fn demo_vms(node: &str) -> Vec<DynamicObject> {
 /// [`SimError::Refused`] when the API does not take one of them.
 pub async fn register_demo_nodes(client: &Client, version: &str, now: Timestamp) -> Result<(), SimError> {
     for node in DEMO_NODES {
-        let devices = if node == "node1" {
-            [(PCI_DEVICE, "2"), (VGPU, "1")]
-        } else {
-            [(PCI_DEVICE, "0"), (VGPU, "0")]
-        };
-        let devices = devices
-            .map(|(name, count)| (name.to_owned(), count.to_owned()))
-            .into();
+        let devices =
+            if node == "node1" { [(PCI_DEVICE, "2"), (VGPU, "1")] } else { [(PCI_DEVICE, "0"), (VGPU, "0")] };
+        let devices = devices.map(|(name, count)| (name.to_owned(), count.to_owned())).into();
         register_node(client, node, version, &BTreeMap::new(), &devices, now).await?;
     }
     Ok(())
@@ -254,10 +216,7 @@ pub async fn create_and_wait_running(
         match api.create(&PostParams::default(), vm).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(source) => {
-                return Err(SimError::Refused {
-                    what: format!("VM {name}"),
-                    source: Box::new(source),
-                });
+                return Err(SimError::Refused { what: format!("VM {name}"), source: Box::new(source) });
             }
             Ok(_) => {}
         }
@@ -266,10 +225,7 @@ pub async fn create_and_wait_running(
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &vmi_resource());
     let mut events = watcher(api, watcher::Config::default()).boxed();
     while let Some((_, name)) = missing.first() {
-        let late = SimError::NotRunning {
-            vm: name.clone(),
-            node: node.to_owned(),
-        };
+        let late = SimError::NotRunning { vm: name.clone(), node: node.to_owned() };
         let Ok(next) = timeout_at(deadline, events.try_next()).await else {
             return Err(late);
         };
@@ -294,19 +250,11 @@ pub async fn create_and_wait_running(
 #[must_use]
 pub fn upgrade(name: &str, version: &str, previous: &str, nodes: &[&str]) -> DynamicObject {
     let mut object = DynamicObject::new(name, &upgrade_resource()).within("harvester-system");
-    let labels = [
-        ("harvesterhci.io/latestUpgrade", "true"),
-        ("harvesterhci.io/upgradeState", "UpgradingNodes"),
-    ];
-    object.metadata.labels = Some(
-        labels
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
-    );
-    let statuses: Map<String, Value> = nodes
-        .iter()
-        .map(|node| ((*node).to_owned(), json!({"state": "Images preloaded"})))
-        .collect();
+    let labels =
+        [("harvesterhci.io/latestUpgrade", "true"), ("harvesterhci.io/upgradeState", "UpgradingNodes")];
+    object.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    let statuses: Map<String, Value> =
+        nodes.iter().map(|node| ((*node).to_owned(), json!({"state": "Images preloaded"}))).collect();
     let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
     let single = if let [only] = nodes { *only } else { "" };
     object.data = json!({

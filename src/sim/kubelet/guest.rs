@@ -21,13 +21,9 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     };
     let vmi = &entry.object;
     let node = text(vmi, "/status/nodeName");
-    let pod = view
-        .pods_of(vmi)
-        .find(|pod| text(&pod.object, "/spec/nodeName") == node && !is_final(&pod.object));
-    let leaving = [Some(entry), pod]
-        .into_iter()
-        .flatten()
-        .filter(|e| is_deleting(&e.object));
+    let pod =
+        view.pods_of(vmi).find(|pod| text(&pod.object, "/spec/nodeName") == node && !is_final(&pod.object));
+    let leaving = [Some(entry), pod].into_iter().flatten().filter(|e| is_deleting(&e.object));
     let leaving = leaving.map(|e| e.deleting_since).min();
     match (phase(vmi), leaving) {
         // There is no guest yet that could be asked to leave.
@@ -59,13 +55,8 @@ fn boot(vmi: &Value, now: &Now<'_>) -> Decision {
     let status = json!({"phase": "Running", "phaseTransitionTimestamps": transitions_with(vmi, "Running", &stamp),
         "conditions": list(&with, "/status/conditions"), "selinuxContext": "none",
         "migrationMethod": "LiveMigration", "migrationTransport": "Unix"});
-    let event = Write::event(
-        Kind::Vmi,
-        vmi,
-        false,
-        COMPONENT,
-        ("Started", "VirtualMachineInstance started."),
-    );
+    let event =
+        Write::event(Kind::Vmi, vmi, false, COMPONENT, ("Started", "VirtualMachineInstance started."));
     Decision::write([Write::patch_status(Kind::Vmi, vmi, &status), event])
 }
 
@@ -93,9 +84,8 @@ enum Ending {
 
 fn shut_down(view: &View, vmi: &Value, pod: Option<&Entry>, since: Instant, now: &Now<'_>) -> Decision {
     // The launcher was told its own limit when it was made (grace + 15): raising the VMI's later does not help.
-    let limit = pod
-        .and_then(|pod| pod.object.pointer("/spec/terminationGracePeriodSeconds"))
-        .and_then(Value::as_u64);
+    let limit =
+        pod.and_then(|pod| pod.object.pointer("/spec/terminationGracePeriodSeconds")).and_then(Value::as_u64);
     let grace = grace_seconds(vmi).min(limit.map_or(u64::MAX, |limit| limit.saturating_sub(15)));
     if grace == 0 {
         return end(vmi, Ending::Destroyed, now);
@@ -103,13 +93,7 @@ fn shut_down(view: &View, vmi: &Value, pod: Option<&Entry>, since: Instant, now:
     if view.done(uid(vmi), "ShuttingDown").is_none() {
         let said = ("ShuttingDown", "Signaled Graceful Shutdown");
         let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, said);
-        return Decision::write([
-            event,
-            Write::Done {
-                uid: uid(vmi).to_owned(),
-                what: "ShuttingDown",
-            },
-        ]);
+        return Decision::write([event, Write::Done { uid: uid(vmi).to_owned(), what: "ShuttingDown" }]);
     }
     let profile = annotation(vmi, SHUTDOWN).or_else(|| {
         view.get(Kind::Vm, &Key::of(vmi))
@@ -117,14 +101,9 @@ fn shut_down(view: &View, vmi: &Value, pod: Option<&Entry>, since: Instant, now:
             .and_then(|vm| annotation(vm, SHUTDOWN))
     });
     let deaf = profile == Some("ignore") || fields::condition_is(vmi, "Paused", "True");
-    let asked = profile
-        .and_then(|seconds| seconds.parse().ok())
-        .unwrap_or(now.timing.guest_shutdown_seconds);
-    let (seconds, ending) = if deaf || asked > grace {
-        (grace, Ending::Forced)
-    } else {
-        (asked, Ending::Clean)
-    };
+    let asked = profile.and_then(|seconds| seconds.parse().ok()).unwrap_or(now.timing.guest_shutdown_seconds);
+    let (seconds, ending) =
+        if deaf || asked > grace { (grace, Ending::Forced) } else { (asked, Ending::Clean) };
     now.once(since + now.timing.seconds(seconds), || end(vmi, ending, now))
 }
 
@@ -149,23 +128,14 @@ fn end(vmi: &Value, ending: Ending, now: &Now<'_>) -> Decision {
         ));
     }
     if did_run(vmi) {
-        writes.push(Write::event(
-            Kind::Vmi,
-            vmi,
-            warning,
-            COMPONENT,
-            ("Stopped", message),
-        ));
+        writes.push(Write::event(Kind::Vmi, vmi, warning, COMPONENT, ("Stopped", message)));
     }
     Decision::write(writes)
 }
 
 fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     let vmi = &entry.object;
-    let state = |field: &str| {
-        vmi.pointer("/status/migrationState")
-            .and_then(|state| state.get(field))
-    };
+    let state = |field: &str| vmi.pointer("/status/migrationState").and_then(|state| state.get(field));
     let said = |field: &str| state(field).and_then(Value::as_str).unwrap_or_default();
     let on = |field: &str| state(field) == Some(&Value::Bool(true));
     let job = said("migrationUid");
@@ -173,17 +143,11 @@ fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
         return Decision::nothing();
     }
     let stamp = now.stamp();
-    let target = view
-        .pods_of(vmi)
-        .find(|pod| fields::name(&pod.object) == said("targetPod"))
-        .map(|pod| &pod.object);
+    let target =
+        view.pods_of(vmi).find(|pod| fields::name(&pod.object) == said("targetPod")).map(|pod| &pod.object);
     let broken = target.is_none_or(|pod| is_final(pod) || is_deleting(pod));
     if on("abortRequested") || broken {
-        let why = if broken {
-            "target pod shutdown during migration"
-        } else {
-            "Live migration aborted"
-        };
+        let why = if broken { "target pod shutdown during migration" } else { "Live migration aborted" };
         let mut ended =
             json!({"completed": true, "failed": true, "failureReason": why, "endTimestamp": stamp});
         if let Some(fields) = ended.as_object_mut().filter(|_| !broken) {

@@ -29,23 +29,12 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         return Decision::nothing();
     }
     let every = Duration::from_millis(now.timing.heartbeat_ms.max(100));
-    let due = view
-        .done(uid(node), "heartbeat")
-        .map_or(now.instant, |last| last + every);
+    let due = view.done(uid(node), "heartbeat").map_or(now.instant, |last| last + every);
     now.once(due, || {
         let time = micro_time(now.timing.at(now.instant));
         let body = json!({"spec": {"holderIdentity": name(node), "renewTime": time}});
-        let renew = Write::Renew {
-            node: key.clone(),
-            body,
-        };
-        Decision::write([
-            renew,
-            Write::Done {
-                uid: uid(node).to_owned(),
-                what: "heartbeat",
-            },
-        ])
+        let renew = Write::Renew { node: key.clone(), body };
+        Decision::write([renew, Write::Done { uid: uid(node).to_owned(), what: "heartbeat" }])
     })
 }
 
@@ -68,10 +57,7 @@ pub async fn register_node(
 ) -> Result<(), SimError> {
     let refused = |what: &str| {
         let what = format!("{what} {node}");
-        move |source: kube::Error| SimError::Refused {
-            what,
-            source: Box::new(source),
-        }
+        move |source: kube::Error| SimError::Refused { what, source: Box::new(source) }
     };
     let object = node_object(node, labels);
     let created = match send(client, Method::POST, &Kind::Node.path("", ""), &object).await {
@@ -93,9 +79,7 @@ pub async fn register_node(
             .filter(|t| text(t, "/key") != "node.kubernetes.io/not-ready")
             .collect();
         let body = json!({"spec": {"taints": kept}});
-        send(client, Method::PATCH, &path, &body)
-            .await
-            .map_err(refused("taints of node"))?;
+        send(client, Method::PATCH, &path, &body).await.map_err(refused("taints of node"))?;
     }
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": node, "namespace": "kube-node-lease"},

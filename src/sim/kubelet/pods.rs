@@ -15,10 +15,7 @@ use crate::sim::wire::Write;
 pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     let pod = &entry.object;
     let node = text(pod, "/spec/nodeName");
-    if !view
-        .node(node)
-        .is_some_and(|node| fields::condition_is(node, "Ready", "True"))
-    {
+    if !view.node(node).is_some_and(|node| fields::condition_is(node, "Ready", "True")) {
         // No kubelet, nobody who would touch the pod.
         return Decision::nothing();
     }
@@ -34,26 +31,20 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     }
     if let Some(since) = ended {
         let due = since + Duration::from_millis(now.timing.t_pod_ms);
-        return now.once(due, || {
-            Decision::write([Write::patch_status(Kind::Pod, pod, &completed(pod, now))])
-        });
+        return now
+            .once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, &completed(pod, now))]));
     }
     if phase(pod) == "Running" {
         return Decision::nothing();
     }
     let due = entry.bound_since + Duration::from_millis(now.timing.pod_ready_ms);
-    now.once(due, || {
-        Decision::write([Write::patch_status(Kind::Pod, pod, &running(view, pod, now))])
-    })
+    now.once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, &running(view, pod, now))]))
 }
 
 /// When a deleted pod goes; `None` while its guest still holds it up.
 fn removal(entry: &Entry, ended: Option<Instant>, now: &Now<'_>) -> Option<Instant> {
     let pod = &entry.object;
-    let grace = pod
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_u64)
-        .unwrap_or(30);
+    let grace = pod.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30);
     let killed = entry.deleting_since + now.timing.seconds(grace);
     if is_final(pod) {
         return Some(entry.deleting_since);
@@ -69,13 +60,9 @@ fn removal(entry: &Entry, ended: Option<Instant>, now: &Now<'_>) -> Option<Insta
 /// Since when a launcher has no guest any more; `None` while it has one, and for other pods.
 fn guest_ended(view: &View, pod: &Value) -> Option<Instant> {
     let vmi_key = vmi_of_pod(pod)?;
-    let Some(vmi) = view
-        .entry(Kind::Vmi, &vmi_key)
-        .filter(|vmi| fields::is_controlled_by(pod, &vmi.object))
+    let Some(vmi) = view.entry(Kind::Vmi, &vmi_key).filter(|vmi| fields::is_controlled_by(pod, &vmi.object))
     else {
-        return view
-            .entry(Kind::Pod, &crate::sim::view::Key::of(pod))
-            .map(|pod| pod.deleting_since);
+        return view.entry(Kind::Pod, &crate::sim::view::Key::of(pod)).map(|pod| pod.deleting_since);
     };
     if is_final(&vmi.object) {
         return Some(vmi.phase_since);
@@ -103,9 +90,7 @@ fn guest_ended(view: &View, pod: &Value) -> Option<Instant> {
 fn running(view: &View, pod: &Value, now: &Now<'_>) -> Value {
     let stamp = now.stamp();
     let node = view.node(text(pod, "/spec/nodeName"));
-    let host = node
-        .and_then(|node| list(node, "/status/addresses").first())
-        .map(|a| text(a, "/address"));
+    let host = node.and_then(|node| list(node, "/status/addresses").first()).map(|a| text(a, "/address"));
     let containers: Vec<Value> = list(pod, "/spec/containers")
         .iter()
         .map(|container| {

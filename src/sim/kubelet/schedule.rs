@@ -18,38 +18,18 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
         return Decision::nothing();
     }
     match place(view, pod) {
-        Ok(node) => Decision::write([Write::Bind {
-            pod: Key::of(pod),
-            uid: uid(pod).to_owned(),
-            node,
-        }]),
+        Ok(node) => Decision::write([Write::Bind { pod: Key::of(pod), uid: uid(pod).to_owned(), node }]),
         Err(message) => {
-            let told = condition(pod, "PodScheduled")
-                .map(|c| text(c, "/message"))
-                .unwrap_or_default();
+            let told = condition(pod, "PodScheduled").map(|c| text(c, "/message")).unwrap_or_default();
             if told == message {
                 return Decision::nothing();
             }
-            let conditions = conditions_with(
-                pod,
-                "PodScheduled",
-                "False",
-                "Unschedulable",
-                &message,
-                &now.stamp(),
-            );
-            let status = Write::patch_status(
-                Kind::Pod,
-                pod,
-                &json!({"phase": "Pending", "conditions": conditions}),
-            );
-            let event = Write::event(
-                Kind::Pod,
-                pod,
-                true,
-                "default-scheduler",
-                ("FailedScheduling", &message),
-            );
+            let conditions =
+                conditions_with(pod, "PodScheduled", "False", "Unschedulable", &message, &now.stamp());
+            let status =
+                Write::patch_status(Kind::Pod, pod, &json!({"phase": "Pending", "conditions": conditions}));
+            let event =
+                Write::event(Kind::Pod, pod, true, "default-scheduler", ("FailedScheduling", &message));
             Decision::write([status, event])
         }
     }
@@ -73,10 +53,8 @@ fn place(view: &View, pod: &Value) -> Result<String, String> {
     if let Some((_, node)) = fitting.into_iter().min() {
         return Ok(node.to_owned());
     }
-    let reasons: Vec<String> = reasons
-        .into_iter()
-        .map(|(reason, count)| format!("{count} {reason}"))
-        .collect();
+    let reasons: Vec<String> =
+        reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     Err(format!("0/{nodes} nodes are available: {}.", reasons.join(", ")))
 }
 
@@ -87,10 +65,7 @@ fn misfit(view: &View, pod: &Value, node: &Value) -> Option<String> {
     if node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) {
         return Some("node(s) were unschedulable".to_owned());
     }
-    if let Some(taint) = list(node, "/spec/taints")
-        .iter()
-        .find(|taint| !tolerated(pod, taint))
-    {
+    if let Some(taint) = list(node, "/spec/taints").iter().find(|taint| !tolerated(pod, taint)) {
         let (key, value) = (text(taint, "/key"), text(taint, "/value"));
         return Some(format!("node(s) had untolerated taint {{{key}: {value}}}"));
     }
@@ -119,10 +94,7 @@ fn tolerated(pod: &Value, taint: &Value) -> bool {
 
 fn selected(pod: &Value, node: &Value) -> bool {
     let labels = map(pod, "/spec/nodeSelector");
-    if !labels
-        .iter()
-        .all(|(key, value)| label(node, key) == value.as_str())
-    {
+    if !labels.iter().all(|(key, value)| label(node, key) == value.as_str()) {
         return false;
     }
     let terms = list(
@@ -131,13 +103,9 @@ fn selected(pod: &Value, node: &Value) -> bool {
     );
     terms.is_empty()
         || terms.iter().any(|term| {
-            let by_label = list(term, "/matchExpressions")
-                .iter()
-                .all(|e| holds(e, label(node, text(e, "/key"))));
-            by_label
-                && list(term, "/matchFields")
-                    .iter()
-                    .all(|e| holds(e, Some(name(node))))
+            let by_label =
+                list(term, "/matchExpressions").iter().all(|e| holds(e, label(node, text(e, "/key"))));
+            by_label && list(term, "/matchFields").iter().all(|e| holds(e, Some(name(node))))
         })
 }
 
@@ -150,34 +118,25 @@ fn holds(expression: &Value, found: Option<&str>) -> bool {
         "NotIn" => !listed,
         "Exists" => found.is_some(),
         "DoesNotExist" => found.is_none(),
-        "Gt" => number(found)
-            .zip(bound)
-            .is_some_and(|(found, bound)| found > bound),
-        "Lt" => number(found)
-            .zip(bound)
-            .is_some_and(|(found, bound)| found < bound),
+        "Gt" => number(found).zip(bound).is_some_and(|(found, bound)| found > bound),
+        "Lt" => number(found).zip(bound).is_some_and(|(found, bound)| found < bound),
         _ => false,
     }
 }
 
 /// Required pod anti-affinity, for the host name topology that migrations use.
 fn apart(view: &View, pod: &Value, node: &Value) -> bool {
-    list(
-        pod,
-        "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+    list(pod, "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution").iter().any(
+        |term| {
+            let wanted = map(term, "/labelSelector/matchLabels");
+            !wanted.is_empty()
+                && view.pods_on(name(node)).map(|other| &other.object).any(|other| {
+                    !is_final(other)
+                        && uid(other) != uid(pod)
+                        && wanted.iter().all(|(key, value)| label(other, key) == value.as_str())
+                })
+        },
     )
-    .iter()
-    .any(|term| {
-        let wanted = map(term, "/labelSelector/matchLabels");
-        !wanted.is_empty()
-            && view.pods_on(name(node)).map(|other| &other.object).any(|other| {
-                !is_final(other)
-                    && uid(other) != uid(pod)
-                    && wanted
-                        .iter()
-                        .all(|(key, value)| label(other, key) == value.as_str())
-            })
-    })
 }
 
 fn requests(pod: &Value) -> BTreeMap<String, u128> {
@@ -199,11 +158,7 @@ fn lacking(view: &View, pod: &Value, node: &Value) -> Option<String> {
     let allocatable = map(node, "/status/allocatable");
     let wanted = requests(pod);
     let mut used: BTreeMap<String, u128> = BTreeMap::new();
-    for other in view
-        .pods_on(name(node))
-        .map(|other| &other.object)
-        .filter(|other| !is_final(other))
-    {
+    for other in view.pods_on(name(node)).map(|other| &other.object).filter(|other| !is_final(other)) {
         for (resource, amount) in requests(other) {
             *used.entry(resource).or_insert(0) += amount;
         }

@@ -17,28 +17,15 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(code: u16, reason: &'static str, message: String) -> Self {
-        Self {
-            code,
-            reason,
-            message,
-            details: Value::Null,
-        }
+        Self { code, reason, message, details: Value::Null }
     }
 
     pub(super) fn path(path: &str) -> Self {
-        Self::new(
-            404,
-            "NotFound",
-            format!("the server could not find the requested resource: {path}"),
-        )
+        Self::new(404, "NotFound", format!("the server could not find the requested resource: {path}"))
     }
 
     pub(super) fn method(method: &Method) -> Self {
-        Self::new(
-            405,
-            "MethodNotAllowed",
-            format!("{method} is not supported on this resource, use PUT"),
-        )
+        Self::new(405, "MethodNotAllowed", format!("{method} is not supported on this resource, use PUT"))
     }
 
     pub(super) fn bad(message: &str) -> Self {
@@ -57,20 +44,14 @@ impl Refusal {
         let singular = kind.names().1.to_lowercase();
         let message = format!("{singular}.kubevirt.io \"{name}\" not found");
         let details = json!({"name": name, "group": "kubevirt.io", "kind": singular});
-        Self {
-            details,
-            ..Self::new(404, "NotFound", message)
-        }
+        Self { details, ..Self::new(404, "NotFound", message) }
     }
 
     pub(super) fn conflict(name: &str, why: &str) -> Self {
         let message =
             format!("Operation cannot be fulfilled on virtualmachine.kubevirt.io \"{name}\": {why}");
         let details = json!({"name": name, "group": "kubevirt.io", "kind": "virtualmachine"});
-        Self {
-            details,
-            ..Self::new(409, "Conflict", message)
-        }
+        Self { details, ..Self::new(409, "Conflict", message) }
     }
 
     /// A read or a create that the API refused.
@@ -101,10 +82,7 @@ impl Refusal {
         if let Some(fields) = status.as_object_mut().filter(|_| !self.details.is_null()) {
             fields.insert("details".to_owned(), self.details);
         }
-        body(
-            StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            &status,
-        )
+        body(StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &status)
     }
 }
 
@@ -114,9 +92,7 @@ pub(super) fn options(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
         return Ok(Map::new());
     }
     let unreadable = |error: &dyn std::fmt::Display| {
-        Refusal::bad(&format!(
-            "Can not unmarshal Request body to struct, error: {error}"
-        ))
+        Refusal::bad(&format!("Can not unmarshal Request body to struct, error: {error}"))
     };
     match serde_json::from_slice(body) {
         Ok(Value::Null) => Ok(Map::new()),
@@ -145,10 +121,7 @@ pub(super) fn plain(code: StatusCode, text: &'static str) -> Response<Bytes> {
 fn body(code: StatusCode, value: &Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(value.to_string()));
     *response.status_mut() = code;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
 }
 
@@ -165,10 +138,7 @@ pub(super) fn discovery(version: &str) -> Response<Bytes> {
         ("virtualmachines/stop", "VirtualMachine"),
         ("virtualmachines/migrate", "VirtualMachine"),
         ("virtualmachines/evacuate/cancel", "VirtualMachine"),
-        (
-            "virtualmachineinstances/evacuate/cancel",
-            "VirtualMachineInstance",
-        ),
+        ("virtualmachineinstances/evacuate/cancel", "VirtualMachineInstance"),
     ];
     let resources: Vec<Value> = entries
         .into_iter()
@@ -200,10 +170,7 @@ mod tests {
     #[test]
     fn options_may_be_missing_but_not_broken() {
         assert_eq!(options(&Bytes::new()), Ok(Map::new()));
-        assert_eq!(
-            options(&Bytes::from_static(b"{\"gracePeriod\":5}")).unwrap()["gracePeriod"],
-            5
-        );
+        assert_eq!(options(&Bytes::from_static(b"{\"gracePeriod\":5}")).unwrap()["gracePeriod"], 5);
         assert_eq!(options(&Bytes::from_static(b"{")).unwrap_err().code, 400);
     }
 }

@@ -34,11 +34,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// The query that makes a write a rehearsal, where the caller asked for one.
     fn dry_run(&self) -> &'static str {
-        if self.options.get("dryRun") == Some(&json!(["All"])) {
-            "?dryRun=All"
-        } else {
-            ""
-        }
+        if self.options.get("dryRun") == Some(&json!(["All"])) { "?dryRun=All" } else { "" }
     }
 }
 
@@ -50,28 +46,12 @@ impl VirtApi {
         let steps: Vec<&str> = path.split('/').skip(1).collect();
         let answer = match steps.as_slice() {
             ["healthz" | "livez" | "readyz"] => Ok(answers::plain(StatusCode::OK, "ok")),
-            [
-                "apis",
-                "subresources.kubevirt.io",
-                version @ ("v1" | "v1alpha3"),
-                rest @ ..,
-            ] => match rest {
+            ["apis", "subresources.kubevirt.io", version @ ("v1" | "v1alpha3"), rest @ ..] => match rest {
                 [] => Ok(discovery(version)),
                 ["healthz"] => Ok(health()),
                 ["namespaces", namespace, plural, name, action @ ..] if parts.method == Method::PUT => {
                     match answers::options(&body) {
-                        Ok(options) => {
-                            self.act(
-                                plural,
-                                action,
-                                &Call {
-                                    namespace,
-                                    name,
-                                    options,
-                                },
-                            )
-                            .await
-                        }
+                        Ok(options) => self.act(plural, action, &Call { namespace, name, options }).await,
                         Err(refusal) => Err(refusal),
                     }
                 }
@@ -91,23 +71,12 @@ impl VirtApi {
             ("virtualmachines" | "virtualmachineinstances", ["evacuate", "cancel"]) => {
                 self.cancel(call).await
             }
-            _ => Err(Refusal::path(&format!(
-                "{plural}/{}/{}",
-                call.name,
-                action.join("/")
-            ))),
+            _ => Err(Refusal::path(&format!("{plural}/{}/{}", call.name, action.join("/")))),
         }
     }
 
     async fn get(&self, kind: Kind, call: &Call<'_>) -> Result<Option<Value>, Refusal> {
-        match send(
-            &self.client,
-            Method::GET,
-            &kind.path(call.namespace, call.name),
-            &Value::Null,
-        )
-        .await
-        {
+        match send(&self.client, Method::GET, &kind.path(call.namespace, call.name), &Value::Null).await {
             Ok(object) => Ok(Some(object)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(Refusal::wire(&error)),
@@ -115,17 +84,12 @@ impl VirtApi {
     }
 
     async fn vm(&self, call: &Call<'_>) -> Result<Value, Refusal> {
-        self.get(Kind::Vm, call)
-            .await?
-            .ok_or_else(|| Refusal::not_found(Kind::Vm, call.name))
+        self.get(Kind::Vm, call).await?.ok_or_else(|| Refusal::not_found(Kind::Vm, call.name))
     }
 
     async fn patch(&self, kind: Kind, call: &Call<'_>, of: &str, patch: &Value) -> Result<(), Refusal> {
         let uri = format!("{}{of}{}", kind.path(call.namespace, call.name), call.dry_run());
-        send(&self.client, Method::PATCH, &uri, patch)
-            .await
-            .map(drop)
-            .map_err(|error| Refusal::race(&error))
+        send(&self.client, Method::PATCH, &uri, patch).await.map(drop).map_err(|error| Refusal::race(&error))
     }
 
     /// Rewrites the run strategy, if it still is what it was when we looked.
@@ -134,13 +98,11 @@ impl VirtApi {
             Some(running) => ("/spec/running", running.clone(), json!(strategy != "Halted")),
             None => ("/spec/runStrategy", json!(run_strategy(vm)), json!(strategy)),
         };
-        self.patch(Kind::Vm, call, "", &test_and_replace(path, &old, &new))
-            .await
+        self.patch(Kind::Vm, call, "", &test_and_replace(path, &old, &new)).await
     }
 
     async fn request(&self, vm: &Value, call: &Call<'_>, requests: &Value) -> Result<(), Refusal> {
-        self.patch(Kind::Vm, call, "/status", &request_patch(vm, requests))
-            .await
+        self.patch(Kind::Vm, call, "/status", &request_patch(vm, requests)).await
     }
 
     async fn stop(&self, call: &Call<'_>) -> Result<Response<Bytes>, Refusal> {
@@ -166,8 +128,7 @@ impl VirtApi {
                 return Err(Refusal::conflict(call.name, why));
             }
             ("Halted" | "RerunOnFailure" | "Manual", Some(vmi)) => {
-                self.request(&vm, call, &json!([{"action": "Stop", "uid": uid(vmi)}]))
-                    .await?;
+                self.request(&vm, call, &json!([{"action": "Stop", "uid": uid(vmi)}])).await?;
             }
             (_, Some(_)) => {
                 return Err(Refusal::conflict(
@@ -210,9 +171,7 @@ impl VirtApi {
             }
             "RerunOnFailure" | "Manual" => {
                 if !list(&vm, "/status/stateChangeRequests").is_empty() {
-                    return Err(Refusal::internal(
-                        "unable to complete request: stop/start already underway",
-                    ));
+                    return Err(Refusal::internal("unable to complete request: stop/start already underway"));
                 }
                 let requests = ended.map_or_else(
                     || json!([start]),
@@ -258,9 +217,7 @@ impl VirtApi {
             "spec": spec,
         });
         let path = format!("{path}{}", call.dry_run());
-        send(&self.client, Method::POST, &path, &vmim)
-            .await
-            .map_err(|error| Refusal::wire(&error))?;
+        send(&self.client, Method::POST, &path, &vmim).await.map_err(|error| Refusal::wire(&error))?;
         Ok(accepted())
     }
 
@@ -268,24 +225,11 @@ impl VirtApi {
         let vmi = self.get(Kind::Vmi, call).await?;
         let vmi = vmi.ok_or_else(|| Refusal::not_found(Kind::Vmi, call.name))?;
         let evacuated = text(&vmi, "/status/evacuationNodeName");
-        let asked = call
-            .options
-            .get("evacuationNodeName")
-            .and_then(Value::as_str)
-            .unwrap_or(evacuated);
+        let asked = call.options.get("evacuationNodeName").and_then(Value::as_str).unwrap_or(evacuated);
         if !evacuated.is_empty() && evacuated == asked {
-            let node = send(
-                &self.client,
-                Method::GET,
-                &Kind::Node.path("", evacuated),
-                &Value::Null,
-            )
-            .await;
+            let node = send(&self.client, Method::GET, &Kind::Node.path("", evacuated), &Value::Null).await;
             let node = node.map_err(|error| Refusal::wire(&error))?;
-            if list(&node, "/spec/taints")
-                .iter()
-                .any(|taint| text(taint, "/key") == "kubevirt.io/drain")
-            {
+            if list(&node, "/spec/taints").iter().any(|taint| text(taint, "/key") == "kubevirt.io/drain") {
                 return Err(Refusal::bad(&format!(
                     "node {evacuated} still has the drain taint, remove it first"
                 )));
@@ -313,10 +257,7 @@ fn request_patch(vm: &Value, requests: &Value) -> Value {
         Some(queued) => test_and_replace(field, queued, requests),
         None => json!([{"op": "add", "path": field, "value": requests}]),
     };
-    if let Some(steps) = patch
-        .as_array_mut()
-        .filter(|_| vm.pointer("/status/startFailure").is_some())
-    {
+    if let Some(steps) = patch.as_array_mut().filter(|_| vm.pointer("/status/startFailure").is_some()) {
         steps.push(json!({"op": "remove", "path": "/status/startFailure"}));
     }
     patch
@@ -333,15 +274,9 @@ mod tests {
         assert_eq!(fresh[0]["path"], "/status");
         let failed = json!({"status": {"startFailure": {"consecutiveFailCount": 1}}});
         let patch = request_patch(&failed, &requests);
-        assert_eq!(
-            (&patch[0]["op"], &patch[1]["op"]),
-            (&json!("add"), &json!("remove"))
-        );
+        assert_eq!((&patch[0]["op"], &patch[1]["op"]), (&json!("add"), &json!("remove")));
         let queued = json!({"status": {"stateChangeRequests": [{"action": "Stop"}]}});
         let patch = request_patch(&queued, &requests);
-        assert_eq!(
-            (&patch[0]["op"], &patch[1]["op"]),
-            (&json!("test"), &json!("replace"))
-        );
+        assert_eq!((&patch[0]["op"], &patch[1]["op"]), (&json!("test"), &json!("replace")));
     }
 }

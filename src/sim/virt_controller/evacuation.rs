@@ -33,10 +33,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             "LiveMigrate" if !migratable => {
                 let said = ("FailedCreate", "VirtualMachineInstance is not migrateable");
                 writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, said));
-                writes.push(Write::Done {
-                    uid: uid(vmi).to_owned(),
-                    what: "told-not-migratable",
-                });
+                writes.push(Write::Done { uid: uid(vmi).to_owned(), what: "told-not-migratable" });
             }
             "LiveMigrate" => candidates.push(vmi),
             "LiveMigrateIfPossible" if migratable => candidates.push(vmi),
@@ -53,17 +50,8 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     for vmi in candidates.into_iter().take(free) {
         let vmim = evacuation(view, vmi, &key.name);
         let message = format!("Created Migration {}", name(&vmim));
-        writes.push(Write::Create {
-            kind: Kind::Vmim,
-            object: vmim,
-        });
-        writes.push(Write::event(
-            Kind::Vmi,
-            vmi,
-            false,
-            COMPONENT,
-            ("SuccessfulCreate", &message),
-        ));
+        writes.push(Write::Create { kind: Kind::Vmim, object: vmim });
+        writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message)));
     }
     let again = waiting.then(|| now.instant + now.timing.seconds(5));
     Decision { writes, again }
@@ -72,10 +60,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
 /// The real controller lets the API generate the suffix; here it follows from the VMI and from how often it was tried,
 /// so that a repeated decision cannot create a second one.
 fn evacuation(view: &View, vmi: &Value, node: &str) -> Value {
-    let earlier: Vec<&str> = view
-        .vmims_of(&Key::of(vmi))
-        .map(|vmim| uid(&vmim.object))
-        .collect();
+    let earlier: Vec<&str> = view.vmims_of(&Key::of(vmi)).map(|vmim| uid(&vmim.object)).collect();
     let seed = format!("{} {}", uid(vmi), earlier.join(" "));
     json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",

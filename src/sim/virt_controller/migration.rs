@@ -34,9 +34,7 @@ pub(in crate::sim) fn refusal<'a>(
     }
     if let Some(no) = condition(vmi, "LiveMigratable").filter(|c| text(c, "/status") == "False") {
         let (reason, message) = (text(no, "/reason"), text(no, "/message"));
-        return Some(format!(
-            "Cannot migrate VMI, Reason: {reason}, Message: {message}"
-        ));
+        return Some(format!("Cannot migrate VMI, Reason: {reason}, Message: {message}"));
     }
     others.find(|vmim| !is_final(vmim)).map(|other| {
         let (job, vmi) = (uid(other), name(vmi));
@@ -64,13 +62,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     };
     let handed_off = text(vmi, "/status/migrationState/migrationUid") == uid(vmim);
     if is_deleting(vmim) && !handed_off {
-        return fail(
-            vmim,
-            target,
-            Some(vmi),
-            "Migration failed due to being canceled",
-            now,
-        );
+        return fail(vmim, target, Some(vmi), "Migration failed due to being canceled", now);
     }
     match phase(vmim) {
         "Pending" => begin(view, entry, vmi, now),
@@ -78,21 +70,15 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             if let Some(why) = failure(vmim, vmi, target, handed_off) {
                 return fail(vmim, target, Some(vmi), why, now);
             }
-            target.map_or_else(Decision::nothing, |target| {
-                advance(view, entry, vmi, target, handed_off, now)
-            })
+            target.map_or_else(Decision::nothing, |target| advance(view, entry, vmi, target, handed_off, now))
         }
         _ => Decision::nothing(),
     }
 }
 
 fn admit(view: &View, vmim: &Value, vmi: Option<&Value>, vmi_key: &Key, now: &Now<'_>) -> Decision {
-    let before = |other: &Value| {
-        (
-            text(other, "/metadata/creationTimestamp").to_owned(),
-            name(other).to_owned(),
-        )
-    };
+    let before =
+        |other: &Value| (text(other, "/metadata/creationTimestamp").to_owned(), name(other).to_owned());
     let others = view.vmims_of(vmi_key).map(|other| &other.object).filter(|other| {
         uid(other) != uid(vmim) && (!phase(other).is_empty() || before(other) < before(vmim))
     });
@@ -120,17 +106,11 @@ pub(super) fn holds_slot(vmim: &Value) -> bool {
 
 /// Slots free in the cluster and for migrations away from this node.
 pub(super) fn free_slots(view: &View, node: &str) -> usize {
-    let running = view
-        .all(Kind::Vmim)
-        .filter(|(_, vmim)| holds_slot(&vmim.object))
-        .count();
-    let from_node = view.vmis_on(node).filter(|vmi| {
-        view.vmims_of(&Key::of(&vmi.object))
-            .any(|vmim| holds_slot(&vmim.object))
-    });
-    PER_CLUSTER
-        .saturating_sub(running)
-        .min(PER_NODE.saturating_sub(from_node.count()))
+    let running = view.all(Kind::Vmim).filter(|(_, vmim)| holds_slot(&vmim.object)).count();
+    let from_node = view
+        .vmis_on(node)
+        .filter(|vmi| view.vmims_of(&Key::of(&vmi.object)).any(|vmim| holds_slot(&vmim.object)));
+    PER_CLUSTER.saturating_sub(running).min(PER_NODE.saturating_sub(from_node.count()))
 }
 
 fn begin(view: &View, entry: &Entry, vmi: &Value, now: &Now<'_>) -> Decision {
@@ -153,13 +133,7 @@ fn begin(view: &View, entry: &Entry, vmi: &Value, now: &Now<'_>) -> Decision {
     let message = format!("Created migration target pod {}", fields::name(&pod));
     let event = Write::event(Kind::Vmim, vmim, false, COMPONENT, ("SuccessfulCreate", &message));
     let mut decision = move_to(vmim, "Scheduling", now);
-    decision.writes.insert(
-        0,
-        Write::Create {
-            kind: Kind::Pod,
-            object: pod,
-        },
-    );
+    decision.writes.insert(0, Write::Create { kind: Kind::Pod, object: pod });
     decision.writes.push(event);
     decision
 }
@@ -170,15 +144,10 @@ fn back_off_end(view: &View, vmim: &Value, now: &Now<'_>) -> tokio::time::Instan
     if annotation(vmim, EVACUATION).is_none() {
         return long_ago;
     }
-    let mut ended: Vec<&Entry> = view
-        .vmims_of(&vmi_of_vmim(vmim))
-        .filter(|other| is_final(&other.object))
-        .collect();
+    let mut ended: Vec<&Entry> =
+        view.vmims_of(&vmi_of_vmim(vmim)).filter(|other| is_final(&other.object)).collect();
     ended.sort_by_key(|other| std::cmp::Reverse(other.phase_since));
-    let failures = ended
-        .iter()
-        .take_while(|other| phase(&other.object) == "Failed")
-        .count();
+    let failures = ended.iter().take_while(|other| phase(&other.object) == "Failed").count();
     let Some(last) = ended.first().filter(|_| failures > 0) else {
         return long_ago;
     };
@@ -187,8 +156,7 @@ fn back_off_end(view: &View, vmim: &Value, now: &Now<'_>) -> tokio::time::Instan
 }
 
 fn target_pod<'a>(view: &'a View, vmi: &'a Value, vmim: &Value) -> Option<&'a Entry> {
-    view.pods_of(vmi)
-        .find(|pod| label(&pod.object, MIGRATION_JOB) == Some(uid(vmim)))
+    view.pods_of(vmi).find(|pod| label(&pod.object, MIGRATION_JOB) == Some(uid(vmim)))
 }
 
 fn failure(vmim: &Value, vmi: &Value, target: Option<&Entry>, handed_off: bool) -> Option<&'static str> {
@@ -246,13 +214,7 @@ fn wait_for_room(entry: &Entry, target: &Entry, vmi: &Value, now: &Now<'_>) -> D
         condition(&target.object, "PodScheduled").is_some_and(|c| text(c, "/status") == "False");
     let limit = now.timing.seconds(if unschedulable { 300 } else { 900 });
     now.once(entry.phase_since + limit, || {
-        fail(
-            &entry.object,
-            Some(target),
-            Some(vmi),
-            "Migration target pod is unschedulable",
-            now,
-        )
+        fail(&entry.object, Some(target), Some(vmi), "Migration target pod is unschedulable", now)
     })
 }
 
@@ -263,10 +225,8 @@ fn hand_off(view: &View, vmim: &Value, vmi: &Value, pod: &Value) -> Decision {
     let mut state: serde_json::Map<String, Value> =
         former.keys().map(|field| (field.clone(), Value::Null)).collect();
     let source = text(vmi, "/status/nodeName");
-    let source_pod = view
-        .pods_of(vmi)
-        .map(|pod| &pod.object)
-        .find(|pod| text(pod, "/spec/nodeName") == source);
+    let source_pod =
+        view.pods_of(vmi).map(|pod| &pod.object).find(|pod| text(pod, "/spec/nodeName") == source);
     state.extend(map(
         &json!({"migrationUid": uid(vmim), "sourceNode": source, "sourcePod": source_pod.map(name),
                 "targetNode": target, "targetPod": name(pod), "mode": "PreCopy"}),
@@ -279,9 +239,7 @@ fn hand_off(view: &View, vmim: &Value, vmi: &Value, pod: &Value) -> Decision {
 
 fn fail(vmim: &Value, target: Option<&Entry>, vmi: Option<&Value>, why: &str, now: &Now<'_>) -> Decision {
     let copied = vmi.filter(|vmi| text(vmi, "/status/migrationState/migrationUid") == uid(vmim));
-    let mut state = copied
-        .map(|vmi| map(vmi, "/status/migrationState"))
-        .unwrap_or_default();
+    let mut state = copied.map(|vmi| map(vmi, "/status/migrationState")).unwrap_or_default();
     state.insert("failed".to_owned(), json!(true));
     state.entry("failureReason").or_insert_with(|| json!(why));
     let status = json!({"phase": "Failed", "migrationState": state,
@@ -290,22 +248,14 @@ fn fail(vmim: &Value, target: Option<&Entry>, vmi: Option<&Value>, why: &str, no
     if let Some(pod) = target.map(|pod| &pod.object).filter(|pod| !is_deleting(pod)) {
         writes.push(Write::delete(Kind::Pod, pod, None));
     }
-    writes.push(Write::event(
-        Kind::Vmim,
-        vmim,
-        true,
-        COMPONENT,
-        ("FailedMigration", why),
-    ));
+    writes.push(Write::event(Kind::Vmim, vmim, true, COMPONENT, ("FailedMigration", why)));
     Decision::write(writes)
 }
 
 /// After the end: a VMI that still believes in this migration is told, the finalizer goes, old migrations go.
 fn sweep(view: &View, vmim: &Value, vmi: Option<&Value>, vmi_key: &Key) -> Decision {
     if has_finalizer(vmim, VMIM_FINALIZER) {
-        let doomed = vmi
-            .and_then(|vmi| target_pod(view, vmi, vmim))
-            .map(|pod| &pod.object);
+        let doomed = vmi.and_then(|vmi| target_pod(view, vmi, vmim)).map(|pod| &pod.object);
         let doomed = doomed.filter(|pod| phase(vmim) == "Failed" && !is_deleting(pod) && !is_final(pod));
         let finalizers = fields::finalizers_without(vmim, VMIM_FINALIZER);
         let freed = Write::patch(Kind::Vmim, vmim, json!({"metadata": {"finalizers": finalizers}}));
@@ -315,31 +265,14 @@ fn sweep(view: &View, vmim: &Value, vmi: Option<&Value>, vmi_key: &Key) -> Decis
     if is_deleting(vmim) {
         return Decision::nothing();
     }
-    let mut ended: Vec<&Entry> = view
-        .vmims_of(vmi_key)
-        .filter(|other| is_final(&other.object))
-        .collect();
+    let mut ended: Vec<&Entry> = view.vmims_of(vmi_key).filter(|other| is_final(&other.object)).collect();
     ended.sort_by_key(|other| {
-        (
-            text(&other.object, "/metadata/creationTimestamp").to_owned(),
-            name(&other.object).to_owned(),
-        )
+        (text(&other.object, "/metadata/creationTimestamp").to_owned(), name(&other.object).to_owned())
     });
-    let spare = if vmi.is_some() {
-        ended.len().saturating_sub(KEPT)
-    } else {
-        ended.len()
-    };
+    let spare = if vmi.is_some() { ended.len().saturating_sub(KEPT) } else { ended.len() };
     // A refused migration of a VMI that never existed would have had no object at all; it stays to be read.
     let refused = annotation(vmim, EVACUATION).is_none() && label(vmim, "kubevirt.io/vmi-name").is_none();
-    let doomed = ended
-        .iter()
-        .take(spare)
-        .any(|other| uid(&other.object) == uid(vmim))
-        && !(vmi.is_none() && refused);
-    if doomed {
-        Decision::write([Write::delete(Kind::Vmim, vmim, None)])
-    } else {
-        Decision::nothing()
-    }
+    let doomed =
+        ended.iter().take(spare).any(|other| uid(&other.object) == uid(vmim)) && !(vmi.is_none() && refused);
+    if doomed { Decision::write([Write::delete(Kind::Vmim, vmim, None)]) } else { Decision::nothing() }
 }

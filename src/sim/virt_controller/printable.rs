@@ -11,11 +11,7 @@ pub(super) fn status(vm: &Value, vmi: Option<&Value>, failed_before: bool) -> &'
     }
     let Some(vmi) = vmi.filter(|vmi| !is_final(vmi)) else {
         let restarts = matches!(run_strategy(vm), "Always" | "RerunOnFailure" | "Once");
-        return if failed_before && restarts {
-            "CrashLoopBackOff"
-        } else {
-            "Stopped"
-        };
+        return if failed_before && restarts { "CrashLoopBackOff" } else { "Stopped" };
     };
     let first = vm.pointer("/status/stateChangeRequests/0");
     let asked = first.is_some_and(|r| text(r, "/action") == "Stop" && text(r, "/uid") == uid(vmi));
@@ -35,11 +31,7 @@ pub(super) fn status(vm: &Value, vmi: Option<&Value>, failed_before: bool) -> &'
     if condition(vmi, "PodScheduled").is_some_and(|c| text(c, "/reason") == "Unschedulable") {
         return "ErrorUnschedulable";
     }
-    if matches!(phase(vmi), "" | "Pending" | "Scheduling" | "Scheduled") {
-        "Starting"
-    } else {
-        "Unknown"
-    }
+    if matches!(phase(vmi), "" | "Pending" | "Scheduling" | "Scheduled") { "Starting" } else { "Unknown" }
 }
 
 #[cfg(test)]

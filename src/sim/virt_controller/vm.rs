@@ -62,19 +62,11 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
                 key.name
             );
             let event = Write::event(Kind::Vm, vm, false, COMPONENT, ("SuccessfulCreate", &message));
-            return Decision::write([
-                Write::Create {
-                    kind: Kind::Vmi,
-                    object: made,
-                },
-                event,
-            ]);
+            return Decision::write([Write::Create { kind: Kind::Vmi, object: made }, event]);
         }
         (Wanted::Deleted, Some(vmi)) => {
-            let message = format!(
-                "Stopped the virtual machine by deleting the virtual machine instance {}",
-                uid(vmi)
-            );
+            let message =
+                format!("Stopped the virtual machine by deleting the virtual machine instance {}", uid(vmi));
             decision.writes.push(Write::delete(Kind::Vmi, vmi, None));
             decision.writes.push(Write::event(
                 Kind::Vm,
@@ -90,11 +82,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     decision.or(|| match vmi {
         Some(vmi) if is_final(vmi) && has_finalizer(vmi, VM_FINALIZER) => {
             let finalizers = fields::finalizers_without(vmi, VM_FINALIZER);
-            Decision::write([Write::patch(
-                Kind::Vmi,
-                vmi,
-                json!({"metadata": {"finalizers": finalizers}}),
-            )])
+            Decision::write([Write::patch(Kind::Vmi, vmi, json!({"metadata": {"finalizers": finalizers}}))])
         }
         Some(_) | None => Decision::nothing(),
     })
@@ -105,48 +93,29 @@ fn release(vm: &Value) -> Decision {
         return Decision::nothing();
     }
     let finalizers = fields::finalizers_without(vm, VM_FINALIZER);
-    Decision::write([Write::patch(
-        Kind::Vm,
-        vm,
-        json!({"metadata": {"finalizers": finalizers}}),
-    )])
+    Decision::write([Write::patch(Kind::Vm, vm, json!({"metadata": {"finalizers": finalizers}}))])
 }
 
 fn choose(vm: &Value, vmi: Option<&Value>) -> Choice {
     let strategy = run_strategy(vm);
     let mut requests = list(vm, "/status/stateChangeRequests").to_vec();
     if is_deleting(vm) {
-        let wanted = if vmi.is_some_and(|vmi| !is_deleting(vmi)) {
-            Wanted::Deleted
-        } else {
-            Wanted::AsIs
-        };
-        return Choice {
-            vmi: wanted,
-            requests,
-        };
+        let wanted = if vmi.is_some_and(|vmi| !is_deleting(vmi)) { Wanted::Deleted } else { Wanted::AsIs };
+        return Choice { vmi: wanted, requests };
     }
     let Some(vmi) = vmi else {
         // A Stop of a VMI that is gone has done its work.
-        while requests
-            .first()
-            .is_some_and(|first| text(first, "/action") == "Stop")
-        {
+        while requests.first().is_some_and(|first| text(first, "/action") == "Stop") {
             requests.remove(0);
         }
-        let asked = requests
-            .first()
-            .is_some_and(|first| text(first, "/action") == "Start");
+        let asked = requests.first().is_some_and(|first| text(first, "/action") == "Start");
         let create = match strategy {
             "Always" | "Once" => true,
             "RerunOnFailure" => asked || text(vm, "/status/runStrategy") != strategy,
             "Manual" => asked,
             _ => false,
         };
-        return Choice {
-            vmi: if create { Wanted::Created } else { Wanted::AsIs },
-            requests,
-        };
+        return Choice { vmi: if create { Wanted::Created } else { Wanted::AsIs }, requests };
     };
     let mut delete = strategy == "Halted";
     if let Some(first) = requests.first() {
@@ -165,21 +134,12 @@ fn choose(vm: &Value, vmi: Option<&Value>) -> Choice {
             requests.push(json!({"action": "Start"}));
         }
     }
-    let wanted = if delete && !is_deleting(vmi) {
-        Wanted::Deleted
-    } else {
-        Wanted::AsIs
-    };
-    Choice {
-        vmi: wanted,
-        requests,
-    }
+    let wanted = if delete && !is_deleting(vmi) { Wanted::Deleted } else { Wanted::AsIs };
+    Choice { vmi: wanted, requests }
 }
 
 fn back_off_left(vm: &Value, now: &Now<'_>) -> Option<Duration> {
-    let until: jiff::Timestamp = text(vm, "/status/startFailure/retryAfterTimestamp")
-        .parse()
-        .ok()?;
+    let until: jiff::Timestamp = text(vm, "/status/startFailure/retryAfterTimestamp").parse().ok()?;
     let left = until.duration_since(now.timing.at(now.instant));
     Duration::try_from(left).ok().filter(|left| !left.is_zero())
 }
@@ -193,42 +153,22 @@ fn start_failure(vm: &Value, vmi: Option<&Value>, now: &Now<'_>) -> Value {
     if !is_final(vmi) || did_run(vmi) || text(&before, "/lastFailedVMIUID") == uid(vmi) {
         return before;
     }
-    let count = before
-        .pointer("/consecutiveFailCount")
-        .and_then(Value::as_u64)
-        .unwrap_or(0)
-        + 1;
+    let count = before.pointer("/consecutiveFailCount").and_then(Value::as_u64).unwrap_or(0) + 1;
     let delay = now.timing.seconds((10 * count * count).min(300));
-    let until = now
-        .timing
-        .at(now.instant + delay)
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string();
+    let until = now.timing.at(now.instant + delay).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     json!({"consecutiveFailCount": count, "lastFailedVMIUID": uid(vmi), "retryAfterTimestamp": until})
 }
 
 /// Patches what differs from the wanted status, nothing else.
 fn status_write(vm: &Value, vmi: Option<&Value>, requests: &[Value], now: &Now<'_>) -> Decision {
     let failure = start_failure(vm, vmi, now);
-    let failed_before = failure
-        .pointer("/consecutiveFailCount")
-        .and_then(Value::as_u64)
-        .unwrap_or(0)
-        > 0;
-    let requests = if requests.is_empty() {
-        Value::Null
-    } else {
-        json!(requests)
-    };
+    let failed_before = failure.pointer("/consecutiveFailCount").and_then(Value::as_u64).unwrap_or(0) > 0;
+    let requests = if requests.is_empty() { Value::Null } else { json!(requests) };
     let ready = vmi.is_some_and(|vmi| fields::condition_is(vmi, "Ready", "True"));
     let generation = vm.pointer("/metadata/generation").cloned().unwrap_or(Value::Null);
     // While a VMI is on its way out a change of strategy must still be seen as a change afterwards.
     let leaving = vmi.is_some_and(is_deleting);
-    let acted_on = if leaving {
-        text(vm, "/status/runStrategy")
-    } else {
-        run_strategy(vm)
-    };
+    let acted_on = if leaving { text(vm, "/status/runStrategy") } else { run_strategy(vm) };
     let mut wanted = map(
         &json!({
             "created": vmi.is_some(), "ready": ready, "runStrategy": acted_on,
@@ -262,9 +202,7 @@ fn conditions(vm: &Value, vmi: Option<&Value>, stamp: &str) -> Vec<Value> {
                 stamp,
             );
             let copied = list(vmi, "/status/conditions").iter().cloned();
-            copied
-                .chain(ready.into_iter().filter(|c| text(c, "/type") == "Ready"))
-                .collect()
+            copied.chain(ready.into_iter().filter(|c| text(c, "/type") == "Ready")).collect()
         }
         None => {
             let all =
@@ -312,12 +250,7 @@ mod tests {
             ("Always", json!([]), "Succeeded", Wanted::Deleted),
             ("Halted", json!([]), "Running", Wanted::Deleted),
             ("RerunOnFailure", stop.clone(), "Running", Wanted::Deleted),
-            (
-                "RerunOnFailure",
-                json!([{"action": "Stop", "uid": "other"}]),
-                "Running",
-                Wanted::AsIs,
-            ),
+            ("RerunOnFailure", json!([{"action": "Stop", "uid": "other"}]), "Running", Wanted::AsIs),
             ("Manual", json!([]), "Succeeded", Wanted::AsIs),
         ] {
             let vmi = json!({"metadata": {"uid": "i"}, "status": {"phase": phase}});
@@ -333,13 +266,7 @@ mod tests {
         let choice = choose(&vm("RerunOnFailure", "RerunOnFailure", &stop), Some(&vmi));
         assert_eq!((choice.vmi, json!(choice.requests)), (Wanted::AsIs, stop));
         let crashed = json!({"metadata": {"uid": "i"}, "status": {"phase": "Failed"}});
-        let choice = choose(
-            &vm("RerunOnFailure", "RerunOnFailure", &json!([])),
-            Some(&crashed),
-        );
-        assert_eq!(
-            (choice.vmi, json!(choice.requests)),
-            (Wanted::Deleted, json!([{"action": "Start"}]))
-        );
+        let choice = choose(&vm("RerunOnFailure", "RerunOnFailure", &json!([])), Some(&crashed));
+        assert_eq!((choice.vmi, json!(choice.requests)), (Wanted::Deleted, json!([{"action": "Start"}])));
     }
 }

@@ -35,10 +35,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         }
         return Decision::nothing();
     }
-    let first = pods
-        .iter()
-        .find(|pod| label(&pod.object, MIGRATION_JOB).is_none())
-        .map(|pod| &pod.object);
+    let first = pods.iter().find(|pod| label(&pod.object, MIGRATION_JOB).is_none()).map(|pod| &pod.object);
     match phase(vmi) {
         "" | "Pending" if is_deleting(vmi) => fail(vmi, now),
         "" | "Pending" => {
@@ -50,14 +47,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             let pod = launcher_pod(vmi, None);
             let message = format!("Created virtual machine pod {}", name(&pod));
             let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message));
-            Decision::write([
-                Write::Create {
-                    kind: Kind::Pod,
-                    object: pod,
-                },
-                moved,
-                event,
-            ])
+            Decision::write([Write::Create { kind: Kind::Pod, object: pod }, moved, event])
         }
         "Scheduling" => match first {
             None => fail(vmi, now),
@@ -66,9 +56,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         },
         "Scheduled" | "Running" => {
             let node = text(vmi, "/status/nodeName");
-            let own = pods
-                .iter()
-                .find(|pod| text(&pod.object, "/spec/nodeName") == node);
+            let own = pods.iter().find(|pod| text(&pod.object, "/spec/nodeName") == node);
             match own.map(|pod| &pod.object) {
                 // A launcher that was killed takes its guest with it, and nobody else reports that.
                 None => fail(vmi, now),
@@ -92,13 +80,7 @@ fn delete_pods(vmi: &Value, pods: &[&Entry]) -> Decision {
     for pod in pods.iter().map(|pod| &pod.object).filter(|pod| !is_deleting(pod)) {
         let message = format!("Deleted virtual machine pod {}", name(pod));
         writes.push(Write::delete(Kind::Pod, pod, None));
-        writes.push(Write::event(
-            Kind::Vmi,
-            vmi,
-            false,
-            COMPONENT,
-            ("SuccessfulDelete", &message),
-        ));
+        writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulDelete", &message)));
     }
     Decision::write(writes)
 }
@@ -108,10 +90,8 @@ fn place(vmi: &Value, pod: &Value, now: &Now<'_>) -> Decision {
     let stamp = now.stamp();
     let node = text(pod, "/spec/nodeName");
     if !node.is_empty() && fields::condition_is(pod, "Ready", "True") && !is_deleting(pod) {
-        let kept: Vec<&Value> = list(vmi, "/status/conditions")
-            .iter()
-            .filter(|c| text(c, "/type") != "PodScheduled")
-            .collect();
+        let kept: Vec<&Value> =
+            list(vmi, "/status/conditions").iter().filter(|c| text(c, "/type") != "PodScheduled").collect();
         let mut status = json!({"phase": "Scheduled", "nodeName": node, "activePods": {uid(pod): node},
             "phaseTransitionTimestamps": transitions_with(vmi, "Scheduled", &stamp)});
         if kept.len() < list(vmi, "/status/conditions").len()
@@ -129,48 +109,27 @@ fn place(vmi: &Value, pod: &Value, now: &Now<'_>) -> Decision {
     if told.map(|c| text(c, "/message")) == Some(text(why, "/message")) {
         return Decision::nothing();
     }
-    let conditions = conditions_with(
-        vmi,
-        "PodScheduled",
-        "False",
-        text(why, "/reason"),
-        text(why, "/message"),
-        &stamp,
-    );
-    Decision::write([Write::patch_status(
-        Kind::Vmi,
-        vmi,
-        &json!({"conditions": conditions}),
-    )])
+    let conditions =
+        conditions_with(vmi, "PodScheduled", "False", text(why, "/reason"), text(why, "/message"), &stamp);
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, &json!({"conditions": conditions}))])
 }
 
 /// Keeps `activePods` and the Ready condition true to the pods.
 fn refresh(vmi: &Value, pod: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision {
     let mut status = serde_json::Map::new();
-    let present = pods
-        .iter()
-        .filter(|pod| !text(&pod.object, "/spec/nodeName").is_empty());
+    let present = pods.iter().filter(|pod| !text(&pod.object, "/spec/nodeName").is_empty());
     let active: serde_json::Map<String, Value> = present
-        .map(|pod| {
-            (
-                uid(&pod.object).to_owned(),
-                json!(text(&pod.object, "/spec/nodeName")),
-            )
-        })
+        .map(|pod| (uid(&pod.object).to_owned(), json!(text(&pod.object, "/spec/nodeName"))))
         .collect();
     let known = map(vmi, "/status/activePods");
     if active != known {
         // A merge patch removes a key only when told so.
-        let stale = known
-            .keys()
-            .filter(|uid| !active.contains_key(*uid))
-            .map(|uid| (uid.clone(), Value::Null));
+        let stale =
+            known.keys().filter(|uid| !active.contains_key(*uid)).map(|uid| (uid.clone(), Value::Null));
         let patch: serde_json::Map<String, Value> = stale.chain(active.clone()).collect();
         status.insert("activePods".to_owned(), Value::Object(patch));
     }
-    let told = condition(vmi, "Ready")
-        .map(|c| text(c, "/reason"))
-        .unwrap_or_default();
+    let told = condition(vmi, "Ready").map(|c| text(c, "/reason")).unwrap_or_default();
     if is_deleting(pod) && phase(vmi) == "Running" && told != "PodTerminating" {
         let message = "virt-launcher pod is terminating";
         let conditions = conditions_with(vmi, "Ready", "False", "PodTerminating", message, &now.stamp());
@@ -205,9 +164,8 @@ pub(super) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
         let apart = json!({"labelSelector": {"matchLabels": {"kubevirt.io/created-by": uid(vmi)}}, "topologyKey": "kubernetes.io/hostname"});
         let anti = affinity.entry("podAntiAffinity").or_insert_with(|| json!({}));
         if let Some(anti) = anti.as_object_mut() {
-            let required = anti
-                .entry("requiredDuringSchedulingIgnoredDuringExecution")
-                .or_insert_with(|| json!([]));
+            let required =
+                anti.entry("requiredDuringSchedulingIgnoredDuringExecution").or_insert_with(|| json!([]));
             if let Some(required) = required.as_array_mut() {
                 required.push(apart);
             }
@@ -223,10 +181,7 @@ pub(super) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
         room.insert(device, json!(count.to_string()));
     }
     let mut requests = room.clone();
-    requests.insert(
-        "memory".to_owned(),
-        json!(format!("{}Mi", fields::memory_mib(vmi))),
-    );
+    requests.insert("memory".to_owned(), json!(format!("{}Mi", fields::memory_mib(vmi))));
     let seed = migration.map_or_else(|| uid(vmi), uid);
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -253,10 +208,7 @@ pub(super) fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
     let mut labels = map(vm, "/spec/template/metadata/labels");
     labels.insert("vm.kubevirt.io/name".to_owned(), json!(name(vm)));
     let mut annotations = map(vm, "/spec/template/metadata/annotations");
-    let generation = vm
-        .pointer("/metadata/generation")
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let generation = vm.pointer("/metadata/generation").map(ToString::to_string).unwrap_or_default();
     annotations.insert("kubevirt.io/vm-generation".to_owned(), json!(generation));
     if let Some(first) = annotation(vm, FIRST_NODE).filter(|_| text(vm, "/status/runStrategy").is_empty()) {
         annotations.insert(FIRST_NODE.to_owned(), json!(first));

@@ -18,14 +18,8 @@ impl MachineCgroup {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
         let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-        let dirs = hierarchies(&mounts, &own)
-            .into_iter()
-            .map(|dir| dir.join(name))
-            .collect();
-        Ok(Self {
-            name: name.to_owned(),
-            dirs,
-        })
+        let dirs = hierarchies(&mounts, &own).into_iter().map(|dir| dir.join(name)).collect();
+        Ok(Self { name: name.to_owned(), dirs })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -42,11 +36,8 @@ impl MachineCgroup {
 
     /// The command line that moves itself into the cgroup and then becomes `program`.
     pub(crate) fn enter_and_run(&self, program: &[String]) -> Vec<String> {
-        let enter: Vec<String> = self
-            .dirs
-            .iter()
-            .map(|dir| format!("echo $$ > '{}/cgroup.procs'", dir.display()))
-            .collect();
+        let enter: Vec<String> =
+            self.dirs.iter().map(|dir| format!("echo $$ > '{}/cgroup.procs'", dir.display())).collect();
         let script = format!("{} && exec \"$@\"", enter.join(" && "));
         let shell = ["sh", "-c", &script, "sh"].map(str::to_owned);
         shell.into_iter().chain(program.iter().cloned()).collect()
@@ -78,10 +69,7 @@ fn remove_tree(dir: &Path) -> bool {
 
 /// This process's cgroup in the hierarchies that systemd keeps its units in.
 fn hierarchies(mounts: &str, own: &str) -> Vec<PathBuf> {
-    let own_in = |key: &str| {
-        own.lines()
-            .find_map(|line| line.split_once(':')?.1.strip_prefix(key))
-    };
+    let own_in = |key: &str| own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(key));
     let mut dirs = Vec::new();
     for line in mounts.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
@@ -114,9 +102,6 @@ mod tests {
         assert_eq!(hierarchies(hybrid, own), expected);
 
         let unified = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        assert_eq!(
-            hierarchies(unified, "0::/user.slice\n"),
-            [PathBuf::from("/sys/fs/cgroup/user.slice")]
-        );
+        assert_eq!(hierarchies(unified, "0::/user.slice\n"), [PathBuf::from("/sys/fs/cgroup/user.slice")]);
     }
 }

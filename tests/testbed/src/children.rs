@@ -42,11 +42,7 @@ impl Daemon {
             .process_group(0);
         let child =
             spawn_from_keeper(command).with_context(|| format!("cannot start {name}; is setpriv there?"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            log: log.to_owned(),
-            child,
-        })
+        Ok(Self { name: name.to_owned(), log: log.to_owned(), child })
     }
 
     pub(crate) fn pid(&self) -> u32 {

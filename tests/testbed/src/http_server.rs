@@ -64,11 +64,7 @@ where
     A: Future<Output = Response<Bytes>> + Send + 'static,
 {
     let answer = service_fn(move |request: Request<Incoming>| answer(service.clone(), request));
-    drop(
-        hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), answer)
-            .await,
-    );
+    drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
 }
 
 async fn answer<F, A>(service: F, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible>
@@ -77,10 +73,6 @@ where
     A: Future<Output = Response<Bytes>>,
 {
     let (parts, body) = request.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     Ok(service(Request::from_parts(parts, body)).await.map(Full::new))
 }

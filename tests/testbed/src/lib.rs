@@ -22,10 +22,7 @@
 //! ```
 
 // The product's bans on direct file access and the like are not meant for the bed it is tested on.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the bans guard the product's one door to the file system"
-)]
+#![expect(clippy::disallowed_methods, reason = "the bans guard the product's one door to the file system")]
 
 mod cgroup;
 mod children;

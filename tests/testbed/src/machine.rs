@@ -36,10 +36,7 @@ impl MachineSpec {
     /// A machine of this name on a free loopback address.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            loopback: None,
-        }
+        Self { name: name.to_owned(), loopback: None }
     }
 }
 
@@ -62,26 +59,14 @@ impl Machine {
     /// When the root is not there yet, or systemd is not up within 60 s.
     pub async fn boot(dir: &Path, spec: MachineSpec) -> Result<Self> {
         let template = places::cache().join("machine-root-v1");
-        ensure!(
-            template.is_dir(),
-            "{} is not there; run scripts/testbed as root",
-            template.display()
-        );
+        ensure!(template.is_dir(), "{} is not there; run scripts/testbed as root", template.display());
         let loopback = spec.loopback.map_or_else(Loopback::claim, Loopback::claim_this)?;
         fs::create_dir_all(dir)?;
         let root = fs::canonicalize(dir)?.join(&spec.name);
         // Not an overlay: the journal of the product refuses to live on one, as an overlay's upper layer may be memory.
-        let copy = Command::new("cp")
-            .args(["-a", "--reflink=auto"])
-            .arg(&template)
-            .arg(&root)
-            .output()
-            .await?;
-        ensure!(
-            copy.status.success(),
-            "cannot copy the root: {}",
-            String::from_utf8_lossy(&copy.stderr)
-        );
+        let copy =
+            Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(&root).output().await?;
+        ensure!(copy.status.success(), "cannot copy the root: {}", String::from_utf8_lossy(&copy.stderr));
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?.replace('-', "");
         fs::write(root.join("etc/machine-id"), id)?;
         fs::write(root.join("etc/hostname"), format!("{}\n", spec.name))?;
@@ -94,15 +79,7 @@ impl Machine {
         let unique = format!("testbed-{}-{address}-{}", std::process::id(), spec.name);
         let cgroup = MachineCgroup::new(&unique)?;
         let log = dir.join(format!("{}.log", spec.name));
-        let mut machine = Self {
-            name: spec.name,
-            root,
-            log,
-            loopback,
-            cgroup,
-            supervisor: None,
-            leader: 0,
-        };
+        let mut machine = Self { name: spec.name, root, log, loopback, cgroup, supervisor: None, leader: 0 };
         machine.boot_again().await?;
         Ok(machine)
     }
@@ -137,19 +114,13 @@ impl Machine {
         loop {
             let supervisor = self.supervisor.as_mut().context("the machine is off")?;
             if let Some(status) = supervisor.ended() {
-                bail!(
-                    "machine {} ended while booting ({status}); {}",
-                    self.name,
-                    supervisor.last_words()
-                );
+                bail!("machine {} ended while booting ({status}); {}", self.name, supervisor.last_words());
             }
             if let Some(leader) = leader_of(supervisor.pid()) {
                 self.leader = leader;
                 // A failed unit ("degraded") is a matter for the test that looks at that unit.
                 let output = self.run(&["systemctl", "is-system-running"]).await?;
-                String::from_utf8_lossy(&output.stdout)
-                    .trim()
-                    .clone_into(&mut state);
+                String::from_utf8_lossy(&output.stdout).trim().clone_into(&mut state);
                 if matches!(state.as_str(), "running" | "degraded") && self.bus().exists() {
                     return Ok(());
                 }
@@ -227,10 +198,7 @@ impl Machine {
     /// # Errors
     /// When nsenter cannot be started.
     pub async fn run(&self, arguments: &[&str]) -> Result<Output> {
-        self.command(arguments)
-            .output()
-            .await
-            .context("cannot start nsenter")
+        self.command(arguments).output().await.context("cannot start nsenter")
     }
 
     /// Runs a command that must succeed, and returns its standard output without the last line end.
@@ -239,10 +207,8 @@ impl Machine {
     /// When it fails: with what it said.
     pub async fn must_run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments).await?;
-        let (said, wrong) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
+        let (said, wrong) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(
             output.status.success(),
             "{} on {}: {}\n{said}{wrong}",
@@ -266,11 +232,7 @@ impl Machine {
                 self.kill();
                 return Ok(reboot);
             }
-            ensure!(
-                began.elapsed() < patience,
-                "machine {} is still up after {patience:?}",
-                self.name
-            );
+            ensure!(began.elapsed() < patience, "machine {} is still up after {patience:?}", self.name);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -280,11 +242,7 @@ impl Machine {
     /// # Errors
     /// When it does not go down, goes down for good, or does not come up.
     pub async fn wait_reboot(&mut self, patience: Duration) -> Result<()> {
-        ensure!(
-            self.wait_down(patience).await?,
-            "machine {} went down, but not for a reboot",
-            self.name
-        );
+        ensure!(self.wait_down(patience).await?, "machine {} went down, but not for a reboot", self.name);
         self.boot_again().await
     }
 
@@ -318,18 +276,12 @@ impl Drop for Machine {
 /// The machine's PID 1: the child of the supervisor that is number 1 in a PID namespace of its own.
 fn leader_of(supervisor: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
-    children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .find(|&pid| is_first_of_namespace(pid))
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|&pid| is_first_of_namespace(pid))
 }
 
 fn is_first_of_namespace(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let numbers = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))
-        .unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
     let numbers: Vec<&str> = numbers.split_whitespace().collect();
     numbers.len() > 1 && numbers.last() == Some(&"1")
 }

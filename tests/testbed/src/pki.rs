@@ -45,16 +45,10 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let certificate = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            certificate,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), certificate })
     }
 
     /// The authority's own certificate, PEM.
@@ -77,24 +71,16 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params =
             CertificateParams::new(hosts.iter().map(|&host| host.to_owned()).collect::<Vec<_>>())?;
-        params
-            .subject_alt_names
-            .extend(addresses.iter().copied().map(SanType::IpAddress));
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
         params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![match purpose {
             Purpose::Server => ExtendedKeyUsagePurpose::ServerAuth,
             Purpose::Client => ExtendedKeyUsagePurpose::ClientAuth,
         }];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Identity {
-            certificate,
-            key: key.serialize_pem(),
-        })
+        Ok(Identity { certificate, key: key.serialize_pem() })
     }
 }
 
@@ -112,22 +98,12 @@ impl ControlPlaneKeys {
     /// When a file cannot be written.
     pub fn write(dir: &Path, address: IpAddr) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let keys = Self {
-            dir: dir.to_owned(),
-            authority: Authority::new("testbed")?,
-        };
+        let keys = Self { dir: dir.to_owned(), authority: Authority::new("testbed")? };
         keys.put("ca.crt", keys.authority.certificate())?;
 
-        let hosts = [
-            "localhost",
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-        ];
+        let hosts = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
         let service = IpAddr::from([10, 96, 0, 1]);
-        let server = keys
-            .authority
-            .sign("kube-apiserver", Purpose::Server, &hosts, &[address, service])?;
+        let server = keys.authority.sign("kube-apiserver", Purpose::Server, &hosts, &[address, service])?;
         keys.put_identity("apiserver", &server)?;
 
         // The aggregation layer's client must not be signed by the authority that signs users.

@@ -107,10 +107,7 @@ impl Loopback {
     pub fn claim_this(address: Ipv4Addr) -> Result<Self> {
         let claim = TcpListener::bind((address, CLAIM_PORT))
             .with_context(|| format!("loopback address {address} is in use by another test bed"))?;
-        Ok(Self {
-            address,
-            _claim: claim,
-        })
+        Ok(Self { address, _claim: claim })
     }
 
     /// The address.
@@ -153,10 +150,7 @@ fn find(name: &str, version: &[&str]) -> Result<PathBuf> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let built = cache().join(format!("k8s-{KUBERNETES_VERSION}"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = assets
-        .into_iter()
-        .chain([built])
-        .chain(std::env::split_paths(&path));
+    let places = assets.into_iter().chain([built]).chain(std::env::split_paths(&path));
     places
         .map(|place| place.join(name))
         .filter(|program| program.is_file())

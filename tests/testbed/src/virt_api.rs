@@ -61,10 +61,8 @@ where
         http_server::acceptor(&authority.sign("virt-api", Purpose::Server, &hosts, &[localhost])?)?;
     let listener = TcpListener::bind((localhost, 0)).await?;
     let port = listener.local_addr()?.port();
-    let api = AggregatedApi {
-        port,
-        task: tokio::spawn(http_server::serve(listener, Some(acceptor), service)),
-    };
+    let api =
+        AggregatedApi { port, task: tokio::spawn(http_server::serve(listener, Some(acceptor), service)) };
 
     control_plane.apply(&registration(port, &authority))?;
     wait_available(control_plane).await?;

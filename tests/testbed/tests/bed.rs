@@ -47,35 +47,18 @@ async fn a_control_plane_serves_an_aggregated_api() {
     let api = api.await.unwrap();
     watch.lap("aggregated API");
     let path = "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachines/vm1/start";
-    let answer = plane
-        .client()
-        .request_text(Request::put(path).body(b"{}".to_vec()).unwrap())
-        .await
-        .unwrap();
+    let answer = plane.client().request_text(Request::put(path).body(b"{}".to_vec()).unwrap()).await.unwrap();
     assert_eq!(answer, path);
-    assert!(
-        fs::read_to_string(plane.audit_log())
-            .unwrap()
-            .contains("virtualmachines/vm1/start")
-    );
+    assert!(fs::read_to_string(plane.audit_log()).unwrap().contains("virtualmachines/vm1/start"));
     drop(api);
 
     plane
         .apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: agent, namespace: harvester-system}}")
         .unwrap();
-    let limited = plane
-        .kubeconfig_for_service_account("harvester-system", "agent")
-        .await
-        .unwrap();
+    let limited = plane.kubeconfig_for_service_account("harvester-system", "agent").await.unwrap();
     let limited = limited.display().to_string();
-    let refused = plane
-        .run_kubectl(&["--kubeconfig", &limited, "get", "nodes"])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        refused.contains("system:serviceaccount:harvester-system:agent"),
-        "{refused}"
-    );
+    let refused = plane.run_kubectl(&["--kubeconfig", &limited, "get", "nodes"]).unwrap_err().to_string();
+    assert!(refused.contains("system:serviceaccount:harvester-system:agent"), "{refused}");
 
     plane.stop_api();
     assert!(plane.client().apiserver_version().await.is_err());
@@ -98,31 +81,18 @@ async fn a_machine_runs_rke2_and_joins_the_cluster() {
     assert!(machine.bus().exists());
 
     let mut spec = Rke2Spec::new(Role::Server, "v1.34.2+rke2r1", &plane.admin_kubeconfig(), "node1");
-    spec.extra_allocatable
-        .push(("nvidia.com/TU104GL".to_owned(), "2".to_owned()));
+    spec.extra_allocatable.push(("nvidia.com/TU104GL".to_owned(), "2".to_owned()));
     machine.install_rke2(&spec).await.unwrap();
     watch.lap("rke2 installed and active");
     let nodes: Api<Node> = Api::all(plane.client());
     assert_eq!(kubelet_version(&nodes).await, "v1.34.2+rke2r1");
     assert_eq!(node_ready(&nodes).await, "True");
-    let said = machine
-        .must_run(&["/opt/rke2/bin/rke2", "--version"])
-        .await
-        .unwrap();
-    assert!(
-        said.starts_with("rke2 version v1.34.2+rke2r1 (deadbeef)"),
-        "{said}"
-    );
+    let said = machine.must_run(&["/opt/rke2/bin/rke2", "--version"]).await.unwrap();
+    assert!(said.starts_with("rke2 version v1.34.2+rke2r1 (deadbeef)"), "{said}");
     supervisor_says_pong(&machine);
 
-    machine
-        .must_run(&["systemctl", "restart", "rke2-server"])
-        .await
-        .unwrap();
-    machine
-        .wait_active("rke2-server", Duration::from_secs(5))
-        .await
-        .unwrap();
+    machine.must_run(&["systemctl", "restart", "rke2-server"]).await.unwrap();
+    machine.wait_active("rke2-server", Duration::from_secs(5)).await.unwrap();
     watch.lap("systemctl restart");
 
     let release = rke2_release(&run.path().join("release"), "v1.35.6+rke2r1").unwrap();
@@ -130,46 +100,28 @@ async fn a_machine_runs_rke2_and_joins_the_cluster() {
     watch.lap("release");
     let prefix = machine.disk().join("opt/rke2").display().to_string();
     let tarball = release.tarball.display().to_string();
-    let unpacked = std::process::Command::new("tar")
-        .args(["-xzf", &tarball, "-C", &prefix])
-        .status()
-        .unwrap();
+    let unpacked =
+        std::process::Command::new("tar").args(["-xzf", &tarball, "-C", &prefix]).status().unwrap();
     assert!(unpacked.success());
 
     // A version that crashes is started again and again, and works as soon as the fault is gone.
     machine.set_rke2_fault("v1.35.6+rke2r1 crash").unwrap();
-    assert!(
-        !machine
-            .run(&["systemctl", "restart", "rke2-server"])
-            .await
-            .unwrap()
-            .status
-            .success()
-    );
+    assert!(!machine.run(&["systemctl", "restart", "rke2-server"]).await.unwrap().status.success());
     machine.set_rke2_fault("").unwrap();
-    machine
-        .wait_active("rke2-server", Duration::from_secs(20))
-        .await
-        .unwrap();
+    machine.wait_active("rke2-server", Duration::from_secs(20)).await.unwrap();
     assert_eq!(kubelet_version(&nodes).await, "v1.35.6+rke2r1");
     watch.lap("crash and recovery");
 
     let before = machine.boot_id().unwrap();
     machine.run(&["systemctl", "reboot"]).await.unwrap();
     machine.wait_reboot(Duration::from_secs(30)).await.unwrap();
-    machine
-        .wait_active("rke2-server", Duration::from_secs(20))
-        .await
-        .unwrap();
+    machine.wait_active("rke2-server", Duration::from_secs(20)).await.unwrap();
     assert_ne!(machine.boot_id().unwrap(), before);
     watch.lap("reboot until rke2 is active");
 
     machine.kill();
     machine.boot_again().await.unwrap();
-    machine
-        .wait_active("rke2-server", Duration::from_secs(20))
-        .await
-        .unwrap();
+    machine.wait_active("rke2-server", Duration::from_secs(20)).await.unwrap();
     watch.lap("power cut until rke2 is active");
 
     let at = run.path().to_owned();
@@ -185,29 +137,14 @@ async fn a_machine_runs_rke2_and_joins_the_cluster() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_needs_no_api_server_to_hang() {
     let run = RunDir::new().unwrap();
-    let machine = Machine::boot(run.path(), MachineSpec::named("node2"))
-        .await
-        .unwrap();
+    let machine = Machine::boot(run.path(), MachineSpec::named("node2")).await.unwrap();
     let nowhere = run.path().join("nowhere.kubeconfig");
     fs::write(&nowhere, "{}").unwrap();
-    machine
-        .lay_out_rke2(&Rke2Spec::new(Role::Agent, "v1.34.2+rke2r1", &nowhere, "node2"))
-        .unwrap();
+    machine.lay_out_rke2(&Rke2Spec::new(Role::Agent, "v1.34.2+rke2r1", &nowhere, "node2")).unwrap();
     machine.must_run(&["systemctl", "daemon-reload"]).await.unwrap();
-    machine
-        .must_run(&["systemctl", "start", "--no-block", "rke2-agent"])
-        .await
-        .unwrap();
-    assert!(
-        machine
-            .wait_active("rke2-agent", Duration::from_secs(2))
-            .await
-            .is_err()
-    );
-    let state = machine
-        .run(&["systemctl", "is-active", "rke2-agent"])
-        .await
-        .unwrap();
+    machine.must_run(&["systemctl", "start", "--no-block", "rke2-agent"]).await.unwrap();
+    assert!(machine.wait_active("rke2-agent", Duration::from_secs(2)).await.is_err());
+    let state = machine.run(&["systemctl", "is-active", "rke2-agent"]).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&state.stdout).trim(), "activating");
 }
 
@@ -219,44 +156,20 @@ fn the_stand_in_definitions_are_complete() {
 }
 
 async fn kubelet_version(nodes: &Api<Node>) -> String {
-    nodes
-        .get("node1")
-        .await
-        .unwrap()
-        .status
-        .unwrap()
-        .node_info
-        .unwrap()
-        .kubelet_version
+    nodes.get("node1").await.unwrap().status.unwrap().node_info.unwrap().kubelet_version
 }
 
 async fn node_ready(nodes: &Api<Node>) -> String {
-    let conditions = nodes
-        .get("node1")
-        .await
-        .unwrap()
-        .status
-        .unwrap()
-        .conditions
-        .unwrap();
-    conditions
-        .into_iter()
-        .find(|condition| condition.type_ == "Ready")
-        .unwrap()
-        .status
+    let conditions = nodes.get("node1").await.unwrap().status.unwrap().conditions.unwrap();
+    conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap().status
 }
 
 fn supervisor_says_pong(machine: &Machine) {
-    let authority = machine
-        .disk()
-        .join("var/lib/rancher/rke2/server/tls/server-ca.crt")
-        .display()
-        .to_string();
+    let authority =
+        machine.disk().join("var/lib/rancher/rke2/server/tls/server-ca.crt").display().to_string();
     let url = format!("https://{}:9345/ping", machine.address());
-    let answer = std::process::Command::new("curl")
-        .args(["-sS", "--cacert", &authority, &url])
-        .output()
-        .unwrap();
+    let answer =
+        std::process::Command::new("curl").args(["-sS", "--cacert", &authority, &url]).output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&answer.stdout),
         "pong",
@@ -280,10 +193,8 @@ fn assert_nothing_left(run: &Path) {
     }
     let cgroups = fs::read_to_string("/proc/mounts").unwrap();
     let tag = format!("testbed-{}-", std::process::id());
-    for dir in cgroups
-        .lines()
-        .filter(|line| line.contains("cgroup"))
-        .filter_map(|line| line.split(' ').nth(1))
+    for dir in
+        cgroups.lines().filter(|line| line.contains("cgroup")).filter_map(|line| line.split(' ').nth(1))
     {
         let left = fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -31,9 +31,6 @@ async fn main() -> ExitCode {
 /// The same two lines as the real one's.
 #[expect(clippy::print_stdout, reason = "that is what `--version` is for")]
 fn print_version() -> Result<()> {
-    println!(
-        "rke2 version {} (deadbeef)\ngo version go1.25.0",
-        stand_in::own_version()?
-    );
+    println!("rke2 version {} (deadbeef)\ngo version go1.25.0", stand_in::own_version()?);
     Ok(())
 }

@@ -23,14 +23,7 @@ async fn main() -> Result<()> {
     let crds = plane.install_crds()?;
     let machine = Machine::boot(run.path(), MachineSpec::named("node1")).await?;
     let kubeconfig = plane.admin_kubeconfig();
-    machine
-        .install_rke2(&Rke2Spec::new(
-            Role::Server,
-            "v1.34.2+rke2r1",
-            &kubeconfig,
-            "node1",
-        ))
-        .await?;
+    machine.install_rke2(&Rke2Spec::new(Role::Server, "v1.34.2+rke2r1", &kubeconfig, "node1")).await?;
 
     eprintln!("testbed: {crds:?}; Ctrl-C ends everything");
     println!("export KUBECONFIG={}", kubeconfig.display());

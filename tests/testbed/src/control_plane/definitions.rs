@@ -28,38 +28,22 @@ impl ControlPlane {
             arguments.extend(["-f", dir.as_str()]);
         }
         self.run_kubectl(&arguments)?;
-        self.run_kubectl(&[
-            "wait",
-            "--for=condition=Established",
-            "--timeout=30s",
-            "crd",
-            "--all",
-        ])?;
+        self.run_kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
         Ok(crds)
     }
 }
 
 /// `$UPGRADE_AGENT_CRDS`, or else `../shared/crds` beside the checkout, or else the stand-ins.
 fn find_crds() -> (Vec<String>, Crds) {
-    let beside = places::workspace()
-        .parent()
-        .map(|parent| parent.join("shared/crds"));
-    let real = std::env::var_os("UPGRADE_AGENT_CRDS")
-        .map(PathBuf::from)
-        .or(beside)
-        .filter(|dir| dir.is_dir());
+    let beside = places::workspace().parent().map(|parent| parent.join("shared/crds"));
+    let real =
+        std::env::var_os("UPGRADE_AGENT_CRDS").map(PathBuf::from).or(beside).filter(|dir| dir.is_dir());
     match real {
         Some(dir) => {
             let products = ["kubevirt", "harvester", "longhorn"].map(|product| dir.join(product));
             let products = products.iter().filter(|product| product.is_dir());
-            (
-                products.map(|product| product.display().to_string()).collect(),
-                Crds::Real(dir),
-            )
+            (products.map(|product| product.display().to_string()).collect(), Crds::Real(dir))
         }
-        None => (
-            vec![concat!(env!("CARGO_MANIFEST_DIR"), "/crds").to_owned()],
-            Crds::StandIn,
-        ),
+        None => (vec![concat!(env!("CARGO_MANIFEST_DIR"), "/crds").to_owned()], Crds::StandIn),
     }
 }

@@ -22,22 +22,13 @@ impl ControlPlane {
     /// When the API server refuses the token.
     pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
-        let spec = TokenRequestSpec {
-            expiration_seconds: Some(86_400),
-            ..Default::default()
-        };
-        let request = TokenRequest {
-            spec,
-            ..Default::default()
-        };
+        let spec = TokenRequestSpec { expiration_seconds: Some(86_400), ..Default::default() };
+        let request = TokenRequest { spec, ..Default::default() };
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await
             .with_context(|| format!("no token for service account {namespace}/{name}"))?;
-        let token = answer
-            .status
-            .context("the token request was answered without a token")?
-            .token;
+        let token = answer.status.context("the token request was answered without a token")?.token;
         let file = self.dir.join(format!("{namespace}.{name}.kubeconfig"));
         write(&file, &self.server_url(), self.authority(), name, &token)?;
         Ok(file)

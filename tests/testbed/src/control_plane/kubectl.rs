@@ -20,17 +20,10 @@ impl ControlPlane {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        child
-            .stdin
-            .take()
-            .context("kubectl has no standard input")?
-            .write_all(yaml.as_bytes())?;
+        child.stdin.take().context("kubectl has no standard input")?.write_all(yaml.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!(
-                "kubectl apply failed: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("kubectl apply failed: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
     }
@@ -41,8 +34,7 @@ impl ControlPlane {
     /// When kubectl fails: with what it said.
     pub fn apply_dir(&self, path: &Path) -> Result<()> {
         let file = path.display().to_string();
-        self.run_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file])
-            .map(drop)
+        self.run_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]).map(drop)
     }
 
     /// Runs kubectl as the admin and returns its standard output.
@@ -52,21 +44,14 @@ impl ControlPlane {
     pub fn run_kubectl(&self, arguments: &[&str]) -> Result<String> {
         let output = self.kubectl_command(arguments).stdin(Stdio::null()).output()?;
         if !output.status.success() {
-            bail!(
-                "kubectl {} failed: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("kubectl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.programs.kubectl);
-        command
-            .arg("--kubeconfig")
-            .arg(self.admin_kubeconfig())
-            .args(arguments);
+        command.arg("--kubeconfig").arg(self.admin_kubeconfig()).args(arguments);
         // Its cache of what the server offers belongs to this run: every server has the same well-known port.
         command.arg("--cache-dir").arg(self.dir.join("kubectl-cache"));
         command

@@ -58,19 +58,10 @@ impl ControlPlane {
         let address = loopback.address();
         let keys = ControlPlaneKeys::write(&dir.join("pki"), address.into())?;
         fs::write(dir.join("audit-policy.yaml"), AUDIT_POLICY)?;
-        fs::write(
-            dir.join("tokens.csv"),
-            format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"),
-        )?;
+        fs::write(dir.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"))?;
 
         let admin = dir.join(ADMIN_KUBECONFIG);
-        kubeconfig::write(
-            &admin,
-            &server_url(address),
-            keys.authority(),
-            "admin",
-            ADMIN_TOKEN,
-        )?;
+        kubeconfig::write(&admin, &server_url(address), keys.authority(), "admin", ADMIN_TOKEN)?;
         let client = kubeconfig::client_of(&admin).await?;
 
         let etcd = processes::start_etcd(dir, &programs.etcd, address)?;
@@ -116,10 +107,7 @@ impl ControlPlane {
                 bail!("kube-apiserver ended with {status}; {}", api_server.last_words());
             }
             if began.elapsed() > READY_DEADLINE {
-                bail!(
-                    "kube-apiserver is not ready after 60 s ({answer:?}); {}",
-                    api_server.last_words()
-                );
+                bail!("kube-apiserver is not ready after 60 s ({answer:?}); {}", api_server.last_words());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

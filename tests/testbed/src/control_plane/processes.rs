@@ -30,9 +30,7 @@ pub(super) fn start_etcd(dir: &Path, program: &Path, address: Ipv4Addr) -> Resul
     ];
     // A run never outlives a power cut, so where etcd can do without fsync, it shall. 3.4 does not list the flag
     // in its help; so the flag is tried.
-    let known = Command::new(program)
-        .args(["--unsafe-no-fsync", "--version"])
-        .output()?;
+    let known = Command::new(program).args(["--unsafe-no-fsync", "--version"]).output()?;
     if known.status.success() {
         arguments.push("--unsafe-no-fsync".to_owned());
     }
@@ -66,10 +64,7 @@ pub(super) fn start_api_server(
         format!("--service-account-key-file={}", keys.path("sa.pub")),
         format!("--service-account-signing-key-file={}", keys.path("sa.key")),
         "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
-        format!(
-            "--requestheader-client-ca-file={}",
-            keys.path("front-proxy-ca.crt")
-        ),
+        format!("--requestheader-client-ca-file={}", keys.path("front-proxy-ca.crt")),
         "--requestheader-allowed-names=front-proxy-client".to_owned(),
         "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
         "--requestheader-group-headers=X-Remote-Group".to_owned(),
@@ -80,12 +75,7 @@ pub(super) fn start_api_server(
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", file("audit.log")),
     ];
-    Daemon::start(
-        "kube-apiserver",
-        &dir.join("kube-apiserver.log"),
-        Signal::SIGKILL,
-        &arguments,
-    )
+    Daemon::start("kube-apiserver", &dir.join("kube-apiserver.log"), Signal::SIGKILL, &arguments)
 }
 
 pub(super) fn start_controllers(dir: &Path, program: &Path, keys: &ControlPlaneKeys) -> Result<Daemon> {

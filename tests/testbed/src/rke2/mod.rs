@@ -71,8 +71,7 @@ impl Machine {
         let unit = unit_name(spec.role);
         self.must_run(&["systemctl", "daemon-reload"]).await?;
         self.must_run(&["systemctl", "enable", "--quiet", &unit]).await?;
-        self.must_run(&["systemctl", "start", "--no-block", &unit])
-            .await?;
+        self.must_run(&["systemctl", "start", "--no-block", &unit]).await?;
         self.wait_active(&unit, START_DEADLINE).await
     }
 
@@ -107,29 +106,14 @@ impl Machine {
             extra_allocatable: spec.extra_allocatable.iter().cloned().collect(),
         };
         put(root, kubeconfig, &fs::read(&spec.kubeconfig)?, 0o600)?;
-        put(
-            root,
-            stand_in::SETTINGS,
-            &serde_json::to_vec_pretty(&settings)?,
-            0o644,
-        )?;
+        put(root, stand_in::SETTINGS, &serde_json::to_vec_pretty(&settings)?, 0o644)?;
         let config = format!("node-name: {}\nnode-ip: {}\n", spec.node_name, self.address());
         put(root, "/etc/rancher/rke2/config.yaml", config.as_bytes(), 0o600)?;
         put(root, "/opt/rke2/bin/rke2", &binary(&spec.version)?, 0o755)?;
-        put(
-            root,
-            &format!("/etc/systemd/system/{unit}"),
-            unit_text(spec.role).as_bytes(),
-            0o644,
-        )?;
+        put(root, &format!("/etc/systemd/system/{unit}"), unit_text(spec.role).as_bytes(), 0o644)?;
         // Harvester's drop-in also runs a script before the start, which finds the server's address: not needed here.
         let drop_in = format!("/etc/systemd/system/{unit}.d/override.conf");
-        put(
-            root,
-            &drop_in,
-            b"[Unit]\nAfter=time-sync.target\nWants=time-sync.target\n",
-            0o644,
-        )
+        put(root, &drop_in, b"[Unit]\nAfter=time-sync.target\nWants=time-sync.target\n", 0o644)
     }
 
     /// Tells the stand-in how to misbehave from its next start on; an empty text ends it. See [`stand_in::Fault`].
@@ -152,9 +136,7 @@ impl Machine {
                 return Ok(());
             }
             if began.elapsed() > patience {
-                let journal = self
-                    .run(&["journalctl", "-u", unit, "-n", "20", "--no-pager"])
-                    .await?;
+                let journal = self.run(&["journalctl", "-u", unit, "-n", "20", "--no-pager"]).await?;
                 bail!(
                     "{unit} is not active after {patience:?}:\n{}",
                     String::from_utf8_lossy(&journal.stdout)

@@ -34,12 +34,7 @@ pub fn rke2_release(dir: &Path, version: &str) -> Result<Release> {
     for role in [Role::Server, Role::Agent] {
         // In the tarball the prefix is /usr/local; the installer writes its own into the unit.
         let unit = unit_text(role).replace("/opt/rke2", "/usr/local");
-        append(
-            &mut archive,
-            &format!("lib/systemd/system/{}", unit_name(role)),
-            unit.as_bytes(),
-            0o644,
-        )?;
+        append(&mut archive, &format!("lib/systemd/system/{}", unit_name(role)), unit.as_bytes(), 0o644)?;
         append(
             &mut archive,
             &format!("lib/systemd/system/rke2-{}.env", role.as_str()),
@@ -47,12 +42,7 @@ pub fn rke2_release(dir: &Path, version: &str) -> Result<Release> {
             0o644,
         )?;
     }
-    append(
-        &mut archive,
-        "share/rke2/LICENSE.txt",
-        b"Apache License, Version 2.0\n",
-        0o644,
-    )?;
+    append(&mut archive, "share/rke2/LICENSE.txt", b"Apache License, Version 2.0\n", 0o644)?;
     let bytes = archive.into_inner()?.finish()?;
 
     let tarball = dir.join("rke2.linux-amd64.tar.gz");
@@ -60,12 +50,7 @@ pub fn rke2_release(dir: &Path, version: &str) -> Result<Release> {
     let sha256 = hex_sha256(&bytes);
     fs::write(&tarball, bytes)?;
     fs::write(&sums, format!("{sha256}  rke2.linux-amd64.tar.gz\n"))?;
-    Ok(Release {
-        tarball,
-        sums,
-        sha256,
-        binary_sha256: hex_sha256(&binary),
-    })
+    Ok(Release { tarball, sums, sha256, binary_sha256: hex_sha256(&binary) })
 }
 
 fn append<W: std::io::Write>(

@@ -35,10 +35,7 @@ pub(crate) fn kubelet_version(version: &str) -> String {
     let Some((before, after)) = version.split_once("-rc") else {
         return version.to_owned();
     };
-    format!(
-        "{before}{}",
-        after.trim_start_matches(|digit: char| digit.is_ascii_digit())
-    )
+    format!("{before}{}", after.trim_start_matches(|digit: char| digit.is_ascii_digit()))
 }
 
 /// A way to fail; a line of the fault file, optionally after the only version that it is meant for.
@@ -93,10 +90,7 @@ mod tests {
             Some(Fault::WrongVersion("v1.0.0".to_owned()))
         );
         assert_eq!(Fault::for_version("v1.35.6+rke2r1 hang", "v1.34.2+rke2r1"), None);
-        assert_eq!(
-            Fault::for_version("die-after:3", "v1"),
-            Some(Fault::DieAfter(Duration::from_secs(3)))
-        );
+        assert_eq!(Fault::for_version("die-after:3", "v1"), Some(Fault::DieAfter(Duration::from_secs(3))));
     }
 
     #[test]

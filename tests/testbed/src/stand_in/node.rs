@@ -28,12 +28,7 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     pub(crate) fn new(role: Role, settings: Settings, kubelet_version: String) -> Self {
-        Self {
-            role,
-            settings,
-            kubelet_version,
-            client: None,
-        }
+        Self { role, settings, kubelet_version, client: None }
     }
 
     /// Makes the Node, or finds it, and reports for the first time.
@@ -44,21 +39,13 @@ impl Reporter {
         if let Some(metadata) = node.pointer_mut("/metadata").and_then(Value::as_object_mut) {
             metadata.insert("name".to_owned(), json!(self.settings.node_name));
         }
-        let created = nodes
-            .create(&PostParams::default(), &serde_json::from_value(node)?)
-            .await;
+        let created = nodes.create(&PostParams::default(), &serde_json::from_value(node)?).await;
         match created {
             Ok(_) => {}
             // A kubelet that comes back leaves what others have written on its Node meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let labels = json!({"metadata": {"labels": self.kubelet_labels()}});
-                nodes
-                    .patch(
-                        &self.settings.node_name,
-                        &PatchParams::default(),
-                        &Patch::Merge(labels),
-                    )
-                    .await?;
+                nodes.patch(&self.settings.node_name, &PatchParams::default(), &Patch::Merge(labels)).await?;
             }
             Err(error) => return Err(error).context("cannot make the node"),
         }
@@ -76,10 +63,7 @@ impl Reporter {
         let name = &self.settings.node_name;
         // Strategic, so that the conditions of others stay.
         let status = Patch::Strategic(json!({"status": self.status(first)?}));
-        nodes
-            .patch_status(name, &PatchParams::default(), &status)
-            .await
-            .context("cannot report the node")?;
+        nodes.patch_status(name, &PatchParams::default(), &status).await.context("cannot report the node")?;
 
         let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
         let now = jiff::Timestamp::now();
@@ -88,10 +72,7 @@ impl Reporter {
             "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": format!("{now:.6}")},
         });
         let owner = PatchParams::apply("rke2-stand-in").force();
-        leases
-            .patch(name, &owner, &Patch::Apply(lease))
-            .await
-            .context("cannot renew the node's lease")?;
+        leases.patch(name, &owner, &Patch::Apply(lease)).await.context("cannot renew the node's lease")?;
         Ok(())
     }
 
@@ -117,9 +98,7 @@ impl Reporter {
             ("kubernetes.io/arch", "amd64"),
             ("kubernetes.io/os", "linux"),
         ];
-        labels
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into()
+        labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
     }
 
     /// With the labels that Harvester, `KubeVirt` and RKE2 set on a node that joins.

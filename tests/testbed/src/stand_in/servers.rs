@@ -33,39 +33,28 @@ async fn serve(
     acceptor: Option<TlsAcceptor>,
     pages: &'static [(&'static str, &'static str)],
 ) -> Result<()> {
-    let listener = TcpListener::bind((bind, port))
-        .await
-        .with_context(|| format!("cannot listen on {bind}:{port}"))?;
-    tokio::spawn(http_server::serve(
-        listener,
-        acceptor,
-        move |request: Request<Bytes>| {
-            let page = pages.iter().find(|(path, _)| *path == request.uri().path());
-            let mut response = Response::new(Bytes::from_static(
-                page.map_or("not found", |(_, text)| text).as_bytes(),
-            ));
-            if page.is_none() {
-                *response.status_mut() = StatusCode::NOT_FOUND;
-            }
-            std::future::ready(response)
-        },
-    ));
+    let listener =
+        TcpListener::bind((bind, port)).await.with_context(|| format!("cannot listen on {bind}:{port}"))?;
+    tokio::spawn(http_server::serve(listener, acceptor, move |request: Request<Bytes>| {
+        let page = pages.iter().find(|(path, _)| *path == request.uri().path());
+        let mut response =
+            Response::new(Bytes::from_static(page.map_or("not found", |(_, text)| text).as_bytes()));
+        if page.is_none() {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+        }
+        std::future::ready(response)
+    }));
     Ok(())
 }
 
 /// The certificate is made at the first start and kept, as the real one's authority is.
 fn supervisor(bind: Ipv4Addr) -> Result<TlsAcceptor> {
     let dir = Path::new(TLS);
-    let (authority, certificate, key) = (
-        dir.join("server-ca.crt"),
-        dir.join("serving.crt"),
-        dir.join("serving.key"),
-    );
-    let identity = if let (true, Ok(certificate), Ok(key)) = (
-        authority.exists(),
-        fs::read_to_string(&certificate),
-        fs::read_to_string(&key),
-    ) {
+    let (authority, certificate, key) =
+        (dir.join("server-ca.crt"), dir.join("serving.crt"), dir.join("serving.key"));
+    let identity = if let (true, Ok(certificate), Ok(key)) =
+        (authority.exists(), fs::read_to_string(&certificate), fs::read_to_string(&key))
+    {
         Identity { certificate, key }
     } else {
         let made = Authority::new("rke2-server-ca@testbed")?;
