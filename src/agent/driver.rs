@@ -35,7 +35,7 @@ pub enum Ended {
     Fatal(String),
 }
 
-/// Drives a run until it ends or needs somebody. Obeys `control` only between steps.
+/// Drives a run until it ends or needs somebody. Obeys `control` between steps, and inside those that wait for hours.
 pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ended {
     loop {
         let step = match next(run.journal.progress()) {
