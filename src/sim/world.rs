@@ -184,12 +184,17 @@ pub fn demo_vms(node: &str) -> Vec<DynamicObject> {
     vms
 }
 
-/// Registers the demo nodes; only the first has devices.
+/// Registers these of the demo nodes; only the first of all has devices. A node that somebody else plays is not among them.
 ///
 /// # Errors
 /// [`SimError::Refused`] when the API does not take one of them.
-pub async fn register_demo_nodes(client: &Client, version: &str, now: Timestamp) -> Result<(), SimError> {
-    for node in DEMO_NODES {
+pub async fn register_demo_nodes(
+    client: &Client,
+    nodes: &[&str],
+    version: &str,
+    now: Timestamp,
+) -> Result<(), SimError> {
+    for node in nodes.iter().copied() {
         let devices =
             if node == "node1" { [(PCI_DEVICE, "2"), (VGPU, "1")] } else { [(PCI_DEVICE, "0"), (VGPU, "0")] };
         let devices = devices.map(|(name, count)| (name.to_owned(), count.to_owned())).into();

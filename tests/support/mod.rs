@@ -110,7 +110,7 @@ impl Stage {
         let inside = machine.root().join(RELEASE.trim_start_matches('/'));
         std::fs::create_dir_all(&inside)?;
         std::fs::copy(&release.tarball, inside.join("rke2.linux-amd64.tar.gz"))?;
-        world::register_demo_nodes(&client, FROM, Timestamp::now()).await?;
+        world::register_demo_nodes(&client, &["node2", "node3"], FROM, Timestamp::now()).await?;
 
         say("eight VMs on node1: five that can move, two with a PCI device, one with a vGPU");
         wait_for_default_account(&client).await?;
