@@ -51,8 +51,8 @@ async fn no_swap_without_a_fresh_pre_drain_of_this_upgrade() {
     stale_journal(&stage);
     let output = stage.run_agent(agent(), &swap).await.unwrap();
     exit_and_words(&output, 3, &["belongs to upgrade"]);
-    let state = stage.machine.root().join("var/lib/rancher/upgrade-agent").join(&stage.upgrade_uid);
-    std::fs::remove_dir_all(state).unwrap();
+    let folder = stage.machine.root().join("var/lib/rancher/upgrade-agent").join(&stage.upgrade_uid);
+    std::fs::remove_dir_all(folder).unwrap();
 
     stage.order(Control::Run).await.unwrap();
     let child = stage.start_agent(agent(), &["node", "--once"]).unwrap();
@@ -132,7 +132,7 @@ async fn elsewhere(stage: &Stage, kubeconfig: &Path, plan: &str) -> Output {
     command.args(["run", "--yes", "--plan", plan, "--kubeconfig"]).arg(kubeconfig);
     command.arg("--host-root").arg(stage.machine.root()).arg("--system-bus").arg(stage.machine.bus());
     command.env_remove("NODE_NAME").env_remove("RUST_LOG");
-    tokio::time::timeout(Duration::from_secs(60), command.output()).await.unwrap().unwrap()
+    tokio::time::timeout(Duration::from_mins(1), command.output()).await.unwrap().unwrap()
 }
 
 /// Every input that cannot work: one sentence with the cure, the contract's exit code, and nothing is changed.

@@ -12,6 +12,7 @@ use crate::agent::step_error::{Reaction, StepError};
 use crate::cluster::crd::node_upgrade::Control;
 use crate::flow::next::{Next, next};
 use crate::flow::record::{Outcome, Record};
+use crate::flow::report::Blocker;
 use crate::flow::step::Step;
 
 /// First pause before a step is tried again; doubles up to [`LONGEST_BACKOFF`].
@@ -34,14 +35,8 @@ pub enum Ended {
     Fatal(String),
 }
 
-/// Drives a run until it ends or needs somebody. Obeys `control` only between steps.
+/// Drives a run until it ends or needs somebody. Obeys `control` between steps, and inside those that wait for hours.
 pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ended {
-    if run.journal.progress().held().is_some() {
-        // Somebody started the agent again, or told it to go on.
-        if let Err(error) = run.record(Record::Resumed) {
-            return fatal(&error.into());
-        }
-    }
     loop {
         let step = match next(run.journal.progress()) {
             Next::Ended(outcome) => {
@@ -55,10 +50,68 @@ pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ende
             Ok(Obeyed::LookAgain) => continue,
             Err(error) => return stop(run, step, &error),
         }
-        let span = info_span!("step", name = %step, upgrade = %run.plan.upgrade_name);
-        if let Err(error) = perform_until_deadline(run, step).instrument(span).await {
-            return stop(run, step, &error);
+        // Somebody started the agent again, or told it to go on.
+        if run.journal.progress().held().is_some()
+            && let Err(error) = run.record(Record::Resumed)
+        {
+            return fatal(&error.into());
         }
+        let span = info_span!("step", step = %step, upgrade = %run.plan.upgrade_name);
+        match perform_unless_told(run, step, &mut control).instrument(span).await {
+            Ok(()) => {}
+            Err(error) if error.reaction == Reaction::AskOperator && must_obey(run, &control) => {}
+            Err(error) => return stop(run, step, &error),
+        }
+    }
+}
+
+/// Does the operator want something else than going on, and can it still be done?
+fn must_obey(run: &Run, control: &watch::Receiver<Control>) -> bool {
+    let progress = run.journal.progress();
+    match *control.borrow() {
+        Control::Run => false,
+        Control::Pause => true,
+        Control::Cancel => !progress.is_cancelled() && !progress.swap_begun(),
+    }
+}
+
+/// Performs a step. Those that wait for VMs and pods may take hours and leave an intent before each act: they are left for
+/// the operator's word at any await, which is the same as a crash there.
+async fn perform_unless_told(
+    run: &mut Run,
+    step: Step,
+    control: &mut watch::Receiver<Control>,
+) -> Result<(), StepError> {
+    match step {
+        Step::PreDrain | Step::Drain | Step::Restore => {}
+        Step::Preflight
+        | Step::Stage
+        | Step::Fence
+        | Step::Cordon
+        | Step::Swap
+        | Step::ProbeSwap
+        | Step::Restart
+        | Step::ProbeRestart
+        | Step::Verify
+        | Step::PostDrain
+        | Step::Finish => return perform_until_deadline(run, step).await,
+    }
+    let (cancelled, swapped) = (run.journal.progress().is_cancelled(), run.journal.progress().swap_begun());
+    let told = async {
+        let word = control.wait_for(|control| match control {
+            Control::Run => false,
+            Control::Pause => true,
+            Control::Cancel => !cancelled && !swapped,
+        });
+        // Nobody is left to say anything: the step goes on.
+        if word.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // Cancel-safe for the channel; the step is one of those that may be left.
+        () = told => Ok(()),
+        done = perform_until_deadline(run, step) => done,
     }
 }
 
@@ -102,6 +155,13 @@ async fn obey(
             info!(%step, "paused by the operator before this step");
             run.publish_step(Some(step), 1);
             run.publish_pause();
+            run.publish_blockers(vec![Blocker {
+                what: format!("the run is paused before step {step}"),
+                since: run.now(),
+                owner: "an operator: set spec.control to Run or Cancel".to_owned(),
+                deadline: None,
+                then: "it stays paused".to_owned(),
+            }]);
             tokio::select! {
                 // Cancel-safe: both arms only wait.
                 () = run.shutdown.cancelled() => Err(StepError::interrupted()),
@@ -154,6 +214,13 @@ fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
         Reaction::Interrupted => Ended::Interrupted,
         Reaction::Fatal => fatal(error),
         Reaction::Refuse => {
+            // With the node cordoned and VMs off it has to be seen by everybody who looks.
+            if !untouched
+                && run.journal.progress().outcome().is_none()
+                && let Err(error) = run.record(Record::Held { step, reason: sentence.clone() })
+            {
+                return fatal(&error.into());
+            }
             run.publish_trouble("Refused", sentence.clone());
             Ended::Refused(sentence)
         }

@@ -116,6 +116,28 @@ pub fn check(
     Ok(SwapPermit { live_sha256: found.clone() })
 }
 
+/// Decides whether the new binary, in place already, may be started: a VM may have come back since the swap.
+///
+/// With `RKE2` at rest the API of a single server is away, and the machine's own processes have the only word.
+///
+/// # Errors
+/// [`Refusal`], the first reason found.
+pub fn check_restart(now: &Observed, rke2_at_rest: bool) -> Result<(), Refusal> {
+    let api = [
+        ("which VMs the API shows on the node", &now.instances),
+        ("which launcher pods are on the node", &now.launchers),
+    ];
+    let machine = ("which VM processes run on the machine", &now.processes);
+    let looks = api.into_iter().filter(|_| !rke2_at_rest).chain([machine]);
+    for (what, look) in looks {
+        let present = known(what, look)?;
+        if !present.is_empty() {
+            return Err(Refusal::VmsPresent(present.clone()));
+        }
+    }
+    Ok(())
+}
+
 fn known<'a, T>(what: &'static str, reading: &'a Reading<T>) -> Result<&'a T, Refusal> {
     match reading {
         Reading::Known(value) => Ok(value),
@@ -160,6 +182,22 @@ mod tests {
     fn a_receipt_and_an_empty_node_give_a_permit() {
         let uid = plan().upgrade_uid;
         assert_eq!(check(&uid, Some(&receipt()), "old", &empty()).unwrap().live_sha256(), "old");
+    }
+
+    #[test]
+    fn a_vm_that_came_back_after_the_swap_keeps_rke2_from_restarting() {
+        let unknown = || Reading::CouldNotTell("timeout".to_owned());
+        let vm = || Reading::Known(vec!["default/db".to_owned()]);
+        assert_eq!(check_restart(&empty(), false), Ok(()));
+        assert!(check_restart(&Observed { instances: vm(), ..empty() }, false).is_err());
+        assert!(check_restart(&Observed { processes: vm(), ..empty() }, true).is_err());
+        assert!(check_restart(&Observed { instances: unknown(), ..empty() }, false).is_err());
+        // A single server whose RKE2 is stopped has no API to ask.
+        assert_eq!(
+            check_restart(&Observed { instances: unknown(), launchers: unknown(), ..empty() }, true),
+            Ok(())
+        );
+        assert!(check_restart(&Observed { processes: unknown(), ..empty() }, true).is_err());
     }
 
     #[test]

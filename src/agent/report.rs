@@ -17,9 +17,12 @@ use crate::cluster::{Cluster, ClusterError, ask, ask_opt};
 use crate::flow::phase::Phase;
 use crate::flow::plan::NodePlan;
 use crate::flow::report::NodeReport;
+use crate::flow::step::Step;
 
 /// Between two writes: a run changes faster than people read.
 const LEAST_PAUSE: Duration = Duration::from_millis(500);
+/// Between two writes when only numbers or blockers have changed.
+const COUNTS_PAUSE: Duration = Duration::from_secs(5);
 /// After a write that failed.
 const BACKOFF: Duration = Duration::from_secs(5);
 /// For the last picture, when the process ends.
@@ -33,22 +36,62 @@ pub struct Reporter {
     conditions: Vec<StatusCondition>,
     last_state: Option<NodeStatus>,
     last_status: Option<NodeUpgradeStatus>,
+    last_news: Option<News>,
+    order: Order,
+}
+
+/// What people want to see at once.
+type News = (Phase, Option<Step>, Option<String>, u32);
+
+fn news(report: &NodeReport) -> News {
+    (report.phase, report.step, report.reason.clone(), report.attempt)
+}
+
+/// The `NodeUpgrade` that is reported to.
+#[derive(Clone, Copy)]
+enum Order {
+    /// Not looked for yet.
+    Unknown,
+    /// A run from a plan file has none.
+    Absent,
+    /// There, with this generation of its spec.
+    There(Option<i64>),
 }
 
 impl Reporter {
     /// A reporter for one run.
     #[must_use]
     pub fn new(cluster: Cluster, plan: NodePlan, clock: fn() -> Timestamp) -> Self {
-        Self { cluster, plan, clock, conditions: Vec::new(), last_state: None, last_status: None }
+        Self {
+            cluster,
+            plan,
+            clock,
+            conditions: Vec::new(),
+            last_state: None,
+            last_status: None,
+            last_news: None,
+            order: Order::Unknown,
+        }
     }
 
     /// Runs until the publisher is dropped; then one last try with a deadline.
     pub async fn mirror(mut self, mut reports: watch::Receiver<NodeReport>) {
         // The first value is an empty picture from before the journal was read.
         while reports.changed().await.is_ok() {
+            // Numbers that only count up can wait a little, so that a run of many VMs costs few requests.
+            let known = news(&reports.borrow());
+            if self.last_news.as_ref() == Some(&known) {
+                let more = reports.wait_for(|report| news(report) != known);
+                if let Ok(Err(_)) = tokio::time::timeout(COUNTS_PAUSE, more).await {
+                    break;
+                }
+            }
             let report = reports.borrow_and_update().clone();
             match self.write(&report).await {
-                Ok(()) => tokio::time::sleep(LEAST_PAUSE).await,
+                Ok(()) => {
+                    self.last_news = Some(news(&report));
+                    tokio::time::sleep(LEAST_PAUSE).await;
+                }
                 Err(error) => {
                     tracing::debug!(error = chain(&error), "the state could not be reported; trying again");
                     reports.mark_changed();
@@ -80,18 +123,22 @@ impl Reporter {
         }
     }
 
+    /// Both objects, each for itself: that one cannot be written does not keep the other from being written.
     async fn write(&mut self, report: &NodeReport) -> Result<(), ClusterError> {
+        let mut result = Ok(());
         let state = node_status(report);
         if self.last_state.as_ref() != Some(&state) {
-            self.write_upgrade(&state).await?;
-            self.last_state = Some(state);
+            match self.write_upgrade(&state).await {
+                Ok(()) => self.last_state = Some(state),
+                Err(error) => result = Err(error),
+            }
         }
         let status = self.status(report);
         if self.last_status.as_ref() != Some(&status) {
             self.write_node_upgrade(&status).await?;
             self.last_status = Some(status);
         }
-        Ok(())
+        result
     }
 
     /// One key of the map, by merge patch of the object itself: `Upgrade` has no status subresource.
@@ -108,19 +155,26 @@ impl Reporter {
         Ok(())
     }
 
-    async fn write_node_upgrade(&self, status: &NodeUpgradeStatus) -> Result<(), ClusterError> {
+    async fn write_node_upgrade(&mut self, status: &NodeUpgradeStatus) -> Result<(), ClusterError> {
         let api: Api<NodeUpgrade> = Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace);
         let name = safe_concat(&[&self.plan.upgrade_name, &self.plan.node_name]);
         let what = format!("report to NodeUpgrade {name}");
-        // A run from a plan file has no such object.
-        let Some(found) = ask_opt(what.clone(), api.get(&name)).await? else {
-            return Ok(());
+        let generation = match self.order {
+            Order::There(generation) => generation,
+            Order::Absent => return Ok(()),
+            Order::Unknown => {
+                let found = ask_opt(what.clone(), api.get(&name)).await?;
+                let ours = found.filter(|found| found.spec.upgrade_uid == self.plan.upgrade_uid);
+                let Some(found) = ours else {
+                    self.order = Order::Absent;
+                    return Ok(());
+                };
+                self.order = Order::There(found.metadata.generation);
+                found.metadata.generation
+            }
         };
-        if found.spec.upgrade_uid != self.plan.upgrade_uid {
-            return Ok(());
-        }
         let mut status = status.clone();
-        status.observed_generation = found.metadata.generation;
+        status.observed_generation = generation;
         let patch = json!({ "status": status });
         ask(what, api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await.map(|_| ())
     }

@@ -15,6 +15,9 @@ use crate::cluster::names::safe_concat;
 use crate::flow::phase::Phase;
 use crate::flow::plan::NodePlan;
 
+/// How long the operator's word is waited for before a run goes on without.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+
 /// Sends every unfinished order of this node, whenever it changes; runs until nobody listens.
 pub async fn watch_orders(cluster: Cluster, node: String, orders: mpsc::Sender<NodeUpgrade>) {
     let api: Api<NodeUpgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
@@ -38,6 +41,20 @@ pub async fn watch_orders(cluster: Cluster, node: String, orders: mpsc::Sender<N
 pub fn is_finished(order: &NodeUpgrade) -> bool {
     let phase = order.status.as_ref().map(|status| status.phase.as_str()).unwrap_or_default();
     phase == Phase::Succeeded.as_str() || phase == Phase::Failed.as_str()
+}
+
+/// What the operator wants now; `Run` when there is no order, or the API does not answer at once: the journal then decides.
+pub async fn present_control(cluster: &Cluster, plan: &NodePlan) -> Control {
+    let name = safe_concat(&[&plan.upgrade_name, &plan.node_name]);
+    let api: Api<NodeUpgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    match tokio::time::timeout(FIRST_WORD, api.get_opt(&name)).await {
+        Ok(Ok(Some(order))) if order.spec.upgrade_uid == plan.upgrade_uid => order.spec.control,
+        Ok(Ok(_)) | Err(_) => Control::Run,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the operator's word could not be read");
+            Control::Run
+        }
+    }
 }
 
 /// Follows `spec.control` of the order that belongs to a plan; the newest value wins. Runs until nobody listens.

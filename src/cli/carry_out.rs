@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +11,7 @@ use crate::agent::driver::{Ended, drive, drive_one};
 use crate::agent::narrate;
 use crate::agent::report::Reporter;
 use crate::agent::run::{Published, Publisher, Run};
-use crate::agent::watch_order::follow_control;
+use crate::agent::watch_order::{follow_control, present_control};
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure};
 use crate::cluster::Cluster;
@@ -63,6 +63,7 @@ pub async fn carry_out(
     cluster: &Cluster,
     plan: NodePlan,
     part: Part,
+    word: Option<Control>,
     shutdown: &CancellationToken,
     terminal: &Terminal,
 ) -> Result<Exit, Failure> {
@@ -77,12 +78,17 @@ pub async fn carry_out(
         Part::Only(_) => Journal::reopen(&config.state_dir, &plan.upgrade_uid, boot.as_str(), system_clock),
     }
     .map_err(Failure::refused)?;
+    // The operator's word from before the start counts: a run must not go a step further than a pause or cancel allows.
+    let first_word = match word {
+        Some(word) => word,
+        None => present_control(cluster, &plan).await,
+    };
     let (publisher, receivers) = Publisher::new();
     let Published { report: newest, entries } = receivers;
     let reporter = Reporter::new(cluster.clone(), plan.clone(), system_clock).mirror(newest.clone());
     let reporting = tokio::spawn(reporter);
     let narrator = tokio::spawn(narrate_run(entries, newest, terminal.clone()));
-    let (control, orders) = watch::channel(Control::Run);
+    let (control, orders) = watch::channel(first_word);
     let follower = tokio::spawn(follow_control(cluster.clone(), plan.clone(), control));
     let mut run = Run {
         host,
@@ -107,11 +113,11 @@ pub async fn carry_out(
             tracing::warn!(%error, "the {name} ended badly");
         }
     }
-    Ok(conclude(&ended, &table, owed, terminal))
+    conclude(&ended, &table, owed, terminal)
 }
 
-fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Exit {
-    match ended {
+fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Result<Exit, Failure> {
+    Ok(match ended {
         Ended::Done(outcome) => {
             if table.lines().count() > 1 {
                 terminal.line(&format!("\n{}", table.trim_end()));
@@ -134,11 +140,8 @@ fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Exi
             terminal.complain("interrupted; the next start goes on from here");
             Exit::Failed
         }
-        Ended::Fatal(reason) => {
-            terminal.complain(reason);
-            Exit::Failed
-        }
-    }
+        Ended::Fatal(reason) => return Err(Failure::failed(anyhow!("{reason}"))),
+    })
 }
 
 /// Says every line once it is durable, and from time to time what is waited for.

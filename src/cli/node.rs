@@ -1,6 +1,7 @@
 //! `node`: the daemon. Finishes what the journals say is unfinished, then carries out this node's `NodeUpgrade`s.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use kube::ResourceExt;
@@ -12,6 +13,7 @@ use crate::cli::carry_out::{Part, carry_out};
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, source};
 use crate::cluster::Cluster;
+use crate::cluster::crd::node_upgrade::Control;
 use crate::config::Config;
 use crate::flow::plan::NodePlan;
 use crate::journal::{self, Journal, system_clock};
@@ -38,6 +40,9 @@ pub async fn serve(config: Config, once: bool, terminal: &Terminal) -> Result<Ex
     exit
 }
 
+/// After something that kept a run from beginning.
+const TRY_AGAIN: Duration = Duration::from_secs(15);
+
 struct Daemon {
     config: Config,
     cluster: Cluster,
@@ -51,8 +56,8 @@ impl Daemon {
     async fn serve(&mut self, node: &str, once: bool) -> Result<Exit, Failure> {
         for plan in self.unfinished(node)? {
             self.terminal.dated(system_clock(), &format!("going on with {plan}"));
-            let exit = self.carry_out(plan, None).await?;
-            if once || self.shutdown.is_cancelled() {
+            let exit = self.carry_out(plan, None, None, once).await?;
+            if let Some(exit) = self.ends(once, exit) {
                 return Ok(exit);
             }
         }
@@ -84,25 +89,56 @@ impl Daemon {
                 }
                 continue;
             }
-            let exit = self.carry_out(plan, generation).await?;
-            if once || self.shutdown.is_cancelled() {
+            // Standing still since the start of the process: the order is seen for the first time, and is no news.
+            if self.settled.get(&plan.upgrade_uid) == Some(&None) {
+                self.settled.insert(plan.upgrade_uid, generation);
+                continue;
+            }
+            let uid = plan.upgrade_uid.clone();
+            let exit = self.carry_out(plan, generation, Some(order.spec.control), once).await?;
+            // What was said meanwhile has been heard by the run itself.
+            while let Ok(newer) = orders.try_recv() {
+                if newer.spec.upgrade_uid == uid {
+                    self.settled.insert(uid.clone(), newer.metadata.generation);
+                }
+            }
+            if let Some(exit) = self.ends(once, exit) {
                 return Ok(exit);
             }
             wait_for_orders();
         }
     }
 
-    async fn carry_out(&mut self, plan: NodePlan, generation: Option<i64>) -> Result<Exit, Failure> {
+    /// A daemon that was told to stop has done its work, however far the run is.
+    fn ends(&self, once: bool, exit: Exit) -> Option<Exit> {
+        if once { Some(exit) } else { self.shutdown.is_cancelled().then_some(Exit::Done) }
+    }
+
+    /// Carries a plan out. What kept it from beginning, or its journal from being written, may pass (a lock, the bus, a full
+    /// disk): it is tried again until told to stop.
+    async fn carry_out(
+        &mut self,
+        plan: NodePlan,
+        generation: Option<i64>,
+        word: Option<Control>,
+        once: bool,
+    ) -> Result<Exit, Failure> {
         let uid = plan.upgrade_uid.clone();
-        let part = Part::Everything;
-        let carried =
-            carry_out(&self.config, &self.cluster, plan, part, &self.shutdown, &self.terminal).await;
-        let exit = match carried {
-            Ok(exit) => exit,
-            // It could not begin (lock held, systemd away): the daemon stays for the next change of the order.
-            Err(Failure { exit, error }) => {
-                self.terminal.complain(&crate::agent::step_error::chain(error.as_ref()));
-                exit
+        let exit = loop {
+            let (part, plan) = (Part::Everything, plan.clone());
+            let (config, cluster) = (&self.config, &self.cluster);
+            match carry_out(config, cluster, plan, part, word, &self.shutdown, &self.terminal).await {
+                Ok(exit) => break exit,
+                Err(failure) if once || self.shutdown.is_cancelled() => return Err(failure),
+                Err(Failure { error, .. }) => {
+                    let sentence = crate::agent::step_error::chain(error.as_ref());
+                    self.terminal.complain(&format!("{sentence}; trying again in {} s", TRY_AGAIN.as_secs()));
+                    tokio::select! {
+                        // Cancel-safe: both arms only wait.
+                        () = self.shutdown.cancelled() => return Ok(Exit::Done),
+                        () = tokio::time::sleep(TRY_AGAIN) => {}
+                    }
+                }
             }
         };
         match exit {

@@ -35,5 +35,5 @@ pub async fn run(
         None => Part::Everything,
         Some(OnlyStep::Swap) => Part::Only(Step::Swap),
     };
-    carry_out(config, &cluster, plan, part, &shutdown, terminal).await
+    carry_out(config, &cluster, plan, part, None, &shutdown, terminal).await
 }

@@ -102,7 +102,10 @@ fn from_journal(config: &Config, upgrade: &str) -> Result<Option<NodePlan>, Fail
     for uid in journal::upgrades(&config.state_dir).map_err(Failure::failed)? {
         let path = journal::path_of(&config.state_dir, &uid);
         let progress = Journal::peek(&path).map_err(Failure::failed)?;
-        if let Some(plan) = progress.plan().filter(|plan| plan.upgrade_name == upgrade) {
+        // An Upgrade of the same name that has ended is another one.
+        let open =
+            progress.plan().filter(|plan| plan.upgrade_name == upgrade && progress.outcome().is_none());
+        if let Some(plan) = open {
             return Ok(Some(plan.clone()));
         }
     }

@@ -31,13 +31,14 @@ const fn right(
 }
 
 /// All rights of a run that would hurt to miss half way.
-pub const NEEDED: [Right; 9] = [
+pub const NEEDED: [Right; 10] = [
     right("", "nodes", "", "patch"),
     right("", "pods", "", "list"),
     right("", "pods", "eviction", "create"),
     right("kubevirt.io", "virtualmachines", "", "get"),
     right("kubevirt.io", "virtualmachineinstances", "", "watch"),
     right("kubevirt.io", "virtualmachineinstancemigrations", "", "create"),
+    right("kubevirt.io", "virtualmachineinstancemigrations", "", "watch"),
     right("subresources.kubevirt.io", "virtualmachines", "stop", "update"),
     right("subresources.kubevirt.io", "virtualmachines", "start", "update"),
     right("harvesterhci.io", "upgrades", "", "patch"),

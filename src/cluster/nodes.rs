@@ -6,6 +6,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::{ClusterError, ask, ask_opt};
+use crate::flow::classify::Targets;
 
 /// Taint that `KubeVirt` and Harvester's volume-detach controller look at (reference `kubevirt.md` §4.1).
 pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
@@ -26,27 +27,30 @@ pub async fn get(client: &Client, name: &str) -> Result<Option<Node>, ClusterErr
     ask_opt(format!("read node {name}"), api(client).get(name)).await
 }
 
-/// How many other nodes could take a VM: ready, not cordoned, not draining.
+/// The other nodes as places for VMs; witness nodes never take one.
 ///
 /// # Errors
 /// [`ClusterError`].
-pub async fn count_targets(client: &Client, except: &str) -> Result<usize, ClusterError> {
+pub async fn count_targets(client: &Client, except: &str) -> Result<Targets, ClusterError> {
     // Pages keep the peak small on clusters of a thousand nodes.
     let mut params = ListParams::default().limit(50);
-    let mut count = 0;
+    let mut targets = Targets::default();
     loop {
         let page = ask("list nodes", api(client).list(&params)).await?;
-        count += page.iter().filter(|node| node.name_any() != except && is_target(node)).count();
+        for node in page.iter().filter(|node| node.name_any() != except && !is_witness(node)) {
+            let ready = is_ready(node) && !is_cordoned(node) && drain_taint(node).is_none();
+            targets.ready += usize::from(ready);
+            targets.away += usize::from(!ready);
+        }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None => return Ok(count),
+            None => return Ok(targets),
         }
     }
 }
 
-fn is_target(node: &Node) -> bool {
-    let witness = node.labels().contains_key("node-role.harvesterhci.io/witness");
-    is_ready(node) && !is_cordoned(node) && drain_taint(node).is_none() && !witness
+fn is_witness(node: &Node) -> bool {
+    node.labels().contains_key("node-role.harvesterhci.io/witness")
 }
 
 /// Condition Ready is True.

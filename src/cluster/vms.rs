@@ -8,11 +8,17 @@ use crate::cluster::crd::kubevirt::{
     LAUNCHER_SELECTOR, NODE_NAME_LABEL, VMI_NAME_LABEL, VirtualMachine, VirtualMachineInstance,
     VirtualMachineInstanceMigration, VirtualMachineInstanceMigrationSpec,
 };
+use crate::cluster::names::safe_concat;
 use crate::cluster::{ClusterError, ask, ask_opt};
 use crate::flow::classify::{LiveMigratable, VmFacts};
 use crate::flow::vms::VmKey;
 
-/// What virt-api said to a stop or start.
+/// Label on our migrations: the upgrade's uid.
+const UID_LABEL: &str = "agent.harvesterhci.io/upgrade-uid";
+/// Label on our migrations: the journal line that asked for it.
+const ATTEMPT_LABEL: &str = "agent.harvesterhci.io/attempt-id";
+
+/// What virt-api said to a stop or start, or the API server to a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// 202: it will happen.
@@ -135,20 +141,44 @@ pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFa
     })
 }
 
-/// Creates a migration of this name. One that is there already is the same attempt.
+/// Creates the migration of one attempt; `id` makes it unique and finds it again.
 ///
 /// # Errors
-/// [`ClusterError`].
-pub async fn migrate(client: &Client, key: &VmKey, name: &str, upgrade: &str) -> Result<(), ClusterError> {
+/// [`ClusterError`] for anything that is no answer about this VM.
+pub async fn migrate(
+    client: &Client,
+    key: &VmKey,
+    id: u64,
+    upgrade: &str,
+    upgrade_uid: &str,
+) -> Result<Answer, ClusterError> {
     let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(client.clone(), &key.namespace);
     let spec = VirtualMachineInstanceMigrationSpec { vmi_name: key.name.clone() };
-    let mut made = VirtualMachineInstanceMigration::new(name, spec);
-    made.labels_mut().insert("harvesterhci.io/upgrade".to_owned(), upgrade.to_owned());
-    made.labels_mut().insert(VMI_NAME_LABEL.to_owned(), key.name.clone());
+    let short: String = upgrade_uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    let name = safe_concat(&["upgrade", &short.to_ascii_lowercase(), &key.name, &id.to_string()]);
+    let mut made = VirtualMachineInstanceMigration::new(&name, spec);
+    let labels = made.labels_mut();
+    labels.insert("harvesterhci.io/upgrade".to_owned(), upgrade.to_owned());
+    labels.insert(VMI_NAME_LABEL.to_owned(), key.name.clone());
+    labels.insert(UID_LABEL.to_owned(), upgrade_uid.to_owned());
+    labels.insert(ATTEMPT_LABEL.to_owned(), id.to_string());
     match ask(format!("live-migrate VM {key}"), api.create(&PostParams::default(), &made)).await {
-        Ok(_) | Err(ClusterError::Conflict { .. }) => Ok(()),
+        Ok(_) => Ok(Answer::Accepted),
+        Err(ClusterError::Gone { .. }) => Ok(Answer::NoSuchVm),
+        // KubeVirt's webhook refuses with 400 what cannot move now: another migration is in flight, the guest has ended.
+        Err(ClusterError::Conflict { source, .. } | ClusterError::Rejected { source, .. }) => {
+            Ok(Answer::LookAgain { why: source.text })
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Which of this upgrade's attempts a migration is; none when it is somebody else's.
+#[must_use]
+pub fn attempt_of(migration: &VirtualMachineInstanceMigration, upgrade_uid: &str) -> Option<u64> {
+    let labels = migration.labels();
+    let ours = labels.get(UID_LABEL).is_some_and(|uid| uid == upgrade_uid);
+    labels.get(ATTEMPT_LABEL).filter(|_| ours)?.parse().ok()
 }
 
 /// Asks virt-api to shut the guest down; `grace_seconds: Some(0)` cuts its power.
@@ -158,6 +188,23 @@ pub async fn migrate(client: &Client, key: &VmKey, name: &str, upgrade: &str) ->
 pub async fn stop(client: &Client, key: &VmKey, grace_seconds: Option<u32>) -> Result<Answer, ClusterError> {
     let body = grace_seconds.map_or_else(|| json!({}), |grace| json!({ "gracePeriod": grace }));
     subresource(client, key, "stop", &body).await
+}
+
+/// Has anybody heard a request to stop this instance? Its deletion, a queued request and a halted strategy all say so.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn stop_was_heard(client: &Client, vmi: &VirtualMachineInstance) -> Result<bool, ClusterError> {
+    if vmi.metadata.deletion_timestamp.is_some() || ended(vmi).is_some() {
+        return Ok(true);
+    }
+    let Some(owner) = vm(client, &key_of(vmi)).await? else { return Ok(true) };
+    let uid = vmi.uid().unwrap_or_default();
+    let queued =
+        owner.status.iter().flat_map(|status| &status.state_change_requests).any(|request| {
+            request.action == "Stop" && request.uid.as_deref().is_none_or(|queued| queued == uid)
+        });
+    Ok(queued || owner.spec.effective_strategy() == Some("Halted"))
 }
 
 /// Asks virt-api to start the VM.

@@ -42,9 +42,18 @@ pub enum LiveMigratable {
     NotSaid,
 }
 
-/// What is to happen to one VM. `targets` counts the other nodes that are ready and schedulable.
+/// The other nodes as places for VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Targets {
+    /// Ready and schedulable now.
+    pub ready: usize,
+    /// There, but not ready, cordoned or draining.
+    pub away: usize,
+}
+
+/// What is to happen to one VM.
 #[must_use]
-pub fn classify(facts: &VmFacts, policy: &Evacuation, targets: usize) -> Verdict {
+pub fn classify(facts: &VmFacts, policy: &Evacuation, targets: Targets) -> Verdict {
     if facts.deleting || facts.ended {
         return Verdict::Leaving;
     }
@@ -67,16 +76,18 @@ pub fn classify(facts: &VmFacts, policy: &Evacuation, targets: usize) -> Verdict
         LiveMigratable::NotSaid => {
             hold("KubeVirt does not say whether it can live-migrate; wait until it runs, or stop it by hand")
         }
-        LiveMigratable::Yes if targets == 0 => {
-            shut_down(policy, "no other node is ready and schedulable".to_owned())
-        }
-        LiveMigratable::Yes => Verdict::Migrate,
+        LiveMigratable::Yes if targets.ready > 0 => Verdict::Migrate,
+        // A node that is away for a moment must not cost a VM its uptime.
+        LiveMigratable::Yes if targets.away > 0 => hold(
+            "it can live-migrate, but no other node is ready and schedulable now; make one ready, then resume",
+        ),
+        LiveMigratable::Yes => shut_down(policy, "there is no other node".to_owned()),
     }
 }
 
 /// The ledger's entry for these facts.
 #[must_use]
-pub fn enter(facts: &VmFacts, policy: &Evacuation, targets: usize) -> VmEntry {
+pub fn enter(facts: &VmFacts, policy: &Evacuation, targets: Targets) -> VmEntry {
     VmEntry {
         vm: facts.vm.clone(),
         vm_uid: facts.vm_uid.clone(),
@@ -105,6 +116,8 @@ fn shut_down(policy: &Evacuation, why: String) -> Verdict {
 mod tests {
     use super::*;
 
+    const MANY: Targets = Targets { ready: 2, away: 0 };
+
     fn facts() -> VmFacts {
         VmFacts {
             vm: VmKey::new("default", "db"),
@@ -126,43 +139,56 @@ mod tests {
         let holding = Evacuation { non_migratable: NonMigratable::Hold, ..Evacuation::default() };
         let excluding = Evacuation { exclude: [VmKey::new("default", "db")].into(), ..Evacuation::default() };
         let usual = Evacuation::default();
-        let table: Vec<(&str, VmFacts, &Evacuation, usize, &str)> = vec![
-            ("plain", facts(), &usual, 2, "migrate"),
-            ("single node", facts(), &usual, 0, "shut down: no other node"),
+        let table: Vec<(&str, VmFacts, &Evacuation, Targets, &str)> = vec![
+            ("others away", facts(), &usual, Targets { ready: 0, away: 2 }, "hold: it can live-migrate, but"),
+            ("plain", facts(), &usual, MANY, "migrate"),
+            (
+                "single node",
+                facts(),
+                &usual,
+                Targets { ready: 0, away: 0 },
+                "shut down: there is no other node",
+            ),
             (
                 "local disk",
                 VmFacts { live_migratable: no.clone(), ..facts() },
                 &usual,
-                2,
+                MANY,
                 "shut down: DisksNot",
             ),
             (
                 "device",
                 VmFacts { devices: vec!["nvidia.com/A16".into()], ..facts() },
                 &usual,
-                2,
+                MANY,
                 "shut down: it holds",
             ),
             (
                 "device, hold",
                 VmFacts { devices: vec!["x/y".into()], ..facts() },
                 &holding,
-                2,
+                MANY,
                 "hold: it holds",
             ),
-            ("local disk, hold", VmFacts { live_migratable: no, ..facts() }, &holding, 2, "hold: DisksNot"),
+            (
+                "local disk, hold",
+                VmFacts { live_migratable: no, ..facts() },
+                &holding,
+                MANY,
+                "hold: DisksNot",
+            ),
             (
                 "not said",
                 VmFacts { live_migratable: LiveMigratable::NotSaid, ..facts() },
                 &usual,
-                2,
+                MANY,
                 "hold: KubeVirt",
             ),
-            ("paused", VmFacts { paused: true, ..facts() }, &usual, 2, "hold: its guest is paused"),
-            ("standalone", VmFacts { vm_uid: None, ..facts() }, &usual, 2, "hold: it is an instance"),
-            ("excluded", facts(), &excluding, 2, "hold: the plan excludes"),
-            ("excluded, leaving", VmFacts { deleting: true, ..facts() }, &excluding, 2, "leaving"),
-            ("ended", VmFacts { ended: true, ..facts() }, &usual, 2, "leaving"),
+            ("paused", VmFacts { paused: true, ..facts() }, &usual, MANY, "hold: its guest is paused"),
+            ("standalone", VmFacts { vm_uid: None, ..facts() }, &usual, MANY, "hold: it is an instance"),
+            ("excluded", facts(), &excluding, MANY, "hold: the plan excludes"),
+            ("excluded, leaving", VmFacts { deleting: true, ..facts() }, &excluding, MANY, "leaving"),
+            ("ended", VmFacts { ended: true, ..facts() }, &usual, MANY, "leaving"),
         ];
         for (what, facts, policy, targets, expected) in table {
             let said = match classify(&facts, policy, targets) {

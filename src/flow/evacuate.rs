@@ -13,6 +13,13 @@ use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey, VmLedger};
 pub const MIGRATION_ATTEMPTS: u32 = 3;
 /// `KubeVirt` gives its own evacuations a back-off and the ones of others none, so ours is here.
 const FIRST_BACKOFF: Duration = Duration::from_secs(20);
+/// Migrations asked for at the same time: `KubeVirt` runs two out of a node and queues the rest, and a VM's clock should
+/// not run while it queues (reference `kubevirt.md` §4.1).
+const IN_FLIGHT: usize = 4;
+/// A request that nobody has heard is made again after this.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+/// Requests to stop one VM that nobody hears before an operator is asked.
+const STOP_ASKS: u32 = 30;
 /// What a launcher needs beyond the guest's own time: the pod's grace is the guest's plus 30 s (reference `kubevirt.md` §3).
 const LAUNCHER_SLACK: Duration = Duration::from_secs(45);
 
@@ -21,6 +28,8 @@ const LAUNCHER_SLACK: Duration = Duration::from_secs(45);
 pub struct SeenVmi {
     /// Its uid.
     pub uid: String,
+    /// It is being deleted: somebody has heard a stop.
+    pub deleting: bool,
     /// None while it lives, else how it ended: `true` for Succeeded.
     pub ended: Option<bool>,
 }
@@ -30,6 +39,8 @@ pub struct SeenVmi {
 pub struct SeenMigration {
     /// Its name.
     pub name: String,
+    /// Which of our attempts it is; none when somebody else created it.
+    pub id: Option<u64>,
     /// How far it is.
     pub state: MigrationState,
 }
@@ -72,6 +83,11 @@ pub enum VmAction {
         /// Who.
         vm: VmKey,
     },
+    /// Nothing shows that the stop was heard: look, and ask again if it was not.
+    AskAgain {
+        /// Who.
+        vm: VmKey,
+    },
     /// Cut the power.
     ForceOff {
         /// Who.
@@ -109,12 +125,12 @@ impl Decision {
     }
 }
 
-/// Name of the migration object of one attempt. Fixed, so that asking twice after a crash meets the first one.
-#[must_use]
-pub fn migration_name(upgrade_uid: &str, vm: &str, attempt: u32) -> String {
-    let uid: String = upgrade_uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-    let vm: String = vm.chars().take(40).collect();
-    format!("upgrade-{}-{}-{attempt}", uid.to_ascii_lowercase(), vm.trim_end_matches(['-', '.']))
+/// What does not change while one decision is made.
+struct Look<'a> {
+    seen: &'a Seen,
+    policy: &'a Evacuation,
+    begun: Timestamp,
+    now: Timestamp,
 }
 
 /// What to do about every VM of the ledger. `begun` is when this step began.
@@ -123,149 +139,182 @@ pub fn decide(
     ledger: &VmLedger,
     seen: &Seen,
     policy: &Evacuation,
-    upgrade_uid: &str,
     begun: Timestamp,
     now: Timestamp,
 ) -> Decision {
     let mut decision = Decision::default();
+    let look = Look { seen, policy, begun, now };
+    let mut in_flight = ledger.on_node().filter(|line| matches!(line.fate, Fate::Migrating { .. })).count();
     for line in ledger.on_node() {
-        decide_one(&mut decision, line, seen, policy, upgrade_uid, begun, now);
+        look.one(&mut decision, line, &mut in_flight);
     }
     decision
 }
 
-fn decide_one(
-    decision: &mut Decision,
-    line: &LedgerLine,
-    seen: &Seen,
-    policy: &Evacuation,
-    upgrade_uid: &str,
-    begun: Timestamp,
-    now: Timestamp,
-) {
-    let vm = line.entry.vm.clone();
-    let Some(vmi) = seen.vmis.get(&vm) else {
-        decision.actions.push(VmAction::RecordGone { vm });
-        return;
-    };
-    let shutdown = policy.guest_shutdown(line.entry.grace_seconds) + LAUNCHER_SLACK;
-    match (&line.fate, &line.entry.verdict) {
-        (Fate::Stopping { since, forced }, _) => {
-            stopping(decision, line, *since, *forced, *since + shutdown, policy.on_shutdown_timeout, now);
-        }
-        // Its guest has ended, whoever ended it; the object goes when its pod does.
-        (Fate::Here | Fate::Migrating { .. }, _) if vmi.ended.is_some() => {
-            leaving(decision, &vm, begun, begun + shutdown, now);
-        }
-        (Fate::Here, Verdict::Leaving) => leaving(decision, &vm, begun, begun + shutdown, now),
-        (Fate::Here, Verdict::Hold { why }) => decision.holds.push(format!("VM {vm} holds the node: {why}")),
-        (Fate::Here, Verdict::ShutDown { .. }) => decision.actions.push(VmAction::Stop { vm }),
-        (Fate::Here, Verdict::Migrate) => decision.actions.push(VmAction::Migrate { vm, attempt: 1 }),
-        (Fate::Migrating { attempt, since, asked }, _) => {
-            let named = migration_name(upgrade_uid, &vm.name, *attempt);
-            let (attempt, since, asked) = (*attempt, *since, *asked);
-            let ours = seen.migrations.get(&vm).and_then(|all| all.iter().find(|one| one.name == named));
-            migrating(decision, &vm, ours, (attempt, since, asked), policy, now);
-        }
-        // Off the node: `on_node` does not give these.
-        (
-            Fate::Migrated { .. }
-            | Fate::ShutDown { .. }
-            | Fate::Left { .. }
-            | Fate::Restoring { .. }
-            | Fate::Restored { .. }
-            | Fate::Struck { .. },
-            _,
-        ) => {}
-    }
-}
-
-fn leaving(decision: &mut Decision, vm: &VmKey, since: Timestamp, deadline: Timestamp, now: Timestamp) {
-    if now < deadline {
-        decision.wait(format!("VM {vm} is being stopped by somebody else"), since, deadline, "hold");
-    } else {
-        decision.holds.push(format!(
-            "VM {vm} is being stopped by somebody else and does not go; look at its launcher pod, then resume"
-        ));
-    }
-}
-
-fn stopping(
-    decision: &mut Decision,
-    line: &LedgerLine,
-    since: Timestamp,
-    forced: bool,
-    deadline: Timestamp,
-    policy: ShutdownTimeout,
-    now: Timestamp,
-) {
-    let vm = &line.entry.vm;
-    // After a power cut only the launcher has to go.
-    let deadline = if forced { deadline + LAUNCHER_SLACK * 2 } else { deadline };
-    let then = match policy {
-        ShutdownTimeout::ForceOff if !forced => "power off",
-        ShutdownTimeout::ForceOff | ShutdownTimeout::Hold => "hold",
-    };
-    if now < deadline {
-        decision.wait(format!("VM {vm} is shutting down"), since, deadline, then);
-        return;
-    }
-    match policy {
-        ShutdownTimeout::ForceOff if !forced => decision.actions.push(VmAction::ForceOff { vm: vm.clone() }),
-        ShutdownTimeout::ForceOff | ShutdownTimeout::Hold => decision.holds.push(format!(
-            "VM {vm} did not shut down in time; shut its guest down by hand, or set evacuation.onShutdownTimeout: ForceOff"
-        )),
-    }
-}
-
-fn migrating(
-    decision: &mut Decision,
-    vm: &VmKey,
-    ours: Option<&SeenMigration>,
-    (attempt, since, asked): (u32, Timestamp, Timestamp),
-    policy: &Evacuation,
-    now: Timestamp,
-) {
-    let deadline = since + policy.migration();
-    let give_up = |decision: &mut Decision, why: &str| {
-        match policy.on_migration_failure {
-        MigrationFailure::ShutdownAndRestore => decision.actions.push(VmAction::Stop { vm: vm.clone() }),
-        MigrationFailure::Hold => decision.holds.push(format!(
-            "VM {vm} could not be live-migrated: {why}; make room for it or move it by hand, then resume, or set \
-             evacuation.onMigrationFailure: ShutdownAndRestore"
-        )),
-    }
-    };
-    match ours.map(|one| &one.state) {
-        // The request was lost before it reached the API: ask again under the same name.
-        None if now < asked + SignedDuration::from_secs(5) => {
-            decision.by(asked + SignedDuration::from_secs(5));
-        }
-        None => decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt }),
-        // The instance's node is about to change: the next look will see it gone.
-        Some(MigrationState::Succeeded) => decision.by(now + SignedDuration::from_secs(2)),
-        Some(MigrationState::Unfinished) if now < deadline => {
-            decision.wait(
-                format!("VM {vm} is being live-migrated (attempt {attempt})"),
-                since,
-                deadline,
-                "hold",
-            );
-        }
-        Some(MigrationState::Unfinished) => {
-            give_up(decision, "it takes longer than evacuation.migrationSeconds");
-        }
-        Some(MigrationState::Failed { reason }) if attempt >= MIGRATION_ATTEMPTS || now >= deadline => {
-            give_up(decision, &format!("attempt {attempt} failed, {reason}"));
-        }
-        Some(MigrationState::Failed { reason }) => {
-            let again = asked + FIRST_BACKOFF * 2u32.pow(attempt.saturating_sub(1));
-            if now >= again {
-                decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt: attempt + 1 });
-            } else {
-                let what = format!("VM {vm} waits to be migrated again; attempt {attempt} failed, {reason}");
-                decision.wait(what, asked, again, "try again");
+impl Look<'_> {
+    fn one(&self, decision: &mut Decision, line: &LedgerLine, in_flight: &mut usize) {
+        let vm = line.entry.vm.clone();
+        let Some(vmi) = self.seen.vmis.get(&vm) else {
+            decision.actions.push(VmAction::RecordGone { vm });
+            return;
+        };
+        let shutdown = self.policy.guest_shutdown(line.entry.grace_seconds) + LAUNCHER_SLACK;
+        match (&line.fate, &line.entry.verdict) {
+            (Fate::Stopping { since, asks, .. }, _) if !vmi.deleting && vmi.ended.is_none() => {
+                self.unheard(decision, &vm, *since, *asks);
             }
+            (Fate::Stopping { since, forced, .. }, _) => {
+                self.stopping(decision, &vm, *since, *forced, *since + shutdown);
+            }
+            // Its guest has ended, whoever ended it; the object goes when its pod does.
+            (Fate::Here | Fate::Migrating { .. }, _) if vmi.ended.is_some() => {
+                self.leaving(decision, &vm, self.begun + shutdown);
+            }
+            (Fate::Here, Verdict::Leaving) => self.leaving(decision, &vm, self.begun + shutdown),
+            (Fate::Here, Verdict::Hold { why }) => {
+                decision.holds.push(format!("VM {vm} holds the node: {why}"));
+            }
+            (Fate::Here, Verdict::ShutDown { .. }) => decision.actions.push(VmAction::Stop { vm }),
+            (Fate::Here, Verdict::Migrate) => {
+                if let Some(other) = self.unfinished(&vm, None) {
+                    self.follow(decision, &vm, other, self.begun + self.policy.migration());
+                } else if *in_flight < IN_FLIGHT {
+                    *in_flight += 1;
+                    decision.actions.push(VmAction::Migrate { vm, attempt: 1 });
+                }
+            }
+            (Fate::Migrating { attempt, id, since, asked }, _) => {
+                self.migrating(decision, &vm, (*attempt, *id), *since, *asked);
+            }
+            // Off the node: `on_node` does not give these.
+            (
+                Fate::Migrated { .. }
+                | Fate::ShutDown { .. }
+                | Fate::Left { .. }
+                | Fate::Restoring { .. }
+                | Fate::Restored { .. }
+                | Fate::Struck { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    /// A migration of this VM that is under way and is not the attempt `ours`.
+    fn unfinished(&self, vm: &VmKey, ours: Option<u64>) -> Option<&SeenMigration> {
+        let all = self.seen.migrations.get(vm)?;
+        all.iter().find(|one| one.state == MigrationState::Unfinished && (one.id.is_none() || one.id != ours))
+    }
+
+    /// `KubeVirt` takes one migration of a VM at a time: somebody else's is as good as ours.
+    fn follow(&self, decision: &mut Decision, vm: &VmKey, other: &SeenMigration, deadline: Timestamp) {
+        if self.now < deadline {
+            let what = format!("VM {vm} is being live-migrated by {}", other.name);
+            decision.wait(what, self.begun, deadline, "hold");
+        } else {
+            self.give_up(decision, vm, &format!("{} does not end", other.name));
+        }
+    }
+
+    fn leaving(&self, decision: &mut Decision, vm: &VmKey, deadline: Timestamp) {
+        if self.now < deadline {
+            let what = format!("VM {vm} is being stopped by somebody else");
+            decision.wait(what, self.begun, deadline, "hold");
+        } else {
+            decision.holds.push(format!(
+                "VM {vm} is being stopped by somebody else and does not go; look at its launcher pod, then resume"
+            ));
+        }
+    }
+
+    /// The stop was asked for, and the instance shows no sign of it: the request was lost, refused, or waits in a queue.
+    fn unheard(&self, decision: &mut Decision, vm: &VmKey, since: Timestamp, asks: u32) {
+        let again = since + ASK_AGAIN;
+        if self.now < again {
+            decision.by(again);
+        } else if asks < STOP_ASKS {
+            decision.by(self.now + ASK_AGAIN);
+            decision.actions.push(VmAction::AskAgain { vm: vm.clone() });
+        } else {
+            decision.holds.push(format!(
+                "VM {vm} was told to shut down {asks} times and KubeVirt does not begin; look at virt-api, \
+                 virt-controller and the VM's events, then resume"
+            ));
+        }
+    }
+
+    fn stopping(
+        &self,
+        decision: &mut Decision,
+        vm: &VmKey,
+        since: Timestamp,
+        forced: bool,
+        deadline: Timestamp,
+    ) {
+        // After a power cut only the launcher has to go.
+        let deadline = if forced { deadline + LAUNCHER_SLACK * 2 } else { deadline };
+        let may_force = self.policy.on_shutdown_timeout == ShutdownTimeout::ForceOff && !forced;
+        if self.now < deadline {
+            let then = if may_force { "power off" } else { "hold" };
+            decision.wait(format!("VM {vm} is shutting down"), since, deadline, then);
+        } else if may_force {
+            decision.actions.push(VmAction::ForceOff { vm: vm.clone() });
+        } else {
+            let what = "did not shut down in time; shut its guest down by hand, then resume";
+            decision.holds.push(format!("VM {vm} {what}"));
+        }
+    }
+
+    fn migrating(
+        &self,
+        decision: &mut Decision,
+        vm: &VmKey,
+        (attempt, id): (u32, u64),
+        since: Timestamp,
+        asked: Timestamp,
+    ) {
+        let deadline = since + self.policy.migration();
+        let ours = self.seen.migrations.get(vm).and_then(|all| all.iter().find(|one| one.id == Some(id)));
+        let other = self.unfinished(vm, Some(id));
+        match (ours.map(|one| &one.state), other) {
+            // The instance's node is about to change: the next look will see it gone.
+            (Some(MigrationState::Succeeded), _) => decision.by(self.now + SignedDuration::from_secs(2)),
+            (Some(MigrationState::Unfinished), _) if self.now < deadline => {
+                let what = format!("VM {vm} is being live-migrated (attempt {attempt})");
+                decision.wait(what, since, deadline, "hold");
+            }
+            (Some(MigrationState::Unfinished), _) => {
+                self.give_up(decision, vm, "it takes longer than evacuation.migrationSeconds");
+            }
+            (Some(MigrationState::Failed { .. }) | None, Some(other)) => {
+                self.follow(decision, vm, other, deadline);
+            }
+            (None, None) if self.now >= deadline => {
+                self.give_up(decision, vm, "KubeVirt accepts no migration of it; its events say why");
+            }
+            // The request was lost, or refused: ask again.
+            (None, None) if self.now < asked + ASK_AGAIN => decision.by(asked + ASK_AGAIN),
+            (None, None) => decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt }),
+            (Some(MigrationState::Failed { reason }), None) => {
+                let again = asked + FIRST_BACKOFF * 2u32.pow(attempt.saturating_sub(1));
+                if attempt >= MIGRATION_ATTEMPTS || self.now >= deadline {
+                    self.give_up(decision, vm, &format!("attempt {attempt} failed, {reason}"));
+                } else if self.now >= again {
+                    decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt: attempt + 1 });
+                } else {
+                    let what =
+                        format!("VM {vm} waits to be migrated again; attempt {attempt} failed, {reason}");
+                    decision.wait(what, asked, again, "try again");
+                }
+            }
+        }
+    }
+
+    fn give_up(&self, decision: &mut Decision, vm: &VmKey, why: &str) {
+        match self.policy.on_migration_failure {
+            MigrationFailure::ShutdownAndRestore => decision.actions.push(VmAction::Stop { vm: vm.clone() }),
+            MigrationFailure::Hold => decision.holds.push(format!(
+                "VM {vm} could not be live-migrated: {why}; make room for it, or move or stop it by hand, then resume"
+            )),
         }
     }
 }

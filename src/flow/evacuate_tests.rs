@@ -4,8 +4,6 @@ use super::*;
 use crate::flow::progress::tests::{entries, replay, vm_entry, whole_run};
 use crate::flow::record::Record;
 
-const UID: &str = "6f1c9a3e-0001";
-
 fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
 }
@@ -22,18 +20,38 @@ fn ledger(verdict: Verdict, after: Vec<Record>) -> VmLedger {
     replay(&entries(records)).ledger().clone()
 }
 
-fn seen(ended: Option<bool>, migrations: &[(u32, MigrationState)]) -> Seen {
-    let migrations = migrations
-        .iter()
-        .map(|(attempt, state)| SeenMigration {
-            name: migration_name(UID, "db", *attempt),
-            state: state.clone(),
-        })
-        .collect();
+/// The ledger written by `ledger` has 8 lines, so the first attempt's id is 9.
+fn id(attempt: u32) -> u64 {
+    8 + u64::from(attempt)
+}
+
+fn seen_with(ended: Option<bool>, deleting: bool, migrations: Vec<SeenMigration>) -> Seen {
     Seen {
-        vmis: [(vm(), SeenVmi { uid: "vmi-db".into(), ended })].into(),
+        vmis: [(vm(), SeenVmi { uid: "vmi-db".into(), deleting, ended })].into(),
         migrations: [(vm(), migrations)].into(),
     }
+}
+
+fn seen(ended: Option<bool>, migrations: &[(u32, MigrationState)]) -> Seen {
+    let ours = migrations.iter().map(|(attempt, state)| SeenMigration {
+        name: format!("upgrade-{attempt}"),
+        id: Some(id(*attempt)),
+        state: state.clone(),
+    });
+    seen_with(ended, false, ours.collect())
+}
+
+/// The same with the instance on its way out.
+fn going(ended: Option<bool>) -> Seen {
+    seen_with(ended, true, vec![])
+}
+
+fn somebody_elses(ours: &[(u32, MigrationState)]) -> Seen {
+    let mut seen = seen(None, ours);
+    let other =
+        SeenMigration { name: "kubevirt-evacuation-x".into(), id: None, state: MigrationState::Unfinished };
+    seen.migrations.entry(vm()).or_default().push(other);
+    seen
 }
 
 fn failed() -> MigrationState {
@@ -55,7 +73,58 @@ fn one_vm_at_a_time() {
     let cut = || format!("{:?}", VmAction::ForceOff { vm: vm() });
     let gone = || format!("{:?}", VmAction::RecordGone { vm: vm() });
     let three = || vec![asked(1), asked(2), asked(3)];
+    let again = || format!("{:?}", VmAction::AskAgain { vm: vm() });
+    let many = || std::iter::repeat_with(stop).take(30).collect::<Vec<_>>();
     let table: Vec<(&str, VmLedger, Seen, &Evacuation, i64, String)> = vec![
+        ("stop not heard", ledger(shut(), vec![stop()]), seen(None, &[]), &usual, 30, again()),
+        (
+            "stop not heard, no power cut",
+            ledger(shut(), vec![stop()]),
+            seen(None, &[]),
+            &force,
+            9000,
+            again(),
+        ),
+        (
+            "stop never heard",
+            ledger(shut(), many()),
+            seen(None, &[]),
+            &force,
+            900,
+            "hold: was told to shut".into(),
+        ),
+        (
+            "somebody else moves it",
+            ledger(Verdict::Migrate, vec![]),
+            somebody_elses(&[]),
+            &usual,
+            9,
+            "wait: is being live-migrated by kubevirt-evacuation-x".into(),
+        ),
+        (
+            "ours refused, somebody else moves it",
+            ledger(Verdict::Migrate, vec![asked(1)]),
+            somebody_elses(&[]),
+            &usual,
+            60,
+            "wait: is being live-migrated by".into(),
+        ),
+        (
+            "ours failed, somebody else moves it",
+            ledger(Verdict::Migrate, vec![asked(1)]),
+            somebody_elses(&[(1, failed())]),
+            &usual,
+            60,
+            "wait: is being live-migrated by".into(),
+        ),
+        (
+            "never accepted",
+            ledger(Verdict::Migrate, vec![asked(1)]),
+            seen(None, &[]),
+            &usual,
+            9 + 1800,
+            "hold: could not be live-migrated".into(),
+        ),
         ("migratable", ledger(Verdict::Migrate, vec![]), seen(None, &[]), &usual, 9, migrate(1)),
         ("device", ledger(shut(), vec![]), seen(None, &[]), &usual, 9, stops()),
         ("gone", ledger(Verdict::Migrate, vec![asked(1)]), Seen::default(), &usual, 20, gone()),
@@ -120,7 +189,7 @@ fn one_vm_at_a_time() {
         (
             "shutting down",
             ledger(shut(), vec![stop()]),
-            seen(None, &[]),
+            going(None),
             &usual,
             100,
             "wait: is shutting down".into(),
@@ -128,7 +197,7 @@ fn one_vm_at_a_time() {
         (
             "shut down, pod left",
             ledger(shut(), vec![stop()]),
-            seen(Some(true), &[]),
+            going(Some(true)),
             &usual,
             100,
             "wait: is shutting down".into(),
@@ -136,16 +205,16 @@ fn one_vm_at_a_time() {
         (
             "ignores ACPI",
             ledger(shut(), vec![stop()]),
-            seen(None, &[]),
+            going(None),
             &usual,
             400,
             "hold: did not shut down in time".into(),
         ),
-        ("ignores ACPI, policy", ledger(shut(), vec![stop()]), seen(None, &[]), &force, 400, cut()),
+        ("ignores ACPI, policy", ledger(shut(), vec![stop()]), going(None), &force, 400, cut()),
         (
             "cut once only",
             ledger(shut(), vec![stop(), Record::ForceOffIntent { vm: vm() }]),
-            seen(None, &[]),
+            going(None),
             &force,
             600,
             "hold: did not shut down in time".into(),
@@ -168,7 +237,7 @@ fn one_vm_at_a_time() {
         ),
     ];
     for (what, ledger, seen, policy, now, expected) in table {
-        let decision = decide(&ledger, &seen, policy, UID, at(8), at(now));
+        let decision = decide(&ledger, &seen, policy, at(8), at(now));
         let mut said: Vec<String> = decision.actions.iter().map(|action| format!("{action:?}")).collect();
         said.extend(decision.blockers.iter().map(|blocker| format!("wait: {}", blocker.what)));
         said.extend(decision.holds.iter().map(|hold| format!("hold: {hold}")));
@@ -182,8 +251,16 @@ fn one_vm_at_a_time() {
 }
 
 #[test]
-fn migration_names_fit_kubernetes() {
-    let name = migration_name(UID, &format!("{}-x", "v".repeat(39)), 2);
-    assert_eq!(name, format!("upgrade-6f1c9a3e-{}-2", "v".repeat(39)));
-    assert!(name.len() <= 63);
+fn only_a_few_migrations_are_asked_for_at_once() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut records: Vec<Record> = whole_run()[..7].iter().map(|entry| entry.record.clone()).collect();
+    let vms = names.iter().map(|name| vm_entry(name, Verdict::Migrate)).collect();
+    records.push(Record::LedgerWritten { vms });
+    let ledger = replay(&entries(records)).ledger().clone();
+    let here = |name: &&str| {
+        (VmKey::new("default", name), SeenVmi { uid: "u".into(), deleting: false, ended: None })
+    };
+    let seen = Seen { vmis: names.iter().map(here).collect(), migrations: BTreeMap::new() };
+    let decision = decide(&ledger, &seen, &Evacuation::default(), at(8), at(9));
+    assert_eq!(decision.actions.len(), 4);
 }

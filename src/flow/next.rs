@@ -118,13 +118,16 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_the_gate_leads_back_to_pre_drain() {
+    fn a_refusal_of_the_gate_leads_back_to_fence_cordon_and_pre_drain() {
         use crate::flow::record::Record;
         let run = whole_run();
         let cut = run.iter().position(|entry| matches!(entry.record, Record::Drained { .. })).unwrap();
         let mut records: Vec<Record> = run[..=cut].iter().map(|entry| entry.record.clone()).collect();
         assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(Step::Swap));
         records.push(Record::GateRefused { refusal: "a VM came back".into() });
+        // The fence and the cordon may be what was missing: they come first, then the VMs are looked at again.
+        assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(Step::Fence));
+        records.extend([Record::Fenced, Record::Cordoned]);
         assert_eq!(next(&replay(&entries(records))), Next::Step(Step::PreDrain));
     }
 

@@ -108,3 +108,21 @@ impl fmt::Display for Step {
         fmt::Debug::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::plan::tests::plan;
+
+    #[test]
+    fn every_step_has_an_end() {
+        for step in Step::WALK.into_iter().chain([Step::ProbeSwap, Step::ProbeRestart]) {
+            let deadline = step.deadline(&plan());
+            assert!(
+                deadline >= Duration::from_mins(1) && deadline <= Duration::from_hours(48),
+                "{step}: {deadline:?}"
+            );
+            assert!(!step.explain().is_empty());
+        }
+    }
+}

@@ -115,6 +115,8 @@ pub enum Fate {
     Migrating {
         /// Counts from 1.
         attempt: u32,
+        /// The journal line that asked for it; the migration object carries it.
+        id: u64,
         /// When the first attempt was asked for.
         since: Timestamp,
         /// When this attempt was asked for.
@@ -127,8 +129,10 @@ pub enum Fate {
     },
     /// A guest shutdown was asked for: from here on it is owed.
     Stopping {
-        /// When it was asked for.
+        /// When it was last asked for.
         since: Timestamp,
+        /// How often.
+        asks: u32,
         /// A power cut was asked for as well.
         forced: bool,
     },
@@ -325,7 +329,7 @@ mod tests {
     fn a_vm_is_owed_from_the_moment_its_stop_is_asked_for() {
         let at = Timestamp::UNIX_EPOCH;
         let owed = [
-            Fate::Stopping { since: at, forced: false },
+            Fate::Stopping { since: at, asks: 1, forced: false },
             Fate::ShutDown { graceful: None, at },
             Fate::Restoring { graceful: None, off: at },
         ];

@@ -1,7 +1,8 @@
-//! Cordon: no new VM arrives. What was there before is recorded first, so that exactly that is put back.
+//! Cordon: no new VM arrives. What was there before, and who is on the node, is recorded first.
 
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
+use crate::agent::steps::ledger;
 use crate::cluster::nodes;
 use crate::flow::record::Record;
 
@@ -18,6 +19,12 @@ pub async fn cordon_node(run: &mut Run) -> Result<(), StepError> {
     if run.journal.progress().cordon_before().is_none() {
         let (was_cordoned, was_tainted) = (nodes::is_cordoned(&node), nodes::drain_taint(&node).is_some());
         run.record(Record::CordonIntent { was_cordoned, was_tainted })?;
+    }
+    // The taint alone makes KubeVirt move VMs: who is here is written down before it is set.
+    ledger::write_first(run).await?;
+    let held: Vec<String> = run.journal.progress().ledger().on_node().filter_map(ledger::held).collect();
+    if !held.is_empty() {
+        return Err(StepError::operator(format!("the node is left open: {}", held.join(". "))));
     }
     nodes::cordon(&client, &node, &run.plan.upgrade_uid).await?;
     Ok(run.record(Record::Cordoned)?)

@@ -38,10 +38,11 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
         for pod in left {
             let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
             if is_launcher(pod) {
-                let what = format!(
-                    "a VM came back during the drain: launcher pod {name}; move or stop it, then resume"
-                );
-                return Err(StepError::operator(what));
+                let refusal = format!("a VM came back during the drain: launcher pod {name}");
+                run.record(Record::GateRefused { refusal: refusal.clone() })?;
+                return Err(StepError::operator(format!(
+                    "{refusal}; resume, and it is evacuated like the others"
+                )));
             }
             if pod.metadata.deletion_timestamp.is_some() {
                 reasons.push(format!("pod {name} is terminating"));

@@ -3,8 +3,10 @@
 pub mod cordon;
 pub mod drain;
 pub mod fence;
+pub mod ledger;
 pub mod post_drain;
 pub mod pre_drain;
+mod pre_drain_world;
 pub mod preflight;
 pub mod restart;
 pub mod restore;

@@ -2,6 +2,8 @@
 
 use tokio::time::Instant;
 
+use crate::agent::gate;
+use crate::agent::observe::observe;
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::flow::progress::Work;
@@ -15,6 +17,7 @@ use crate::flow::step::Step;
 pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
     let unit = unit(run)?;
     let before = run.host.systemd.unit(&unit).await?;
+    ask_gate(run, &unit, before.is_at_rest()).await?;
     run.record(Record::RestartIntent { invocation: before.invocation_id })?;
     restart_and_record(run, &unit).await
 }
@@ -24,6 +27,23 @@ async fn restart_and_record(run: &mut Run, unit: &str) -> Result<(), StepError> 
     let time = Step::Restart.deadline(&run.plan).saturating_sub(std::time::Duration::from_secs(30));
     let up = run.host.systemd.restart_fenced(unit, Instant::now() + time).await?;
     Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
+}
+
+/// A restart kills the guests of VMs that came back since the swap (reference `kubevirt.md` §5): look again.
+async fn ask_gate(run: &Run, unit: &str, rke2_at_rest: bool) -> Result<(), StepError> {
+    let live = run.journal.progress().preflighted().map(|found| found.live.clone()).unwrap_or_default();
+    let (node, uid) = (&run.plan.node_name, &run.plan.upgrade_uid);
+    let observed = observe(&run.host, &run.cluster.client, node, unit, uid, &live).await;
+    match gate::check_restart(&observed, rke2_at_rest) {
+        Ok(()) => Ok(()),
+        Err(gate::Refusal::CouldNotTell { what, why }) => {
+            Err(StepError::retry(format!("before the restart it could not be told {what}: {why}")))
+        }
+        Err(refusal) => {
+            let what = "the new rke2 is in place and waits for its restart, but";
+            Err(StepError::operator(format!("{what} {refusal}")))
+        }
+    }
 }
 
 /// After a crash inside the restart: did another process start?
@@ -39,6 +59,7 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
     let state = run.host.systemd.unit(&unit).await?;
     // The same process as before, or none at all: the restart did not happen, or stopped half way.
     if state.invocation_id == before || state.is_at_rest() {
+        ask_gate(run, &unit, state.is_at_rest()).await?;
         return restart_and_record(run, &unit).await;
     }
     let time = Step::Restart.deadline(&run.plan).saturating_sub(std::time::Duration::from_secs(30));

@@ -6,9 +6,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use kube::api::Api;
 use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
+use tokio::time::{Instant, timeout_at};
 
 use crate::agent::run::Run;
-use crate::agent::step_error::{StepError, chain};
+use crate::agent::step_error::{Reaction, StepError, chain};
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vms::{self, Answer};
 use crate::cluster::{ClusterError, nodes};
@@ -22,6 +23,12 @@ const AT_ONCE: usize = 8;
 const VM_DEADLINE: Duration = Duration::from_mins(15);
 /// Device plugins and the queue of `KubeVirt` have no watch that says "ready": asked again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// One try.
+enum Tried {
+    Fared(Fared),
+    NotYet(String),
+}
 
 /// What became of one VM.
 enum Fared {
@@ -44,21 +51,24 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
         while starting.len() < AT_ONCE {
             let Some(line) = waiting.pop() else { break };
             // Cancelled while its guest was still going down: first it has to be off.
-            if let Fate::Stopping { .. } = line.fate {
-                settle_stop(run, &line).await?;
+            if matches!(line.fate, Fate::Stopping { .. }) {
+                match settle_stop(run, &line).await {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    // One that does not go off does not keep the others off.
+                    Err(error) if error.reaction == Reaction::AskOperator => {
+                        failed.push(error.sentence());
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             run.record(Record::RestoreIntent { vm: line.entry.vm.clone() })?;
             let (client, node) = (run.cluster.client.clone(), run.plan.node_name.clone());
             starting.push(async move {
                 let vm = line.entry.vm.clone();
-                if let Ok(fared) = tokio::time::timeout(VM_DEADLINE, bring_back(&client, &node, &line)).await
-                {
-                    (vm, fared)
-                } else {
-                    let why =
-                        format!("it did not run within {} min of its start", VM_DEADLINE.as_secs() / 60);
-                    (vm, Fared::Failed(why))
-                }
+                let fared = bring_back(&client, &node, &line).await;
+                (vm, fared)
             });
         }
         run.publish_blockers(blockers(run, begun));
@@ -95,64 +105,78 @@ fn blockers(run: &Run, begun: jiff::Timestamp) -> Vec<Blocker> {
     .collect()
 }
 
-async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<(), StepError> {
+/// A VM that was being stopped when the run was called off: is it off by now? `false` when it never was stopped.
+async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<bool, StepError> {
     let vm = &line.entry.vm;
+    let client = run.cluster.client.clone();
+    let is_old = |vmi: &VirtualMachineInstance| vmi.uid().as_deref() == Some(&line.entry.vmi_uid);
+    if let Some(vmi) = vms::instance(&client, vm).await?.filter(is_old)
+        && !vms::stop_was_heard(&client, &vmi).await?
+    {
+        let reason = "its shutdown was never asked for; it runs on".to_owned();
+        run.record(Record::VmStruck { vm: vm.clone(), reason })?;
+        return Ok(false);
+    }
     let grace = run.plan.evacuation.guest_shutdown(line.entry.grace_seconds) + Duration::from_mins(1);
-    let api: Api<VirtualMachineInstance> = Api::namespaced(run.cluster.client.clone(), &vm.namespace);
-    let uid = line.entry.vmi_uid.clone();
-    let gone = await_condition(api, &vm.name, move |vmi: Option<&VirtualMachineInstance>| {
-        vmi.is_none_or(|vmi| vmi.uid().as_deref() != Some(&uid))
-    });
+    let api: Api<VirtualMachineInstance> = Api::namespaced(client, &vm.namespace);
+    let gone =
+        await_condition(api, &vm.name, |vmi: Option<&VirtualMachineInstance>| !vmi.is_some_and(is_old));
     match tokio::time::timeout(grace, gone).await {
-        Ok(Ok(_)) => Ok(run.record(Record::VmStopped { vm: vm.clone(), graceful: None })?),
+        Ok(Ok(_)) => {
+            run.record(Record::VmStopped { vm: vm.clone(), graceful: None })?;
+            Ok(true)
+        }
         Ok(Err(error)) => Err(StepError::retry(format!("could not watch VM {vm}: {error}"))),
-        Err(_) => Err(StepError::operator(format!(
-            "VM {vm} was told to shut down and does not; look at its guest, then resume"
-        ))),
+        Err(_) => {
+            let what = format!("VM {vm} was told to shut down and does not; look at its guest, then resume");
+            Err(StepError::operator(what))
+        }
     }
 }
 
-/// One VM, from "is it still ours to start?" to "it runs". Passing errors are retried inside; the caller has the deadline.
+/// One VM, from "is it still ours to start?" to "it runs", or to its deadline with the last reason why not.
 async fn bring_back(client: &Client, node: &str, line: &LedgerLine) -> Fared {
+    let deadline = Instant::now() + VM_DEADLINE;
+    let mut waits_for = "it was started and does not run".to_owned();
     loop {
-        match try_bring_back(client, node, line).await {
-            Ok(Some(fared)) => return fared,
-            Ok(None) => {}
-            Err(error) if error.is_passing() => {
-                tracing::debug!(vm = %line.entry.vm, error = chain(&error), "asking again");
+        match timeout_at(deadline, try_bring_back(client, node, line)).await {
+            Ok(Ok(Tried::Fared(fared))) => return fared,
+            Ok(Ok(Tried::NotYet(why))) => waits_for = why,
+            Ok(Err(error)) if error.is_passing() => waits_for = chain(&error),
+            Ok(Err(error)) => return Fared::Failed(chain(&error)),
+            Err(_) => {
+                let minutes = VM_DEADLINE.as_secs() / 60;
+                return Fared::Failed(format!("it did not run within {minutes} min; last seen: {waits_for}"));
             }
-            Err(error) => return Fared::Failed(chain(&error)),
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 
-async fn try_bring_back(
-    client: &Client,
-    node: &str,
-    line: &LedgerLine,
-) -> Result<Option<Fared>, ClusterError> {
+async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Result<Tried, ClusterError> {
     let key = &line.entry.vm;
     let Some(vm) = vms::vm(client, key).await? else {
-        return Ok(Some(Fared::Struck("it was deleted meanwhile".to_owned())));
+        return Ok(Tried::Fared(Fared::Struck("it was deleted meanwhile".to_owned())));
     };
     if vm.uid() != line.entry.vm_uid || vm.metadata.deletion_timestamp.is_some() {
-        return Ok(Some(Fared::Struck("it was deleted, or deleted and made anew, meanwhile".to_owned())));
+        return Ok(Tried::Fared(Fared::Struck(
+            "it was deleted, or deleted and made anew, meanwhile".to_owned(),
+        )));
     }
     if let Some(vmi) = vms::instance(client, key).await? {
         // The old instance may still be on its way out; a new one means that somebody, or we, started it.
         if vmi.uid().as_deref() == Some(&line.entry.vmi_uid) {
-            return Ok(None);
+            return Ok(Tried::NotYet("its old instance is still ending".to_owned()));
         }
-        return wait_running(client, key).await.map(Some);
+        return wait_running(client, key).await;
     }
     let recorded = line.entry.run_strategy.as_deref();
     let present = vm.spec.effective_strategy();
     if present == Some("Halted") && !matches!(recorded, Some("Always" | "Once")) {
-        return Ok(Some(Fared::Struck("its user halted it meanwhile".to_owned())));
+        return Ok(Tried::Fared(Fared::Struck("its user halted it meanwhile".to_owned())));
     }
-    if !devices_back(client, node, line).await? {
-        return Ok(None);
+    if let Some(why) = device_missing(client, node, line).await? {
+        return Ok(Tried::NotYet(why));
     }
     match (recorded, present, vm.spec.run_strategy.is_some()) {
         // A stop turns Always and Once into Halted, and a start would make Always of both: write back what was there.
@@ -161,30 +185,35 @@ async fn try_bring_back(
         }
         _ => match vms::start(client, key).await? {
             Answer::Accepted => {}
-            Answer::NoSuchVm => return Ok(None),
+            Answer::NoSuchVm => return Ok(Tried::NotYet("virt-api does not know it".to_owned())),
             // Running already, or its stop is still queued: the next look tells.
-            Answer::LookAgain { why } => {
-                tracing::info!(vm = %key, why, "virt-api would not start the VM; looking again");
-                return Ok(None);
-            }
+            Answer::LookAgain { why } => return Ok(Tried::NotYet(format!("virt-api says: {why}"))),
         },
     }
-    wait_running(client, key).await.map(Some)
+    wait_running(client, key).await
 }
 
-/// The devices' plugins have to offer them again, else the launcher dies at admission (reference `kubevirt.md` §6.3).
-async fn devices_back(client: &Client, node: &str, line: &LedgerLine) -> Result<bool, ClusterError> {
+/// Which precondition is missing. The devices' plugins have to offer them again, else the launcher dies at admission
+/// (reference `kubevirt.md` §6.3).
+async fn device_missing(
+    client: &Client,
+    name: &str,
+    line: &LedgerLine,
+) -> Result<Option<String>, ClusterError> {
     if line.entry.devices.is_empty() {
-        return Ok(true);
+        return Ok(None);
     }
-    let Some(node) = nodes::get(client, node).await? else {
-        return Ok(false);
+    let Some(node) = nodes::get(client, name).await? else {
+        return Ok(Some(format!("node {name} is not in the cluster")));
     };
-    let ready = nodes::is_ready(&node) && !nodes::is_cordoned(&node);
-    Ok(ready && line.entry.devices.iter().all(|device| nodes::allocatable(&node, device) > 0))
+    if !nodes::is_ready(&node) || nodes::is_cordoned(&node) {
+        return Ok(Some(format!("node {name}, which has its device, is not ready or is cordoned")));
+    }
+    let missing = line.entry.devices.iter().find(|device| nodes::allocatable(&node, device) == 0);
+    Ok(missing.map(|device| format!("node {name} does not offer {device} (yet)")))
 }
 
-async fn wait_running(client: &Client, key: &VmKey) -> Result<Fared, ClusterError> {
+async fn wait_running(client: &Client, key: &VmKey) -> Result<Tried, ClusterError> {
     let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
     let settled = |vmi: Option<&VirtualMachineInstance>| {
         vmi.is_some_and(|vmi| phase(vmi) == "Running" || vms::ended(vmi).is_some())
@@ -192,9 +221,10 @@ async fn wait_running(client: &Client, key: &VmKey) -> Result<Fared, ClusterErro
     match await_condition(api, &key.name, settled).await {
         Ok(Some(vmi)) if phase(&vmi) == "Running" => {
             let node = vmi.status.and_then(|status| status.node_name).unwrap_or_default();
-            Ok(Fared::Running(node))
+            Ok(Tried::Fared(Fared::Running(node)))
         }
-        Ok(_) => Ok(Fared::Failed("it was started and ended at once; look at its events".to_owned())),
+        // KubeVirt tries again by itself under most strategies; the deadline ends this.
+        Ok(_) => Ok(Tried::NotYet("it was started and ended at once; its events say why".to_owned())),
         Err(error) => Err(ClusterError::NoAnswer { what: format!("watch VM {key} start ({error})") }),
     }
 }

@@ -34,7 +34,7 @@ pub async fn swap(
     previous: &str,
 ) -> Result<(), StepError> {
     // The permit says that this binary was live a moment ago; both proofs end here.
-    tracing::info!(from = permit.live_sha256(), to = staged.sha256(), "renaming the new rke2 into place");
+    tracing::debug!(from = permit.live_sha256(), to = staged.sha256(), "renaming the new rke2 into place");
     let (live, previous) = (host.root.at(live), host.root.at(previous));
     fs::blocking(move || {
         swap_file::swap(&live, staged.path(), &previous).map_err(|error| StepError::operator(chain(&error)))
@@ -51,13 +51,18 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         (Some(found), Some(staged)) => (found.clone(), staged.clone()),
         _ => return Err(StepError::refuse(no_record(run))),
     };
+    if run.journal.progress().swap_begun() {
+        return Err(StepError::refuse(
+            "no swap: this upgrade has swapped already; `run` without --only goes on",
+        ));
+    }
+    let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
     let permit = ask_gate(run, &found).await?;
     if !run.journal.progress().drained() {
         let what =
             "no swap: the other pods have not been drained; run the whole upgrade instead of this step";
         return Err(StepError::refuse(what));
     }
-    let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
     let previous = previous_path(run, &found);
     run.record(Record::SwapIntent {
         from_sha256: found.live_sha256.clone(),
@@ -113,6 +118,9 @@ pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
     let path = run.host.root.at(&found.live);
     let live = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await?;
     if live == fact.to_sha256 {
+        // The rename happened; that its directory is on disk is not known after a crash.
+        let folder = run.host.root.at(&found.live).parent().map(Path::to_path_buf).unwrap_or_default();
+        fs::blocking(move || fs::sync_dir(&folder).map_err(StepError::from)).await?;
         Ok(run.record(Record::Swapped)?)
     } else if live == fact.from_sha256 {
         Ok(run.record(Record::SwapAbsent)?)

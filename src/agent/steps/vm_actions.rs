@@ -3,7 +3,7 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::cluster::vms::{self, Answer};
-use crate::flow::evacuate::{VmAction, migration_name};
+use crate::flow::evacuate::VmAction;
 use crate::flow::record::Record;
 use crate::flow::vms::{Fate, VmKey};
 
@@ -14,10 +14,8 @@ use crate::flow::vms::{Fate, VmKey};
 pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) -> Result<(), StepError> {
     match action {
         VmAction::Migrate { vm, attempt } => migrate(run, vm, attempt).await,
-        VmAction::Stop { vm } => {
-            run.record(Record::StopIntent { vm: vm.clone() })?;
-            request_stop(run, &vm, None).await
-        }
+        VmAction::Stop { vm } => ask_stop(run, &vm).await,
+        VmAction::AskAgain { vm } => ask_stop_again(run, &vm).await,
         VmAction::ForceOff { vm } => {
             run.record(Record::ForceOffIntent { vm: vm.clone() })?;
             request_stop(run, &vm, Some(0)).await
@@ -27,9 +25,32 @@ pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) ->
 }
 
 async fn migrate(run: &mut Run, vm: VmKey, attempt: u32) -> Result<(), StepError> {
-    let name = migration_name(&run.plan.upgrade_uid, &vm.name, attempt);
     run.record(Record::MigrationIntent { vm: vm.clone(), attempt })?;
-    Ok(vms::migrate(&run.cluster.client, &vm, &name, &run.plan.upgrade_name).await?)
+    let id = run.journal.progress().seq();
+    let (upgrade, uid) = (&run.plan.upgrade_name, &run.plan.upgrade_uid);
+    match vms::migrate(&run.cluster.client, &vm, id, upgrade, uid).await? {
+        Answer::Accepted | Answer::NoSuchVm => {}
+        Answer::LookAgain { why } => tracing::info!(%vm, why, "no migration of the VM now; looking again"),
+    }
+    Ok(())
+}
+
+/// Intent, then request: the guest's time begins with the intent.
+async fn ask_stop(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
+    run.record(Record::StopIntent { vm: vm.clone() })?;
+    request_stop(run, vm, None).await
+}
+
+/// After a crash, or when the instance shows no sign of its stop: asks again, but only where nobody has heard the first.
+///
+/// # Errors
+/// As [`perform`].
+pub async fn ask_stop_again(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
+    let Some(vmi) = vms::instance(&run.cluster.client, vm).await? else { return Ok(()) };
+    if vms::stop_was_heard(&run.cluster.client, &vmi).await? {
+        return Ok(());
+    }
+    ask_stop(run, vm).await
 }
 
 /// Sends the stop. Any answer about the VM is fine here: whether it goes is seen by the watch, with a deadline.
@@ -38,12 +59,12 @@ async fn migrate(run: &mut Run, vm: VmKey, attempt: u32) -> Result<(), StepError
 /// As [`perform`].
 pub async fn request_stop(run: &mut Run, vm: &VmKey, grace_seconds: Option<u32>) -> Result<(), StepError> {
     match vms::stop(&run.cluster.client, vm, grace_seconds).await? {
-        Answer::Accepted | Answer::NoSuchVm => Ok(()),
+        Answer::Accepted | Answer::NoSuchVm => {}
         Answer::LookAgain { why } => {
             tracing::info!(%vm, why, "virt-api would not stop the VM; looking again");
-            Ok(())
         }
     }
+    Ok(())
 }
 
 /// The VM is not on the node any more: where did it go?
@@ -60,9 +81,13 @@ async fn record_gone(run: &mut Run, vm: VmKey, last_end: Option<bool>) -> Result
         // The watch lags behind the object: not gone after all.
         _ if same && on_this_node => return Ok(()),
         Fate::Stopping { forced, .. } => {
-            // It was told to stop and moved instead (a migration that was under way won): it still has to end.
-            if same {
-                return Ok(());
+            // It was told to stop and moved instead: a migration that was under way won.
+            if let Some(vmi) = now.filter(|_| same) {
+                let heard = vms::stop_was_heard(&run.cluster.client, &vmi).await?;
+                return match node {
+                    Some(to) if !heard && !forced => Ok(run.record(Record::VmMigrated { vm, to })?),
+                    Some(_) | None => Ok(()),
+                };
             }
             let graceful = if forced { Some(false) } else { last_end };
             Record::VmStopped { vm, graceful }

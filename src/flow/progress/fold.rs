@@ -83,7 +83,7 @@ impl Progress {
                 self.cordoned = true;
             }
             Record::LedgerWritten { vms } => {
-                rule(self.cordoned, "the ledger is written after cordoning")?;
+                rule(self.cordon.is_some(), "the ledger is written after the intent to cordon")?;
                 rule(!self.swap_begun(), "no VM is entered after the swap began")?;
                 self.pre_drained = None;
                 self.drained = false;
@@ -99,7 +99,7 @@ impl Progress {
             | Record::VmLeft { vm, .. }
             | Record::RestoreIntent { vm }
             | Record::VmRestored { vm, .. }
-            | Record::VmStruck { vm, .. }) => self.move_vm(vm, record, entry.at)?,
+            | Record::VmStruck { vm, .. }) => self.move_vm(vm, record, entry)?,
             Record::PreDrained => {
                 rule(self.cordoned, "pre-drain comes after cordoning")?;
                 rule(self.ledger.on_node().next().is_none(), "a VM of the ledger is still on the node")?;
@@ -113,6 +113,12 @@ impl Progress {
                 rule(!self.swap_begun(), "the gate is asked before the swap")?;
                 self.pre_drained = None;
                 self.drained = false;
+                // Whatever was refused, fence and cordon may be gone: they are raised again, which is harmless.
+                self.cordoned = false;
+                self.fence = match std::mem::take(&mut self.fence) {
+                    Work::Done(units) | Work::Intended(units) => Work::Intended(units),
+                    Work::Not => Work::Not,
+                };
             }
             Record::SwapIntent { from_sha256, to_sha256, previous } => {
                 rule(self.pre_drained() && self.drained, "no swap without pre-drain and drain")?;
@@ -176,30 +182,38 @@ impl Progress {
         Ok(())
     }
 
-    fn move_vm(&mut self, vm: &VmKey, record: &Record, at: Timestamp) -> Result<(), &'static str> {
+    fn move_vm(&mut self, vm: &VmKey, record: &Record, entry: &Entry) -> Result<(), &'static str> {
         let line = self.ledger.line_mut(vm).ok_or("the VM is not in the ledger")?;
-        line.fate = moved(line, record, at)?;
+        line.fate = moved(line, record, entry.seq, entry.at)?;
         Ok(())
     }
 }
 
-fn moved(line: &LedgerLine, record: &Record, at: Timestamp) -> Result<Fate, &'static str> {
+fn moved(line: &LedgerLine, record: &Record, id: u64, at: Timestamp) -> Result<Fate, &'static str> {
     let fate = match (record, &line.fate) {
         (Record::MigrationIntent { attempt, .. }, Fate::Here) => {
-            Fate::Migrating { attempt: *attempt, since: at, asked: at }
+            Fate::Migrating { attempt: *attempt, id, since: at, asked: at }
         }
         (Record::MigrationIntent { attempt, .. }, Fate::Migrating { since, .. }) => {
-            Fate::Migrating { attempt: *attempt, since: *since, asked: at }
+            Fate::Migrating { attempt: *attempt, id, since: *since, asked: at }
         }
-        (Record::VmMigrated { to, .. }, Fate::Here | Fate::Migrating { .. }) => {
-            Fate::Migrated { to: to.clone() }
-        }
+        // A stop that nobody heard does not keep a VM from moving.
+        (
+            Record::VmMigrated { to, .. },
+            Fate::Here | Fate::Migrating { .. } | Fate::Stopping { forced: false, .. },
+        ) => Fate::Migrated { to: to.clone() },
         (Record::StopIntent { .. }, Fate::Here | Fate::Migrating { .. }) => {
-            Fate::Stopping { since: at, forced: false }
+            Fate::Stopping { since: at, asks: 1, forced: false }
         }
-        (Record::ForceOffIntent { .. }, Fate::Stopping { since, .. }) => {
-            Fate::Stopping { since: *since, forced: true }
+        // Nobody had heard the one before: the guest's time begins anew.
+        (Record::StopIntent { .. }, Fate::Stopping { asks, forced: false, .. }) => {
+            Fate::Stopping { since: at, asks: *asks + 1, forced: false }
         }
+
+        (Record::ForceOffIntent { .. }, Fate::Stopping { since, asks, .. }) => {
+            Fate::Stopping { since: *since, asks: *asks, forced: true }
+        }
+
         (Record::VmStopped { graceful, .. }, Fate::Stopping { .. }) => {
             Fate::ShutDown { graceful: *graceful, at }
         }

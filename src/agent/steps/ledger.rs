@@ -1,0 +1,85 @@
+//! Into the ledger: everybody on the node, before anything is done to them; and Harvester's list beside it.
+
+use kube::ResourceExt;
+
+use crate::agent::run::Run;
+use crate::agent::step_error::StepError;
+use crate::cluster::crd::kubevirt::VirtualMachineInstance;
+use crate::cluster::{nodes, restore_list, vms};
+use crate::flow::classify;
+use crate::flow::evacuate::MIGRATION_ATTEMPTS;
+use crate::flow::record::Record;
+use crate::flow::vms::{Fate, LedgerLine, Verdict, VmEntry};
+
+/// Writes the first ledger, once, even when nobody is on the node; after a hold, classifies anew those that were held.
+///
+/// # Errors
+/// Retries while the API is away.
+pub async fn write_first(run: &mut Run) -> Result<(), StepError> {
+    let present = vms::instances_on(&run.cluster.client, &run.plan.node_name).await?;
+    let first =
+        run.journal.entries().iter().all(|entry| !matches!(entry.record, Record::LedgerWritten { .. }));
+    let resumed = run.journal.entries().iter().rev().take(3).any(|entry| entry.record == Record::Resumed);
+    enter(run, present.iter(), first, resumed).await?;
+    sync_list(run).await
+}
+
+/// Enters those who are not in the ledger, or came back. With `afresh`, those as well whose verdict or attempts an operator
+/// has been asked about: the facts may be others by now.
+///
+/// # Errors
+/// Retries while the API is away.
+pub async fn enter(
+    run: &mut Run,
+    present: impl Iterator<Item = &VirtualMachineInstance>,
+    even_if_empty: bool,
+    afresh: bool,
+) -> Result<(), StepError> {
+    let ledger = run.journal.progress().ledger();
+    let newcomers: Vec<&VirtualMachineInstance> = present
+        .filter(|vmi| match ledger.line(&vms::key_of(*vmi)).filter(|line| line.fate.is_on_node()) {
+            Some(line) => afresh && is_stuck(line) && vmi.uid().is_some(),
+            None => vms::ended(vmi).is_none(),
+        })
+        .collect();
+    if newcomers.is_empty() && !even_if_empty {
+        return Ok(());
+    }
+    let targets = nodes::count_targets(&run.cluster.client, &run.plan.node_name).await?;
+    let mut entries: Vec<VmEntry> = Vec::new();
+    for vmi in newcomers {
+        let facts = vms::facts(&run.cluster.client, vmi).await?;
+        entries.push(classify::enter(&facts, &run.plan.evacuation, targets));
+    }
+    Ok(run.record(Record::LedgerWritten { vms: entries })?)
+}
+
+fn is_stuck(line: &LedgerLine) -> bool {
+    match (&line.fate, &line.entry.verdict) {
+        (Fate::Here, Verdict::Hold { .. } | Verdict::Leaving) => true,
+        (Fate::Migrating { attempt, .. }, _) => *attempt >= MIGRATION_ATTEMPTS,
+        _ => false,
+    }
+}
+
+/// Why this VM holds the node; none when it does not.
+#[must_use]
+pub fn held(line: &LedgerLine) -> Option<String> {
+    match &line.entry.verdict {
+        Verdict::Hold { why } => Some(format!("VM {} holds the node: {why}", line.entry.vm)),
+        Verdict::Migrate | Verdict::ShutDown { .. } | Verdict::Leaving => None,
+    }
+}
+
+/// Harvester's `ConfigMap` names every VM that is, or is about to be, shut down. Reads it each time: it is not ours alone.
+///
+/// # Errors
+/// Retries while the API is away, and when another node's agent wrote at the same moment.
+pub async fn sync_list(run: &Run) -> Result<(), StepError> {
+    let stopped = run.journal.progress().ledger().stopped_names();
+    if stopped.is_empty() {
+        return Ok(());
+    }
+    let (upgrade, uid, node) = (&run.plan.upgrade_name, &run.plan.upgrade_uid, &run.plan.node_name);
+    Ok(restore_list::add(&run.cluster, upgrade, uid, node, &stopped).await?)
+}

@@ -1,0 +1,63 @@
+//! Pause and cancel on real parts: obeyed between steps, and everything is put back.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "tests")]
+#![expect(clippy::disallowed_methods, reason = "tests look at the machine from outside")]
+
+#[path = "support/asserts.rs"]
+#[expect(dead_code, reason = "each test file uses its part")]
+mod asserts;
+#[expect(dead_code, reason = "each test file uses its part")]
+mod support;
+
+use asserts::{agent, said, stage, unhurried};
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use support::{NODE, Stage, UPGRADE};
+use upgrade_agent::cluster::crd::node_upgrade::Control;
+use upgrade_agent::cluster::nodes;
+
+async fn set_control(stage: &Stage, control: Control) {
+    let patch = json!({ "spec": { "control": control } });
+    let name = format!("{UPGRADE}-{NODE}");
+    stage.orders().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+}
+
+async fn phase(stage: &Stage) -> String {
+    let order = stage.orders().get(&format!("{UPGRADE}-{NODE}")).await.unwrap();
+    order.status.map(|status| status.phase).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back() {
+    let stage = stage(unhurried).await;
+    let before = stage.instances().await.unwrap();
+    let (pid, live) = (stage.rke2_pid().await.unwrap(), stage.live_sha256().await.unwrap());
+    stage.order(Control::Pause).await.unwrap();
+    let mut command = stage.agent(agent(), &["node", "--once"]);
+    let child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    stage.wait("the pause to show", 30, async || phase(&stage).await == "Node-upgrade paused").await.unwrap();
+    assert_eq!(
+        stage.records("fenceIntent") + stage.records("cordonIntent"),
+        0,
+        "paused before anything is touched"
+    );
+
+    set_control(&stage, Control::Run).await;
+    stage.wait("the first guest to be stopped", 60, async || stage.records("stopIntent") > 0).await.unwrap();
+    set_control(&stage, Control::Cancel).await;
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "a cancelled upgrade is no success: {}", said(&output));
+
+    assert_eq!(stage.records("swapIntent"), 0, "{}", stage.journal());
+    assert_eq!(stage.rke2_pid().await.unwrap(), pid);
+    assert_eq!(stage.live_sha256().await.unwrap(), live);
+    assert_eq!(stage.instances().await.unwrap().len(), before.len(), "every VM runs again");
+    let node: Node = Api::all(stage.client.clone()).get(NODE).await.unwrap();
+    assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none());
+    assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));
+    stage.machine.must_run(&["systemctl", "restart", "rke2-server"]).await.expect("the fence is gone");
+    assert_eq!(phase(&stage).await, "Failed");
+}
