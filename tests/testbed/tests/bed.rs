@@ -111,6 +111,8 @@ async fn a_machine_runs_rke2_and_joins_the_cluster() {
     machine.wait_active("rke2-server", Duration::from_secs(20)).await.unwrap();
     assert_eq!(kubelet_version(&nodes).await, "v1.35.6+rke2r1");
     watch.lap("crash and recovery");
+    faults_are_seen_from_outside(&machine, &nodes).await;
+    watch.lap("three more faults");
 
     let before = machine.boot_id().unwrap();
     machine.run(&["systemctl", "reboot"]).await.unwrap();
@@ -132,6 +134,41 @@ async fn a_machine_runs_rke2_and_joins_the_cluster() {
     drop(run);
     watch.lap("files removed");
     assert_nothing_left(&at);
+}
+
+/// Leaves RKE2 active and without a fault.
+async fn faults_are_seen_from_outside(machine: &Machine, nodes: &Api<Node>) {
+    let restart = ["systemctl", "restart", "--no-block", "rke2-server"];
+    // Five starts within ten seconds, and systemd starts it no more, whatever Restart= says.
+    machine.must_run(&["systemctl", "reset-failed", "rke2-server"]).await.unwrap();
+
+    machine.set_rke2_fault("wrong-version:v1.34.2+rke2r1").unwrap();
+    machine.must_run(&["systemctl", "restart", "rke2-server"]).await.unwrap();
+    assert_eq!(kubelet_version(nodes).await, "v1.34.2+rke2r1");
+
+    machine.set_rke2_fault("hang").unwrap();
+    machine.must_run(&restart).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(state(machine, "rke2-server").await, "activating");
+    assert!(std::net::TcpStream::connect((machine.address(), 10248)).is_err());
+
+    // It says that it is ready, and ends nevertheless: who looks once only is deceived.
+    machine.set_rke2_fault("die-after:1").unwrap();
+    machine.must_run(&["systemctl", "restart", "rke2-server"]).await.unwrap();
+    assert_eq!(state(machine, "rke2-server").await, "active");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(state(machine, "rke2-server").await, "activating");
+
+    machine.set_rke2_fault("").unwrap();
+    machine.must_run(&restart).await.unwrap();
+    machine.wait_active("rke2-server", Duration::from_secs(10)).await.unwrap();
+    assert_eq!(kubelet_version(nodes).await, "v1.35.6+rke2r1");
+}
+
+/// What `systemctl is-active` prints.
+async fn state(machine: &Machine, unit: &str) -> String {
+    let output = machine.run(&["systemctl", "is-active", unit]).await.unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
