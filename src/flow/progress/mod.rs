@@ -1,4 +1,4 @@
-//! `Progress`: everything that the records so far say. [`fold`] makes it; here are its parts and its reads.
+//! `Progress`: everything that the records so far say. `fold` makes it; here are its parts and its reads.
 
 mod fold;
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn micro_time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-/// Creates a Ready node with its lease; [`super::decide`] keeps the lease fresh from then on. `allocatable` is added to
+/// Creates a Ready node with its lease; `decide` keeps the lease fresh from then on. `allocatable` is added to
 /// a default that has room for some 30 VMs; `version` is the kubelet's.
 ///
 /// # Errors
