@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -106,6 +106,7 @@ impl Stage {
         let mut rke2 = Rke2Spec::new(Role::Server, FROM, &control_plane.admin_kubeconfig(), NODE);
         rke2.extra_allocatable = vec![(PCI_DEVICE.into(), "2".into()), (VGPU.into(), "1".into())];
         machine.install_rke2(&rke2).await?;
+        lift_birth_taint(&client).await?;
         let release = rke2_release(dir.path(), TO)?;
         let inside = machine.root().join(RELEASE.trim_start_matches('/'));
         std::fs::create_dir_all(&inside)?;
@@ -285,6 +286,14 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// The API server taints every new Node as not ready; the controller that would take that away is off in the test bed.
+async fn lift_birth_taint(client: &Client) -> Result<()> {
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());
+    let patch = serde_json::json!({ "spec": { "taints": null } });
+    nodes.patch(NODE, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
 }
 
 /// A pod on the node that is no VM: the drain has to evict it.
