@@ -9,7 +9,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-const DEFAULT_FILTER: &str = "upgrade_agent=info,kube_runtime=error,warn";
+const DEFAULT_FILTER: &str = "upgrade_agent=info,kube_runtime=error,kube_client=off,warn";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ fn stderr_identity() -> Option<String> {
     Some(format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// Sets up logging for the whole process, filtered by `RUST_LOG` (default `upgrade_agent=info,kube_runtime=error,warn`).
+/// Sets up logging for the whole process, filtered by `RUST_LOG` (default `upgrade_agent=info,kube_runtime=error,kube_client=off,warn`).
 ///
 /// # Errors
 /// When `RUST_LOG` is no filter, or when logging is already set up.

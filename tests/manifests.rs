@@ -22,13 +22,10 @@ const GENERATED: &str = "crd.yaml";
 
 /// Every right, `group/resource` and its verbs, in the whole cluster.
 const CLUSTER_RIGHTS: &[(&str, &str)] = &[
-    ("/events", "create patch"),
     ("/nodes", "get list patch watch"),
     ("/pods", "get list watch"),
     ("/pods/eviction", "create"),
-    ("events.k8s.io/events", "create patch"),
-    ("kubevirt.io/kubevirts", "get list"),
-    ("kubevirt.io/virtualmachineinstancemigrations", "create delete get list watch"),
+    ("kubevirt.io/virtualmachineinstancemigrations", "create get list watch"),
     ("kubevirt.io/virtualmachineinstances", "get list watch"),
     ("kubevirt.io/virtualmachines", "get list patch watch"),
     ("subresources.kubevirt.io/healthz", "get list"),
@@ -38,9 +35,8 @@ const CLUSTER_RIGHTS: &[(&str, &str)] = &[
 /// The same, in harvester-system only.
 const NAMESPACE_RIGHTS: &[(&str, &str)] = &[
     ("/configmaps", "create get list patch"),
-    ("agent.harvesterhci.io/nodeupgrades", "create get list watch"),
+    ("agent.harvesterhci.io/nodeupgrades", "get list watch"),
     ("agent.harvesterhci.io/nodeupgrades/status", "get patch update"),
-    ("coordination.k8s.io/leases", "create get patch update"),
     ("harvesterhci.io/upgrades", "get list patch watch"),
 ];
 

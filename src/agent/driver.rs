@@ -222,11 +222,13 @@ fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
                 return fatal(&error.into());
             }
             run.publish_trouble("Refused", sentence.clone());
+            publish_hold(run, &sentence);
             Ended::Refused(sentence)
         }
         // Before the first change there is nothing to hold: the agent just does not begin.
         Reaction::Retry | Reaction::AskOperator if untouched => {
             run.publish_trouble("Refused", sentence.clone());
+            publish_hold(run, &sentence);
             Ended::Refused(sentence)
         }
         Reaction::Retry | Reaction::AskOperator => {
@@ -234,9 +236,21 @@ fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
                 return fatal(&error.into());
             }
             run.publish_trouble("NeedsOperator", sentence.clone());
+            publish_hold(run, &sentence);
             Ended::Held(sentence)
         }
     }
+}
+
+/// The same words where people look for what is waited for.
+fn publish_hold(run: &mut Run, sentence: &str) {
+    run.publish_blockers(vec![Blocker {
+        what: sentence.to_owned(),
+        since: run.now(),
+        owner: "an operator".to_owned(),
+        deadline: None,
+        then: "it stays so until somebody acts".to_owned(),
+    }]);
 }
 
 fn fatal(error: &StepError) -> Ended {

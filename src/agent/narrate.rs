@@ -26,6 +26,7 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::VmStopped { vm, graceful } => format!("{vm}: {}, owed a start", end_of(*graceful)),
         Record::VmLeft { vm, reason } => format!("{vm}: left the node ({reason})"),
         Record::PreDrained => "no VM is left on the node".to_owned(),
+        Record::Drained { evicted: 1 } => "1 other pod evicted".to_owned(),
         Record::Drained { evicted } => format!("{evicted} other pods evicted"),
         Record::GateRefused { refusal } => format!("the gate refused: {refusal}"),
         Record::Swapped => "new rke2 in place, the old one is kept".to_owned(),

@@ -16,7 +16,7 @@ use crate::cluster::names::safe_concat;
 use crate::cluster::{Cluster, ClusterError, ask, ask_opt};
 use crate::flow::phase::Phase;
 use crate::flow::plan::NodePlan;
-use crate::flow::report::NodeReport;
+use crate::flow::report::{Blocker, NodeReport};
 use crate::flow::step::Step;
 
 /// Between two writes: a run changes faster than people read.
@@ -38,6 +38,36 @@ pub struct Reporter {
     last_status: Option<NodeUpgradeStatus>,
     last_news: Option<News>,
     order: Order,
+}
+
+/// Says in an order's status that it cannot be carried out, and why. That it cannot be said is logged.
+pub async fn refuse(cluster: &Cluster, order: &NodeUpgrade, why: &str, now: Timestamp) {
+    let api: Api<NodeUpgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let name = order.metadata.name.clone().unwrap_or_default();
+    let blocker = Blocker {
+        what: why.to_owned(),
+        since: now,
+        owner: "whoever wrote the order".to_owned(),
+        deadline: None,
+        then: "it is not begun".to_owned(),
+    };
+    let degraded = StatusCondition {
+        kind: "Degraded".to_owned(),
+        status: "True".to_owned(),
+        reason: "Refused".to_owned(),
+        message: why.to_owned(),
+        last_transition_time: now,
+    };
+    let status = json!({
+        "blockers": [blocker], "conditions": [degraded], "observedGeneration": order.metadata.generation,
+    });
+    let patch = json!({ "status": status });
+    let what = format!("report to NodeUpgrade {name}");
+    if let Err(error) =
+        ask(what, api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await
+    {
+        tracing::warn!(error = chain(&error), "the refusal could not be reported");
+    }
 }
 
 /// What people want to see at once.

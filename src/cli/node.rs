@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::report;
 use crate::agent::watch_order::watch_orders;
 use crate::cli::carry_out::{Part, carry_out};
 use crate::cli::terminal::Terminal;
@@ -43,13 +44,18 @@ pub async fn serve(config: Config, once: bool, terminal: &Terminal) -> Result<Ex
 /// After something that kept a run from beginning.
 const TRY_AGAIN: Duration = Duration::from_secs(15);
 
+/// An order as it was at one moment: the object's uid and the generation of its spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Version(Option<String>, Option<i64>);
+
 struct Daemon {
     config: Config,
     cluster: Cluster,
     shutdown: CancellationToken,
     terminal: Terminal,
-    /// Orders that ended, by upgrade uid, with the generation that they ended at: only a newer one is looked at again.
-    settled: BTreeMap<String, Option<i64>>,
+    /// Orders that ended, by upgrade uid, with the version that they ended at: only another one is looked at again. None for
+    /// a run that was found unfinished at the start, before its order was seen.
+    settled: BTreeMap<String, Option<Version>>,
 }
 
 impl Daemon {
@@ -76,14 +82,17 @@ impl Daemon {
                     None => return Err(Failure::failed(anyhow!("the watch on orders ended"))),
                 },
             };
-            let generation = order.metadata.generation;
+            // Another object of the same name is another order.
+            let version = Version(order.uid(), order.metadata.generation);
             let plan = order.spec.plan();
-            if self.settled.get(&plan.upgrade_uid) == Some(&generation) {
+            if self.settled.get(&plan.upgrade_uid) == Some(&Some(version.clone())) {
                 continue;
             }
             if let Err(error) = plan.check() {
                 self.terminal.complain(&format!("NodeUpgrade {}: {error}", order.name_any()));
-                self.settled.insert(plan.upgrade_uid, generation);
+                notify::status(&format!("refused: {error}"));
+                report::refuse(&self.cluster, &order, &error.to_string(), system_clock()).await;
+                self.settled.insert(plan.upgrade_uid, Some(version));
                 if once {
                     return Ok(Exit::Usage);
                 }
@@ -91,15 +100,16 @@ impl Daemon {
             }
             // Standing still since the start of the process: the order is seen for the first time, and is no news.
             if self.settled.get(&plan.upgrade_uid) == Some(&None) {
-                self.settled.insert(plan.upgrade_uid, generation);
+                self.settled.insert(plan.upgrade_uid, Some(version));
                 continue;
             }
             let uid = plan.upgrade_uid.clone();
-            let exit = self.carry_out(plan, generation, Some(order.spec.control), once).await?;
+            let exit = self.carry_out(plan, Some(version), Some(order.spec.control), once).await?;
             // What was said meanwhile has been heard by the run itself.
             while let Ok(newer) = orders.try_recv() {
                 if newer.spec.upgrade_uid == uid {
-                    self.settled.insert(uid.clone(), newer.metadata.generation);
+                    let version = Version(newer.uid(), newer.metadata.generation);
+                    self.settled.insert(uid.clone(), Some(version));
                 }
             }
             if let Some(exit) = self.ends(once, exit) {
@@ -119,7 +129,7 @@ impl Daemon {
     async fn carry_out(
         &mut self,
         plan: NodePlan,
-        generation: Option<i64>,
+        version: Option<Version>,
         word: Option<Control>,
         once: bool,
     ) -> Result<Exit, Failure> {
@@ -149,7 +159,7 @@ impl Daemon {
                 );
             }
         }
-        self.settled.insert(uid, generation);
+        self.settled.insert(uid, version);
         Ok(exit)
     }
 
@@ -160,7 +170,8 @@ impl Daemon {
         for uid in journal::upgrades(&self.config.state_dir).map_err(Failure::failed)? {
             let path = journal::path_of(&self.config.state_dir, &uid);
             let progress = Journal::peek(&path).map_err(Failure::failed)?;
-            if let (None, Some(plan)) = (progress.outcome(), progress.plan())
+            // One that was refused before it changed anything is not owed a continuation: the order counts, and may be another.
+            if let (None, Some(plan), false) = (progress.outcome(), progress.plan(), progress.is_untouched())
                 && plan.node_name == node
             {
                 plans.push(plan.clone());

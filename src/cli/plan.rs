@@ -1,5 +1,6 @@
 //! `plan`: what would be done, to whom, and why; changes nothing.
 
+use anyhow::anyhow;
 use serde_json::json;
 
 use crate::agent::narrate::table;
@@ -25,6 +26,13 @@ pub async fn print(
 ) -> Result<Exit, Failure> {
     let plan = source::plan(config, from).await?;
     let cluster = source::cluster(config).await?;
+    let known = nodes::get(&cluster.client, &plan.node_name).await.map_err(Failure::refused)?;
+    if known.is_none() {
+        let node = &plan.node_name;
+        return Err(Failure::refused(anyhow!(
+            "the cluster has no node {node}; `kubectl get nodes` lists them"
+        )));
+    }
     let mut entries = read_entries(&cluster, &plan).await.map_err(Failure::refused)?;
     entries.sort_by(|one, other| one.vm.cmp(&other.vm));
     let holds = entries.iter().filter(|entry| matches!(entry.verdict, Verdict::Hold { .. })).count();

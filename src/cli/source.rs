@@ -103,8 +103,9 @@ fn from_journal(config: &Config, upgrade: &str) -> Result<Option<NodePlan>, Fail
         let path = journal::path_of(&config.state_dir, &uid);
         let progress = Journal::peek(&path).map_err(Failure::failed)?;
         // An Upgrade of the same name that has ended is another one.
-        let open =
-            progress.plan().filter(|plan| plan.upgrade_name == upgrade && progress.outcome().is_none());
+        let open = progress.plan().filter(|plan| {
+            plan.upgrade_name == upgrade && progress.outcome().is_none() && !progress.is_untouched()
+        });
         if let Some(plan) = open {
             return Ok(Some(plan.clone()));
         }

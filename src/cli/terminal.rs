@@ -25,7 +25,9 @@ impl Terminal {
     /// One line on standard error.
     pub fn complain(&self, text: &str) {
         let mut out = io::stderr().lock();
-        ignore_closed(writeln!(out, "upgrade-agent: {text}"));
+        // One sentence, one line: some parsers draw pictures.
+        let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        ignore_closed(writeln!(out, "upgrade-agent: {line}"));
     }
 
     /// Asks a yes-or-no question; none when nobody can answer.

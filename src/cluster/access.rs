@@ -31,7 +31,7 @@ const fn right(
 }
 
 /// All rights of a run that would hurt to miss half way.
-pub const NEEDED: [Right; 10] = [
+pub const NEEDED: [Right; 13] = [
     right("", "nodes", "", "patch"),
     right("", "pods", "", "list"),
     right("", "pods", "eviction", "create"),
@@ -41,6 +41,9 @@ pub const NEEDED: [Right; 10] = [
     right("kubevirt.io", "virtualmachineinstancemigrations", "", "watch"),
     right("subresources.kubevirt.io", "virtualmachines", "stop", "update"),
     right("subresources.kubevirt.io", "virtualmachines", "start", "update"),
+    right("kubevirt.io", "virtualmachines", "", "patch"),
+    right("", "configmaps", "", "create"),
+    right("", "configmaps", "", "patch"),
     right("harvesterhci.io", "upgrades", "", "patch"),
 ];
 
@@ -68,8 +71,8 @@ pub async fn missing(client: &Client, namespace: &str) -> Result<Vec<Right>, Clu
             resource: text(right.resource),
             subresource: text(right.subresource),
             verb: text(right.verb),
-            // Upgrades are only patched in Harvester's namespace; everything else is needed everywhere.
-            namespace: (right.group == "harvesterhci.io").then(|| namespace.to_owned()),
+            // These live in Harvester's namespace only; everything else is needed everywhere.
+            namespace: matches!(right.resource, "upgrades" | "configmaps").then(|| namespace.to_owned()),
             ..ResourceAttributes::default()
         };
         let review = SelfSubjectAccessReview {

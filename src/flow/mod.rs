@@ -14,6 +14,7 @@ pub mod evacuate;
 pub mod next;
 pub mod phase;
 pub mod plan;
+pub mod plan_error;
 pub mod progress;
 pub mod record;
 pub mod report;

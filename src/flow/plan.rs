@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+use crate::flow::plan_error::PlanError;
 use crate::flow::version::Rke2Version;
 use crate::flow::vms::VmKey;
 
@@ -183,50 +183,6 @@ pub struct OsPart {
     pub reboot: bool,
 }
 
-/// A plan that must not be started.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum PlanError {
-    /// A field that must say something is empty.
-    #[error("the plan's `{field}` is empty; fill it in")]
-    Empty {
-        /// Which field.
-        field: &'static str,
-    },
-    /// `to` is not newer than `from`.
-    #[error(
-        "the plan goes from {from} to {to}, which is not newer; downgrades are not supported by Kubernetes"
-    )]
-    NotNewer {
-        /// Version before.
-        from: Rke2Version,
-        /// Version after.
-        to: Rke2Version,
-    },
-    /// A minor is skipped.
-    #[error("the plan goes from {from} to {to} and skips a Kubernetes minor; upgrade one minor at a time")]
-    SkipsMinor {
-        /// Version before.
-        from: Rke2Version,
-        /// Version after.
-        to: Rke2Version,
-    },
-    /// The digest is no sha256.
-    #[error(
-        "the plan's `artifacts.sha256` is `{0}`; it must be the 64 hexadecimal digits that sha256sum prints"
-    )]
-    BadDigest(String),
-    /// The source is not one this version can read.
-    #[error(
-        "the plan's `artifacts.source` is `{0}`; give file:///absolute/path of a release tarball or its folder"
-    )]
-    BadSource(String),
-    /// Something in the plan that this version cannot do.
-    #[error(
-        "the plan asks for `{0}`, which this version of upgrade-agent cannot do; take it out of the plan"
-    )]
-    Unsupported(&'static str),
-}
-
 impl NodePlan {
     /// Checks everything that can be known from the plan alone.
     ///
@@ -245,7 +201,7 @@ impl NodePlan {
         }
         // The uid becomes a folder name under the state directory.
         if !self.upgrade_uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(PlanError::Empty { field: "upgradeUID" });
+            return Err(PlanError::BadUid(self.upgrade_uid.clone()));
         }
         let VersionChange { from, to } = self.rke2.clone();
         if to <= from {
@@ -261,6 +217,15 @@ impl NodePlan {
         }
         if self.artifacts.path().is_none() {
             return Err(PlanError::BadSource(self.artifacts.source.clone()));
+        }
+        let times = [
+            ("guestShutdownSeconds", self.evacuation.guest_shutdown_seconds),
+            ("migrationSeconds", self.evacuation.migration_seconds),
+        ];
+        for (field, seconds) in times {
+            if !(1..=86400).contains(&seconds) {
+                return Err(PlanError::BadSeconds { field, seconds });
+            }
         }
         match self.swap {
             SwapMode::Direct => {}
@@ -317,9 +282,10 @@ pub(crate) mod tests {
     #[test]
     fn a_wrong_plan_names_its_field() {
         type Break = fn(&mut NodePlan);
-        let table: [(Break, &str); 10] = [
+        let table: [(Break, &str); 11] = [
+            (|p| p.evacuation.migration_seconds = 0, "1 to 86400"),
             (|p| p.upgrade_name = " ".into(), "`upgradeName` is empty"),
-            (|p| p.upgrade_uid = "../../etc".into(), "`upgradeUID` is empty"),
+            (|p| p.upgrade_uid = "../../etc".into(), "copy metadata.uid"),
             (|p| p.node_name = String::new(), "`nodeName` is empty"),
             (|p| p.rke2.to = p.rke2.from.clone(), "not newer"),
             (|p| p.rke2.to = "v1.33.9+rke2r1".parse().unwrap(), "not newer"),

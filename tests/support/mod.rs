@@ -83,7 +83,10 @@ impl Stage {
         let crds = control_plane.install_crds()?;
         // A user's checkout has no real CRDs beside it and tests against stand-ins; CI has them and must use them.
         let real = matches!(crds, Crds::Real(_));
-        ensure!(real || std::env::var_os("CI").is_none(), "CI must test against the products' real CRDs");
+        ensure!(
+            real || std::env::var_os("CI").is_none(),
+            "CI tests against the real CRDs: put them at ../shared/crds or name them with UPGRADE_AGENT_CRDS"
+        );
         for file in ["crd.yaml", "serviceaccount.yaml", "rbac.yaml"] {
             control_plane.run_kubectl(&["apply", "--server-side", "-f", &manifest(file)])?;
         }
