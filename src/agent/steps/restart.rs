@@ -1,5 +1,7 @@
 //! Restart: `RKE2` on the new binary, through systemd, without opening the fence.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::agent::gate;
@@ -23,9 +25,7 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
 }
 
 async fn restart_and_record(run: &mut Run, unit: &str) -> Result<(), StepError> {
-    // Half a minute less than the step has, so that the reason is systemd's and not the driver's.
-    let time = Step::Restart.deadline(&run.plan).saturating_sub(std::time::Duration::from_secs(30));
-    let up = run.host.systemd.restart_fenced(unit, Instant::now() + time).await?;
+    let up = run.host.systemd.restart_fenced(unit, deadline(run)).await?;
     Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
 }
 
@@ -62,9 +62,13 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
         ask_gate(run, &unit, state.is_at_rest()).await?;
         return restart_and_record(run, &unit).await;
     }
-    let time = Step::Restart.deadline(&run.plan).saturating_sub(std::time::Duration::from_secs(30));
-    let up = run.host.systemd.wait_active(&unit, Some(&before), Instant::now() + time).await?;
+    let up = run.host.systemd.wait_active(&unit, Some(&before), deadline(run)).await?;
     Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
+}
+
+/// Half a minute less than the step has, so that the reason is systemd's and not the driver's.
+fn deadline(run: &Run) -> Instant {
+    Instant::now() + Step::Restart.deadline(&run.plan).saturating_sub(Duration::from_secs(30))
 }
 
 fn unit(run: &Run) -> Result<String, StepError> {
