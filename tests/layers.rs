@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("agent", ROLE),
     ("controller", ROLE),
     ("sim", &["flow", "cluster", "host", "config", "telemetry", "shutdown", "notify"]),
-    ("journal", &["flow", "host::fs"]),
+    ("journal", &["flow", "host::fs", "host::clock"]),
     ("cluster", &["flow", "config", "telemetry", "shutdown", "notify"]),
     ("host", &["flow", "config", "telemetry", "shutdown", "notify"]),
     ("flow", &[]),

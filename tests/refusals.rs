@@ -14,7 +14,6 @@ use std::process::Output;
 use std::time::Duration;
 
 use asserts::{agent, said, stage};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
@@ -23,6 +22,8 @@ use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::nodes;
 use upgrade_agent::flow::record::Record;
 use upgrade_agent::flow::vms::VmKey;
+use upgrade_agent::host::clock::Clock;
+use upgrade_agent::host::fs::Fs;
 use upgrade_agent::journal::Journal;
 use upgrade_agent::sim::Timing;
 
@@ -81,7 +82,7 @@ fn stale_journal(stage: &Stage) {
     let mut other = stage.plan();
     other.upgrade_uid = "11111111-2222-3333-4444-555555555555".into();
     let dir = stage.machine.root().join("var/lib/rancher/upgrade-agent");
-    let mut journal = Journal::open(&dir, &other, "boot", Timestamp::now).unwrap();
+    let mut journal = Journal::open(&Fs::kernel(), &dir, &other, "boot", Clock::system()).unwrap();
     let unit = "rke2-server.service".to_owned();
     for record in [
         Record::Preflighted {

@@ -109,6 +109,7 @@ async fn perform_unless_told(
         }
     };
     tokio::select! {
+        biased;
         // Cancel-safe for the channel; the step is one of those that may be left.
         () = told => Ok(()),
         done = perform_until_deadline(run, step) => done,
@@ -163,6 +164,7 @@ async fn obey(
                 then: "it stays paused".to_owned(),
             }]);
             tokio::select! {
+                biased;
                 // Cancel-safe: both arms only wait.
                 () = run.shutdown.cancelled() => Err(StepError::interrupted()),
                 changed = control.changed() => match changed {

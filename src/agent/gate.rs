@@ -151,6 +151,8 @@ mod tests {
     use crate::flow::plan::tests::plan;
     use crate::flow::progress::tests::whole_run;
     use crate::flow::record::Record;
+    use crate::host::clock::Clock;
+    use crate::host::fs::Fs;
     use crate::journal::Journal;
 
     fn empty() -> Observed {
@@ -168,7 +170,7 @@ mod tests {
     fn receipt() -> PreDrainReceipt {
         let dir = tempfile::tempdir().unwrap();
         let mut journal =
-            Journal::open(dir.path(), &plan(), "boot-1", || jiff::Timestamp::UNIX_EPOCH).unwrap();
+            Journal::open(&Fs::kernel(), dir.path(), &plan(), "boot-1", Clock::system()).unwrap();
         for entry in &whole_run()[1..] {
             journal.append(entry.record.clone()).unwrap();
             if entry.record == Record::PreDrained {

@@ -8,6 +8,7 @@
 //! ```
 //! `driver` is the one owner of the journal. `reporter` only reads what was published; that it fails never stops the work.
 
+pub mod carry_out;
 pub mod checks;
 pub mod driver;
 pub mod gate;

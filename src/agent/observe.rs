@@ -6,7 +6,6 @@ use crate::agent::step_error::{StepError, chain};
 use crate::cluster::{nodes, vms};
 use crate::host::Host;
 use crate::host::fence::{self, FenceState};
-use crate::host::fs;
 use crate::host::process;
 
 /// One reading.
@@ -67,11 +66,14 @@ pub async fn observe(
         | FenceState::RemovedStillLoaded => false,
     });
     let root = host.root.clone();
-    let processes = fs::blocking(move || process::vm_processes(&root))
+    let processes = host
+        .root
+        .fs()
+        .blocking(move |_| process::vm_processes(&root))
         .await
         .map(|all| all.iter().map(|process| format!("{} (pid {})", process.name, process.pid)).collect());
     let path = host.root.at(live);
-    let live_sha256 = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await;
+    let live_sha256 = host.root.fs().blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await;
     Observed {
         instances: Reading::of(instances),
         launchers: Reading::of(vms::launchers_on(client, node).await),

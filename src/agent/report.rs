@@ -18,6 +18,7 @@ use crate::flow::phase::Phase;
 use crate::flow::plan::NodePlan;
 use crate::flow::report::{Blocker, NodeReport};
 use crate::flow::step::Step;
+use crate::host::clock::Clock;
 
 /// Between two writes: a run changes faster than people read.
 const LEAST_PAUSE: Duration = Duration::from_millis(500);
@@ -32,7 +33,7 @@ const LAST_WORD: Duration = Duration::from_secs(15);
 pub struct Reporter {
     cluster: Cluster,
     plan: NodePlan,
-    clock: fn() -> Timestamp,
+    clock: Clock,
     conditions: Vec<StatusCondition>,
     last_state: Option<NodeStatus>,
     last_status: Option<NodeUpgradeStatus>,
@@ -91,7 +92,7 @@ enum Order {
 impl Reporter {
     /// A reporter for one run.
     #[must_use]
-    pub fn new(cluster: Cluster, plan: NodePlan, clock: fn() -> Timestamp) -> Self {
+    pub fn new(cluster: Cluster, plan: NodePlan, clock: Clock) -> Self {
         Self {
             cluster,
             plan,
@@ -231,7 +232,8 @@ impl Reporter {
                     status: status.to_owned(),
                     reason: reason.replace([' ', '-'], ""),
                     message,
-                    last_transition_time: before.map_or_else(self.clock, |one| one.last_transition_time),
+                    last_transition_time: before
+                        .map_or_else(|| self.clock.now(), |one| one.last_transition_time),
                 }
             })
             .collect();

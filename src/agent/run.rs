@@ -155,6 +155,7 @@ impl Run {
     /// Interrupted.
     pub async fn pause(&self, time: Duration) -> Result<(), StepError> {
         tokio::select! {
+            biased;
             // Cancel-safe: both arms only wait.
             () = self.shutdown.cancelled() => Err(StepError::interrupted()),
             () = tokio::time::sleep(time) => Ok(()),

@@ -65,6 +65,7 @@ pub async fn follow_control(cluster: Cluster, plan: NodePlan, control: watch::Se
     let mut stream = pin!(watcher(api, only_this).default_backoff());
     loop {
         tokio::select! {
+            biased;
             // Cancel-safe: a watch stream keeps its place.
             () = control.closed() => return,
             event = stream.next() => match event {

@@ -1,17 +1,16 @@
-//! One run from the command line's side: lock, journal, driver, reporter, narrator, and what it came to.
+//! One run from the command line's side: the machine, what is told on the way, and the exit code that it came to.
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::driver::{Ended, drive, drive_one};
+use crate::agent::carry_out::{self, Carried, Part, Site};
+use crate::agent::driver::Ended;
 use crate::agent::narrate;
-use crate::agent::report::Reporter;
-use crate::agent::run::{Published, Publisher, Run};
-use crate::agent::watch_order::{follow_control, present_control};
+use crate::agent::run::Published;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure};
 use crate::cluster::Cluster;
@@ -19,13 +18,10 @@ use crate::cluster::crd::node_upgrade::Control;
 use crate::config::Config;
 use crate::flow::plan::NodePlan;
 use crate::flow::record::Outcome;
-use crate::flow::step::Step;
 use crate::host::Host;
-use crate::host::boot::BootId;
-use crate::host::lock::MachineLock;
+use crate::host::clock::Clock;
 use crate::host::root::HostRoot;
 use crate::host::systemd::{BusAddress, Systemd};
-use crate::journal::{Journal, system_clock};
 use crate::notify;
 
 /// What is waited for is said again this often.
@@ -45,15 +41,6 @@ pub async fn machine(config: &Config) -> Result<Host, Failure> {
     Ok(Host { root, systemd })
 }
 
-/// Which part of a run is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// From where the journal says to the end.
-    Everything,
-    /// One step, if the journal and the gate allow it.
-    Only(Step),
-}
-
 /// Carries one plan out, telling the terminal, the cluster and systemd how it goes.
 ///
 /// # Errors
@@ -67,53 +54,22 @@ pub async fn carry_out(
     shutdown: &CancellationToken,
     terminal: &Terminal,
 ) -> Result<Exit, Failure> {
-    let host = machine(config).await?;
-    crate::host::fs::create_dir_sync(&config.state_dir).map_err(Failure::refused)?;
-    let _lock = MachineLock::acquire(&config.state_dir.join("lock")).map_err(Failure::refused)?;
-    let boot =
-        BootId::read(&host.root).context("the machine's boot id cannot be read").map_err(Failure::refused)?;
-    let journal = match part {
-        Part::Everything => Journal::open(&config.state_dir, &plan, boot.as_str(), system_clock),
-        // A step alone never begins a run.
-        Part::Only(_) => Journal::reopen(&config.state_dir, &plan.upgrade_uid, boot.as_str(), system_clock),
-    }
-    .map_err(Failure::refused)?;
-    // The operator's word from before the start counts: a run must not go a step further than a pause or cancel allows.
-    let first_word = match word {
-        Some(word) => word,
-        None => present_control(cluster, &plan).await,
-    };
-    let (publisher, receivers) = Publisher::new();
-    let Published { report: newest, entries } = receivers;
-    let reporter = Reporter::new(cluster.clone(), plan.clone(), system_clock).mirror(newest.clone());
-    let reporting = tokio::spawn(reporter);
-    let narrator = tokio::spawn(narrate_run(entries, newest, terminal.clone()));
-    let (control, orders) = watch::channel(first_word);
-    let follower = tokio::spawn(follow_control(cluster.clone(), plan.clone(), control));
-    let mut run = Run {
-        host,
+    let site = Site {
+        host: machine(config).await?,
         cluster: cluster.clone(),
-        plan,
-        journal,
+        state_dir: config.state_dir.clone(),
         local_address: config.local_address,
+        clock: Clock::system(),
         shutdown: shutdown.clone(),
-        publisher,
     };
-    let ended = match part {
-        Part::Everything => drive(&mut run, orders).await,
-        Part::Only(step) => drive_one(&mut run, step).await,
+    let narrate = {
+        let terminal = terminal.clone();
+        |Published { report, entries }| narrate_run(entries, report, terminal)
     };
-    let table = narrate::closing_table(run.journal.progress());
-    let owed = run.journal.progress().ledger().owed().count();
-    // Dropping the run closes the publisher: narrator and reporter say their last word and end.
-    drop(run);
-    follower.abort();
-    for (name, task) in [("narrator", narrator), ("reporter", reporting)] {
-        if let Err(error) = task.await {
-            tracing::warn!(%error, "the {name} ended badly");
-        }
-    }
-    conclude(&ended, &table, owed, terminal)
+    let carried = carry_out::carry_out(site, plan, part, word, narrate).await;
+    let Carried { ended, progress } = carried.map_err(Failure::refused)?;
+    let table = narrate::closing_table(&progress);
+    conclude(&ended, &table, progress.ledger().owed().count(), terminal)
 }
 
 fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Result<Exit, Failure> {
@@ -165,7 +121,7 @@ async fn narrate_run(
                 again.reset();
             }
             _ = again.tick() => {
-                let now = system_clock();
+                let now = Clock::system().now();
                 let (blockers, message) = {
                     let report = report.borrow();
                     (report.blockers.clone(), report.message.clone())

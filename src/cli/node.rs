@@ -8,16 +8,19 @@ use kube::ResourceExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::carry_out::Part;
 use crate::agent::report;
 use crate::agent::watch_order::watch_orders;
-use crate::cli::carry_out::{Part, carry_out};
+use crate::cli::carry_out::carry_out;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, source};
 use crate::cluster::Cluster;
 use crate::cluster::crd::node_upgrade::Control;
 use crate::config::Config;
 use crate::flow::plan::NodePlan;
-use crate::journal::{self, Journal, system_clock};
+use crate::host::clock::Clock;
+use crate::host::fs::Fs;
+use crate::journal::{self, Journal};
 use crate::{notify, shutdown};
 
 /// Serves until told to stop, or with `once` until one upgrade has ended.
@@ -61,7 +64,7 @@ struct Daemon {
 impl Daemon {
     async fn serve(&mut self, node: &str, once: bool) -> Result<Exit, Failure> {
         for plan in self.unfinished(node)? {
-            self.terminal.dated(system_clock(), &format!("going on with {plan}"));
+            self.terminal.dated(Clock::system().now(), &format!("going on with {plan}"));
             let exit = self.carry_out(plan, None, None, once).await?;
             if let Some(exit) = self.ends(once, exit) {
                 return Ok(exit);
@@ -91,7 +94,7 @@ impl Daemon {
             if let Err(error) = plan.check() {
                 self.terminal.complain(&format!("NodeUpgrade {}: {error}", order.name_any()));
                 notify::status(&format!("refused: {error}"));
-                report::refuse(&self.cluster, &order, &error.to_string(), system_clock()).await;
+                report::refuse(&self.cluster, &order, &error.to_string(), Clock::system().now()).await;
                 self.settled.insert(plan.upgrade_uid, Some(version));
                 if once {
                     return Ok(Exit::Usage);
@@ -167,9 +170,9 @@ impl Daemon {
     /// what it says is owed must not be forgotten.
     fn unfinished(&self, node: &str) -> Result<Vec<NodePlan>, Failure> {
         let mut plans = Vec::new();
-        for uid in journal::upgrades(&self.config.state_dir).map_err(Failure::failed)? {
+        for uid in journal::upgrades(&Fs::kernel(), &self.config.state_dir).map_err(Failure::failed)? {
             let path = journal::path_of(&self.config.state_dir, &uid);
-            let progress = Journal::peek(&path).map_err(Failure::failed)?;
+            let progress = Journal::peek(&Fs::kernel(), &path).map_err(Failure::failed)?;
             // One that was refused before it changed anything is not owed a continuation: the order counts, and may be another.
             if let (None, Some(plan), false) = (progress.outcome(), progress.plan(), progress.is_untouched())
                 && plan.node_name == node

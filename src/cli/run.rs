@@ -2,7 +2,8 @@
 
 use anyhow::anyhow;
 
-use crate::cli::carry_out::{Part, carry_out};
+use crate::agent::carry_out::Part;
+use crate::cli::carry_out::carry_out;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, OnlyStep, PlanSource, source};
 use crate::config::Config;

@@ -11,7 +11,7 @@ use crate::cluster::names::safe_concat;
 use crate::cluster::{Cluster, ClusterError, ask_opt};
 use crate::config::Config;
 use crate::flow::plan::NodePlan;
-use crate::host::fs;
+use crate::host::fs::Fs;
 use crate::host::root::HostRoot;
 use crate::journal::{self, Journal};
 
@@ -40,7 +40,8 @@ pub async fn plan(config: &Config, source: &PlanSource) -> Result<NodePlan, Fail
 
 fn from_file(file: &Path) -> Result<NodePlan, Failure> {
     let read = || -> anyhow::Result<NodePlan> {
-        let bytes = fs::read_opt(file)?
+        let bytes = Fs::kernel()
+            .read_opt(file)?
             .with_context(|| format!("there is no file {}; give the path of a plan", file.display()))?;
         if bytes.len() > LARGEST_PLAN {
             return Err(anyhow!("{} is {} MiB; that is no plan", file.display(), bytes.len() >> 20));
@@ -99,9 +100,9 @@ async fn of_upgrade(config: &Config, upgrade: &str) -> Result<NodePlan, Failure>
 
 /// The plan of an unfinished run of this upgrade.
 fn from_journal(config: &Config, upgrade: &str) -> Result<Option<NodePlan>, Failure> {
-    for uid in journal::upgrades(&config.state_dir).map_err(Failure::failed)? {
+    for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
         let path = journal::path_of(&config.state_dir, &uid);
-        let progress = Journal::peek(&path).map_err(Failure::failed)?;
+        let progress = Journal::peek(&Fs::kernel(), &path).map_err(Failure::failed)?;
         // An Upgrade of the same name that has ended is another one.
         let open = progress.plan().filter(|plan| {
             plan.upgrade_name == upgrade && progress.outcome().is_none() && !progress.is_untouched()
@@ -122,7 +123,7 @@ pub fn node_name(config: &Config) -> Result<String, Failure> {
         return Ok(name.clone());
     }
     let path = HostRoot::new(config.host_root.clone()).at("/etc/hostname");
-    let bytes = fs::read_opt(&path).map_err(Failure::usage)?.unwrap_or_default();
+    let bytes = Fs::kernel().read_opt(&path).map_err(Failure::usage)?.unwrap_or_default();
     let name = String::from_utf8_lossy(&bytes).trim().to_owned();
     if name.is_empty() {
         return Err(Failure::usage(anyhow!(
@@ -143,7 +144,7 @@ pub async fn cluster(config: &Config) -> Result<Cluster, Failure> {
     match (&config.kubeconfig, in_pod) {
         (Some(file), _) => Cluster::connect(Some(file), &config.namespace).await.map_err(usage),
         (None, Ok(cluster)) => Ok(cluster),
-        (None, Err(error)) => match fs::read_opt(&on_server) {
+        (None, Err(error)) => match Fs::kernel().read_opt(&on_server) {
             Ok(Some(_)) => Cluster::connect(Some(&on_server), &config.namespace).await.map_err(usage),
             Ok(None) | Err(_) => Err(usage(error)),
         },

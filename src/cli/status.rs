@@ -13,6 +13,7 @@ use crate::flow::next::{Next, next};
 use crate::flow::phase::Phase;
 use crate::flow::progress::Progress;
 use crate::flow::record::Outcome;
+use crate::host::fs::Fs;
 use crate::journal::{self, Journal};
 use crate::shutdown;
 
@@ -55,9 +56,9 @@ pub async fn print(
 
 fn read(config: &Config) -> Result<Vec<Progress>, Failure> {
     let mut runs = Vec::new();
-    for uid in journal::upgrades(&config.state_dir).map_err(Failure::failed)? {
+    for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
         let path = journal::path_of(&config.state_dir, &uid);
-        runs.push(Journal::peek(&path).map_err(Failure::failed)?);
+        runs.push(Journal::peek(&Fs::kernel(), &path).map_err(Failure::failed)?);
     }
     runs.sort_by_key(|run: &Progress| run.started().unwrap_or(Timestamp::MIN));
     Ok(runs)

@@ -3,7 +3,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -71,7 +70,7 @@ pub enum CommandError {
 pub async fn run(
     root: &HostRoot,
     program: &Path,
-    args: &[impl AsRef<OsStr>],
+    args: &[&str],
     deadline: Duration,
 ) -> Result<Ended, CommandError> {
     let not_started = |source| CommandError::NotStarted { program: program.to_path_buf(), source };
@@ -79,7 +78,13 @@ pub async fn run(
         return Err(not_started(io::Error::other("the path is not absolute")));
     }
     let outside = root.resolve(program).map_err(not_started)?;
-    let mut child = Command::new(outside)
+    root.fs().effects().run(&outside, args, deadline).await
+}
+
+/// Starts a program of this very machine and follows it.
+pub(super) async fn spawn(program: &Path, args: &[&str], deadline: Duration) -> Result<Ended, CommandError> {
+    let not_started = |source| CommandError::NotStarted { program: program.to_path_buf(), source };
+    let mut child = Command::new(program)
         .args(args)
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -169,8 +174,7 @@ mod tests {
     #[tokio::test]
     async fn kills_at_the_deadline() {
         let (_dir, root) = machine_with("sleep 60 & wait");
-        let none: [&str; 0] = [];
-        let error = run(&root, Path::new("/rke2"), &none, Duration::from_millis(100)).await.unwrap_err();
+        let error = run(&root, Path::new("/rke2"), &[], Duration::from_millis(100)).await.unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }));
     }
 

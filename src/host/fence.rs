@@ -1,12 +1,10 @@
 //! The fence around a unit: a drop-in that makes systemd refuse everybody who starts, stops or restarts it by name. Knows
 //! whose fence it is, and believes it only when systemd has it loaded. It does not stop signals, crashes or a reboot.
 
-#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
-
 use std::path::PathBuf;
 
 use crate::host::Host;
-use crate::host::fs::{FsError, create_dir_sync, read_opt, remove_opt, write_atomic};
+use crate::host::fs::FsError;
 use crate::host::systemd::{SystemdError, UnitState};
 
 /// Sorts last among the drop-ins, so that nobody overrides it by accident.
@@ -63,6 +61,7 @@ pub enum FenceState {
 /// # Errors
 /// See [`FenceError`]. What was written stays, for [`lower`] to remove.
 pub async fn raise(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceError> {
+    let fs = host.root.fs();
     for unit in units {
         host.systemd.unit(unit).await?;
         refuse_strangers(host, unit, uid)?;
@@ -70,10 +69,11 @@ pub async fn raise(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceEr
     for unit in units {
         let path = drop_in(host, unit)?;
         if let Some(dir) = path.parent() {
-            create_dir_sync(dir)?;
-            open_to_readers(dir)?;
+            fs.create_dir_sync(dir)?;
+            // systemd reads it as root, but `systemctl cat` of an operator should work as well.
+            fs.effects().set_mode(dir, 0o755).map_err(FsError::on("set mode of", dir))?;
         }
-        write_atomic(&path, text(unit, uid).as_bytes(), 0o644)?;
+        fs.write_atomic(&path, text(unit, uid).as_bytes(), 0o644)?;
     }
     host.systemd.reload().await?;
     for unit in units {
@@ -94,7 +94,7 @@ pub async fn lower(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceEr
         refuse_strangers(host, unit, uid)?;
     }
     for unit in units {
-        remove_opt(&drop_in(host, unit)?)?;
+        host.root.fs().remove_opt(&drop_in(host, unit)?)?;
     }
     host.systemd.reload().await?;
     for unit in units {
@@ -146,7 +146,7 @@ fn refuse_strangers(host: &Host, unit: &str, uid: &str) -> Result<(), FenceError
 
 /// Whose fence is on disk. One without an owner line is somebody's all the same.
 fn owner(host: &Host, unit: &str) -> Result<Option<String>, FsError> {
-    let found = read_opt(&drop_in(host, unit)?)?;
+    let found = host.root.fs().read_opt(&drop_in(host, unit)?)?;
     Ok(found.map(|bytes| {
         let text = String::from_utf8_lossy(&bytes);
         let uid = text.lines().find_map(|line| line.strip_prefix(OWNER_LINE));
@@ -168,16 +168,10 @@ fn text(unit: &str, uid: &str) -> String {
     )
 }
 
-/// systemd reads it as root, but `systemctl cat` of an operator should work as well.
-fn open_to_readers(dir: &std::path::Path) -> Result<(), FsError> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
-        .map_err(FsError::on("set mode of", dir))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fs::Fs;
     use crate::host::root::HostRoot;
     use crate::host::systemd::fake::{Behaviour, Fake, UNIT, machine};
 
@@ -187,7 +181,9 @@ mod tests {
         let (systemd, fake) = machine(Behaviour::ComesUp).await;
         let host = Host { root, systemd };
         let path = drop_in(&host, UNIT).unwrap();
-        fake.load_on_reload(move || path.exists().then(|| path.display().to_string()));
+        fake.load_on_reload(move || {
+            Fs::kernel().read_opt(&path).unwrap().map(|_| path.display().to_string())
+        });
         (dir, host, fake)
     }
 

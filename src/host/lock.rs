@@ -1,14 +1,10 @@
 //! One agent per machine: an advisory lock that the kernel gives back when its holder dies, however it dies.
 
-#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
-
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use crate::host::effects::Lock;
+use crate::host::fs::Fs;
 
 /// Why the lock could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +32,7 @@ pub enum LockError {
 /// locked file would let two agents lock two files of the same name.
 #[derive(Debug)]
 pub struct MachineLock {
-    _file: Flock<File>,
+    _lock: Box<dyn Lock>,
 }
 
 impl MachineLock {
@@ -44,40 +40,16 @@ impl MachineLock {
     ///
     /// # Errors
     /// See [`LockError`].
-    pub fn acquire(path: &Path) -> Result<Self, LockError> {
-        let fail = |source| LockError::Io { path: path.to_path_buf(), source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(fail)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut held) => {
-                write_pid(&mut held).map_err(fail)?;
-                Ok(Self { _file: held })
+    pub fn acquire(fs: &Fs, path: &Path) -> Result<Self, LockError> {
+        let pid = std::process::id().to_string();
+        match fs.effects().lock(path, &pid) {
+            Ok(Ok(lock)) => Ok(Self { _lock: lock }),
+            Ok(Err(holder)) => {
+                let holder = if holder.is_empty() { "unknown".to_owned() } else { holder };
+                Err(LockError::Held { path: path.to_path_buf(), holder })
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                Err(LockError::Held { path: path.to_path_buf(), holder: read_pid(&mut file) })
-            }
-            Err((_, errno)) => Err(fail(errno.into())),
+            Err(source) => Err(LockError::Io { path: path.to_path_buf(), source }),
         }
-    }
-}
-
-fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())
-}
-
-fn read_pid(file: &mut File) -> String {
-    let mut text = String::new();
-    match file.take(32).read_to_string(&mut text) {
-        Ok(_) if !text.trim().is_empty() => text.trim().to_owned(),
-        Ok(_) | Err(_) => "unknown".to_owned(),
     }
 }
 
@@ -89,16 +61,16 @@ mod tests {
     fn lets_one_in_and_names_it_to_the_second() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.lock");
-        let first = MachineLock::acquire(&path).unwrap();
-        let refused = MachineLock::acquire(&path).unwrap_err().to_string();
+        let first = MachineLock::acquire(&Fs::kernel(), &path).unwrap();
+        let refused = MachineLock::acquire(&Fs::kernel(), &path).unwrap_err().to_string();
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
         drop(first);
-        MachineLock::acquire(&path).unwrap();
+        MachineLock::acquire(&Fs::kernel(), &path).unwrap();
     }
 
     #[test]
     fn says_when_the_directory_is_missing() {
         let missing = Path::new("/proc/none/agent.lock");
-        assert!(matches!(MachineLock::acquire(missing), Err(LockError::Io { .. })));
+        assert!(matches!(MachineLock::acquire(&Fs::kernel(), missing), Err(LockError::Io { .. })));
     }
 }

@@ -48,7 +48,11 @@ pub enum ProbeError {
 ///
 /// # Errors
 /// See [`ProbeError`].
-pub async fn http_get(addr: SocketAddr, path: &str, deadline: Duration) -> Result<(u16, String), ProbeError> {
+pub(super) async fn http_get(
+    addr: SocketAddr,
+    path: &str,
+    deadline: Duration,
+) -> Result<(u16, String), ProbeError> {
     let path_of = || path.to_owned();
     let answer = match tokio::time::timeout(deadline, ask(addr, path)).await {
         Ok(Ok(answer)) => answer,
@@ -69,6 +73,12 @@ async fn ask(addr: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
     Ok(answer)
+}
+
+/// Connects and hangs up.
+pub(super) async fn connect(addr: SocketAddr, deadline: Duration) -> std::io::Result<()> {
+    tokio::time::timeout(deadline, TcpStream::connect(addr)).await??;
+    Ok(())
 }
 
 fn parse(answer: &[u8]) -> Option<(u16, String)> {

@@ -1,13 +1,11 @@
 //! The machine's own processes, read from its proc file system: is a VM still running here, and which binary does a pid
 //! run. Never signals anything. "Could not tell" is an error, never an empty list.
 
-#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
-
-use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::host::fs::{FsError, sha256_file};
+use crate::host::effects::Effects;
+use crate::host::fs::FsError;
 use crate::host::root::HostRoot;
 
 /// A process that is a VM, or holds one.
@@ -29,12 +27,14 @@ pub fn vm_processes(root: &HostRoot) -> io::Result<Vec<VmProcess>> {
     let proc = root.at("/proc");
     let mut found = Vec::new();
     let mut looked_at = 0_usize;
-    for entry in fs::read_dir(&proc)? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+    let effects = root.fs().effects();
+    for entry in effects.read_dir(&proc)? {
+        let name = entry.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Ok(pid) = name.parse::<u32>() else {
             continue;
         };
         looked_at += 1;
-        match look_at(&proc.join(pid.to_string()), pid) {
+        match look_at(effects, &entry, pid) {
             Ok(Some(process)) => found.push(process),
             Ok(None) => {}
             Err(error) if vanished(&error) => {}
@@ -56,11 +56,11 @@ pub fn vm_processes(root: &HostRoot) -> io::Result<Vec<VmProcess>> {
 /// # Errors
 /// No such process, or not allowed to look.
 pub fn exe_sha256(root: &HostRoot, pid: u32) -> Result<String, FsError> {
-    sha256_file(&root.at(format!("/proc/{pid}/exe")))
+    root.fs().sha256_file(&root.at(format!("/proc/{pid}/exe")))
 }
 
-fn look_at(dir: &Path, pid: u32) -> io::Result<Option<VmProcess>> {
-    let stat = fs::read(dir.join("stat"))?;
+fn look_at(effects: &dyn Effects, dir: &Path, pid: u32) -> io::Result<Option<VmProcess>> {
+    let stat = effects.read(&dir.join("stat"))?;
     let stat = String::from_utf8_lossy(&stat);
     let (Some(open), Some(close)) = (stat.find('('), stat.rfind(')')) else {
         return Err(io::Error::other(format!(
@@ -69,7 +69,7 @@ fn look_at(dir: &Path, pid: u32) -> io::Result<Option<VmProcess>> {
         )));
     };
     let comm = stat.get(open + 1..close).unwrap_or_default();
-    let cmdline = fs::read(dir.join("cmdline"))?;
+    let cmdline = effects.read(&dir.join("cmdline"))?;
     let argv0 = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();
     let argv0 = String::from_utf8_lossy(argv0);
     let base = argv0.rsplit('/').next().unwrap_or_default();
@@ -103,10 +103,13 @@ fn vanished(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test plays the kernel")]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use super::*;
+    use crate::host::fs::Fs;
 
     fn machine(processes: &[(u32, &str, &str, &str)]) -> (tempfile::TempDir, HostRoot) {
         let dir = tempfile::tempdir().unwrap();
@@ -168,7 +171,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("sleep");
         fs::copy("/bin/sleep", &copy).unwrap();
-        let expected = sha256_file(&copy).unwrap();
+        let expected = Fs::kernel().sha256_file(&copy).unwrap();
         let mut child = std::process::Command::new(&copy).arg("60").spawn().unwrap();
         fs::remove_file(&copy).unwrap();
         let found = exe_sha256(&HostRoot::new(PathBuf::from("/")), child.id());

@@ -1,27 +1,40 @@
 //! Where the machine's `/` is: `/` itself, `/host` in a pod, `/proc/<leader>/root` for a container seen from outside,
 //! a temporary folder in tests. Turns the machine's own paths into ours; never reads or writes a file's content.
 
-#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
-
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use crate::host::fs::Fs;
+
 /// As many as the kernel follows before it answers `ELOOP`.
 const MAX_SYMLINKS: usize = 40;
 
 /// The prefix under which all paths of one machine are found.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct HostRoot {
     prefix: PathBuf,
+    fs: Fs,
 }
 
 impl HostRoot {
-    /// The machine whose `/` is at `prefix`.
+    /// The machine whose `/` is at `prefix` of the machine that this process runs on.
     #[must_use]
     pub fn new(prefix: PathBuf) -> Self {
-        Self { prefix }
+        Self::on(Fs::kernel(), prefix)
+    }
+
+    /// The machine whose `/` is at `prefix` of these files.
+    #[must_use]
+    pub fn on(fs: Fs, prefix: PathBuf) -> Self {
+        Self { prefix, fs }
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn fs(&self) -> &Fs {
+        &self.fs
     }
 
     /// The prefix itself.
@@ -69,7 +82,7 @@ impl HostRoot {
                 continue;
             }
             let next = self.prefix.join(&inside).join(&name);
-            match std::fs::read_link(&next) {
+            match self.fs.effects().read_link(&next) {
                 Ok(target) => {
                     links += 1;
                     if links > MAX_SYMLINKS {
@@ -109,6 +122,7 @@ fn components(path: &Path) -> VecDeque<OsString> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test makes the links that it follows")]
 mod tests {
     use std::os::unix::fs::symlink;
 

@@ -1,14 +1,11 @@
 //! Makes a staged file live in one `rename(2)` and keeps the old one beside it. Does not decide whether it may: the
 //! caller holds the permit. At every instant, and after a power cut at any instant, the live path is one whole binary.
 
-#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
-
-use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::host::fs::{FsError, beside, parent, remove_if_there, sync_dir};
+use crate::host::effects::{FileKind, Stat};
+use crate::host::fs::{Fs, FsError, beside, parent};
 
 /// Why nothing was swapped. In all cases but [`SwapError::NotDurable`] the live file is the old one.
 #[derive(Debug, thiserror::Error)]
@@ -55,56 +52,56 @@ pub enum SwapError {
 ///
 /// # Errors
 /// See [`SwapError`].
-pub fn swap(live: &Path, staged: &Path, previous: &Path) -> Result<(), SwapError> {
-    let old = plain_file(live)?.ok_or_else(|| {
+pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), SwapError> {
+    let old = plain_file(fs, live)?.ok_or_else(|| {
         SwapError::StillOld(FsError::on("find the live file", live)(io::ErrorKind::NotFound.into()))
     })?;
     // Before anything else: after a finished swap, linking live to previous would lose the old file for good.
-    let new = plain_file(staged)?.ok_or_else(|| SwapError::NothingStaged { staged: staged.to_path_buf() })?;
-    let keep = fs::metadata(parent(previous)).map_err(still_old("look at", parent(previous)))?;
-    for (other, device) in [(staged, new.dev()), (previous, keep.dev())] {
-        if device != old.dev() {
+    let new =
+        plain_file(fs, staged)?.ok_or_else(|| SwapError::NothingStaged { staged: staged.to_path_buf() })?;
+    let keep = fs.effects().stat(parent(previous)).map_err(still_old("look at", parent(previous)))?;
+    for (other, device) in [(staged, new.device), (previous, keep.device)] {
+        if device != old.device {
             return Err(SwapError::OtherMount { live: live.to_path_buf(), other: other.to_path_buf() });
         }
     }
-    dress_like(staged, &old, &new)?;
-    keep_previous(live, previous)?;
-    fs::rename(staged, live).map_err(across(live, staged, "rename"))?;
+    dress_like(fs, staged, old, new)?;
+    keep_previous(fs, live, previous)?;
+    fs.effects().rename(staged, live).map_err(across(live, staged, "rename"))?;
     let not_durable = |source| SwapError::NotDurable { live: live.to_path_buf(), source };
-    sync_dir(parent(live)).map_err(not_durable)?;
+    fs.sync_dir(parent(live)).map_err(not_durable)?;
     if parent(staged) != parent(live) {
-        sync_dir(parent(staged)).map_err(not_durable)?;
+        fs.sync_dir(parent(staged)).map_err(not_durable)?;
     }
     Ok(())
 }
 
 /// Owner and mode of `old`, on disk before the name changes.
-fn dress_like(staged: &Path, old: &fs::Metadata, new: &fs::Metadata) -> Result<(), SwapError> {
-    if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
-        std::os::unix::fs::chown(staged, Some(old.uid()), Some(old.gid()))
-            .map_err(still_old("change the owner of", staged))?;
+fn dress_like(fs: &Fs, staged: &Path, old: Stat, new: Stat) -> Result<(), SwapError> {
+    let effects = fs.effects();
+    if (old.uid, old.gid) != (new.uid, new.gid) {
+        effects.set_owner(staged, old.uid, old.gid).map_err(still_old("change the owner of", staged))?;
     }
-    if old.mode() != new.mode() {
-        fs::set_permissions(staged, Permissions::from_mode(old.mode() & 0o7777))
-            .map_err(still_old("change the mode of", staged))?;
+    if old.mode != new.mode {
+        effects.set_mode(staged, old.mode).map_err(still_old("change the mode of", staged))?;
     }
-    File::open(staged).and_then(|file| file.sync_all()).map_err(still_old("sync", staged))
+    effects.sync(staged).map_err(still_old("sync", staged))
 }
 
 /// A second name for the old file. Link and rename, because `link(2)` alone cannot replace an older `previous`.
-fn keep_previous(live: &Path, previous: &Path) -> Result<(), SwapError> {
+fn keep_previous(fs: &Fs, live: &Path, previous: &Path) -> Result<(), SwapError> {
     let temp = beside(previous, "link");
-    remove_if_there(&temp).map_err(still_old("remove", &temp))?;
-    fs::hard_link(live, &temp).map_err(across(live, previous, "link"))?;
-    fs::rename(&temp, previous).map_err(across(live, previous, "rename"))?;
+    fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
+    fs.effects().hard_link(live, &temp).map_err(across(live, previous, "link"))?;
+    fs.effects().rename(&temp, previous).map_err(across(live, previous, "rename"))?;
     // rename(2) does nothing at all when both names are the same file already, so the temporary one may be left.
-    remove_if_there(&temp).map_err(still_old("remove", &temp))?;
-    sync_dir(parent(previous)).map_err(SwapError::StillOld)
+    fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
+    fs.sync_dir(parent(previous)).map_err(SwapError::StillOld)
 }
 
-fn plain_file(path: &Path) -> Result<Option<fs::Metadata>, SwapError> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() => Ok(Some(found)),
+fn plain_file(fs: &Fs, path: &Path) -> Result<Option<Stat>, SwapError> {
+    match fs.effects().stat_link(path) {
+        Ok(found) if found.kind == FileKind::File => Ok(Some(found)),
         Ok(_) => Err(SwapError::NotAFile { path: path.to_path_buf() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(still_old("look at", path)(error)),
@@ -129,12 +126,14 @@ fn across(live: &Path, other: &Path, action: &'static str) -> impl FnOnce(io::Er
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests look past the door they test")]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;
 
     use super::*;
-    use crate::host::fs::sha256_file;
 
     struct Prefix {
         _dir: tempfile::TempDir,
@@ -168,25 +167,26 @@ mod tests {
     #[test]
     fn a_reader_sees_old_or_new_and_nothing_else() {
         let Prefix { _dir, live, staged, previous } = prefix();
-        let (old, new) = (sha256_file(&live).unwrap(), sha256_file(&staged).unwrap());
+        let (old, new) =
+            (Fs::kernel().sha256_file(&live).unwrap(), Fs::kernel().sha256_file(&staged).unwrap());
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut seen = Vec::new();
                 while !done.load(Ordering::Relaxed) {
-                    seen.push(sha256_file(&live).unwrap());
+                    seen.push(Fs::kernel().sha256_file(&live).unwrap());
                 }
                 seen
             });
             std::thread::sleep(std::time::Duration::from_millis(50));
-            swap(&live, &staged, &previous).unwrap();
+            swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(50));
             done.store(true, Ordering::Relaxed);
             let seen = reader.join().unwrap();
             assert!(seen.iter().all(|digest| *digest == old || *digest == new));
         });
-        assert_eq!(sha256_file(&live).unwrap(), new);
-        assert_eq!(sha256_file(&previous).unwrap(), old);
+        assert_eq!(Fs::kernel().sha256_file(&live).unwrap(), new);
+        assert_eq!(Fs::kernel().sha256_file(&previous).unwrap(), old);
         assert_eq!(fs::metadata(&live).unwrap().permissions().mode() & 0o777, 0o750);
     }
 
@@ -194,19 +194,22 @@ mod tests {
     fn a_second_swap_touches_nothing_and_an_interrupted_one_is_finished() {
         let Prefix { _dir, live, staged, previous } = prefix();
         // Crashed after the link, before the rename.
-        keep_previous(&live, &previous).unwrap();
-        swap(&live, &staged, &previous).unwrap();
+        keep_previous(&Fs::kernel(), &live, &previous).unwrap();
+        swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
         assert_eq!(fs::read(&previous).unwrap()[0], b'o');
-        assert!(matches!(swap(&live, &staged, &previous), Err(SwapError::NothingStaged { .. })));
+        assert!(matches!(
+            swap(&Fs::kernel(), &live, &staged, &previous),
+            Err(SwapError::NothingStaged { .. })
+        ));
         assert_eq!(fs::read(&previous).unwrap()[0], b'o');
-        assert_eq!(crate::host::fs::list_dir(parent(&live)).unwrap(), [live, previous]);
+        assert_eq!(Fs::kernel().list_dir(parent(&live)).unwrap(), [live, previous]);
     }
 
     #[test]
     fn a_failed_rename_leaves_the_old_file_live() {
         let Prefix { _dir, live, staged, previous } = prefix();
         fs::create_dir_all(previous.join("in-the-way")).unwrap();
-        assert!(matches!(swap(&live, &staged, &previous), Err(SwapError::StillOld(_))));
+        assert!(matches!(swap(&Fs::kernel(), &live, &staged, &previous), Err(SwapError::StillOld(_))));
         assert_eq!(fs::read(&live).unwrap()[0], b'o');
         assert_eq!(fs::read(&staged).unwrap()[0], b'n');
     }
@@ -217,11 +220,11 @@ mod tests {
         let shm = tempfile::tempdir_in("/dev/shm").unwrap();
         let far = shm.path().join("rke2");
         fs::copy(&staged, &far).unwrap();
-        let error = swap(&live, &far, &previous).unwrap_err();
+        let error = swap(&Fs::kernel(), &live, &far, &previous).unwrap_err();
         assert!(error.to_string().contains("different mounts"), "{error}");
         let link = live.with_file_name("link");
         std::os::unix::fs::symlink(&live, &link).unwrap();
-        assert!(matches!(swap(&link, &staged, &previous), Err(SwapError::NotAFile { .. })));
+        assert!(matches!(swap(&Fs::kernel(), &link, &staged, &previous), Err(SwapError::NotAFile { .. })));
         assert!(!previous.exists());
     }
 
@@ -232,7 +235,7 @@ mod tests {
             .map(|_| {
                 let Prefix { _dir, live, staged, previous } = prefix_in(Path::new("/dev/shm"));
                 let start = Instant::now();
-                swap(&live, &staged, &previous).unwrap();
+                swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
                 start.elapsed()
             })
             .min()

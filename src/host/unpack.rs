@@ -1,17 +1,14 @@
 //! Stages a release: hashes, decompresses and unpacks a tarball in one pass over the source, into a directory that gets
 //! its real name only when the digest was the expected one. Fetches nothing, makes nothing live.
 
-#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
-
 mod archive;
 mod hashed;
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::host::fs::{FsError, create_dir_sync, parent, remove_if_there, sync_dir};
+use crate::host::effects::{FileKind, OpenFile, Opening};
+use crate::host::fs::{Fs, FsError, parent};
 use archive::unpack;
 use hashed::hashed;
 
@@ -68,22 +65,23 @@ pub enum UnpackError {
 /// # Errors
 /// See [`UnpackError`].
 pub fn stage_tarball(
+    fs: &Fs,
     source: &Path,
     expected_sha256: &str,
     dest_dir: &Path,
     limit: u64,
 ) -> Result<Unpacked, UnpackError> {
     let partial = partial_of(dest_dir);
-    clear(&partial)?;
-    create_dir_sync(&partial)?;
-    let staged = unpack_verified(source, expected_sha256, &partial, limit).and_then(|unpacked| {
-        clear(dest_dir)?;
-        fs::rename(&partial, dest_dir).map_err(FsError::on("rename to", dest_dir))?;
-        sync_dir(parent(dest_dir))?;
+    clear(fs, &partial)?;
+    fs.create_dir_sync(&partial)?;
+    let staged = unpack_verified(fs, source, expected_sha256, &partial, limit).and_then(|unpacked| {
+        clear(fs, dest_dir)?;
+        fs.effects().rename(&partial, dest_dir).map_err(FsError::on("rename to", dest_dir))?;
+        fs.sync_dir(parent(dest_dir))?;
         Ok(Unpacked { dir: dest_dir.to_path_buf(), ..unpacked })
     });
     if staged.is_err() {
-        clear(&partial)?;
+        clear(fs, &partial)?;
     }
     staged
 }
@@ -93,37 +91,45 @@ pub fn stage_tarball(
 ///
 /// # Errors
 /// See [`UnpackError`]; `dest` is untouched then.
-pub fn stage_binary(source: &Path, expected_sha256: &str, dest: &Path) -> Result<u64, UnpackError> {
+pub fn stage_binary(fs: &Fs, source: &Path, expected_sha256: &str, dest: &Path) -> Result<u64, UnpackError> {
+    let effects = fs.effects();
+    let is_file = |path: &Path| effects.stat(path).is_ok_and(|found| found.kind == FileKind::File);
     let source = [source.join("bin/rke2"), source.join("rke2")]
         .into_iter()
-        .find(|inside| inside.is_file())
+        .find(|inside| is_file(inside))
         .unwrap_or_else(|| source.to_path_buf());
     let partial = partial_of(dest);
-    create_dir_sync(parent(dest))?;
-    remove_if_there(&partial).map_err(FsError::on("remove", &partial))?;
+    fs.create_dir_sync(parent(dest))?;
+    fs.remove_if_there(&partial).map_err(FsError::on("remove", &partial))?;
     let copied = (|| {
-        let input = File::open(&source).map_err(FsError::on("open", &source))?;
+        let input = effects.open(&source).map_err(FsError::on("open", &source))?;
         let (bytes, found) = hashed(input, |reader| {
-            let mut file = new_file(&partial, 0o755)?;
+            let mut file = new_file(fs, &partial, 0o755)?;
             let bytes = io::copy(reader, &mut file)?;
-            file.sync_all()?;
+            file.sync()?;
             Ok::<_, io::Error>(bytes)
         });
         let bytes = bytes.map_err(FsError::on("copy to", &partial))?;
         check(&source, expected_sha256, found.map_err(FsError::on("read", &source))?)?;
-        fs::rename(&partial, dest).map_err(FsError::on("rename to", dest))?;
-        sync_dir(parent(dest))?;
+        effects.rename(&partial, dest).map_err(FsError::on("rename to", dest))?;
+        fs.sync_dir(parent(dest))?;
         Ok(bytes)
     })();
     if copied.is_err() {
-        remove_if_there(&partial).map_err(FsError::on("remove", &partial))?;
+        fs.remove_if_there(&partial).map_err(FsError::on("remove", &partial))?;
     }
     copied
 }
 
-fn unpack_verified(source: &Path, expected: &str, dir: &Path, limit: u64) -> Result<Unpacked, UnpackError> {
-    let input = File::open(source).map_err(FsError::on("open", source))?;
-    let (unpacked, found) = hashed(input, |reader| unpack(source, reader, dir, limit));
+fn unpack_verified(
+    fs: &Fs,
+    source: &Path,
+    expected: &str,
+    dir: &Path,
+    limit: u64,
+) -> Result<Unpacked, UnpackError> {
+    let input = fs.effects().open(source).map_err(FsError::on("open", source))?;
+    let (unpacked, found) = hashed(input, |reader| unpack(fs, source, reader, dir, limit));
     // The digest first: a wrong file explains whatever else went wrong with it.
     check(source, expected, found.map_err(FsError::on("read", source))?)?;
     unpacked
@@ -142,25 +148,27 @@ fn partial_of(dest: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn clear(dir: &Path) -> Result<(), FsError> {
-    match fs::remove_dir_all(dir) {
+fn clear(fs: &Fs, dir: &Path) -> Result<(), FsError> {
+    match fs.effects().remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FsError::on("remove", dir)(error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-fn new_file(path: &Path, mode: u32) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
+fn new_file(fs: &Fs, path: &Path, mode: u32) -> io::Result<Box<dyn OpenFile>> {
+    let mut file = fs.effects().create(path, Opening::New, mode)?;
+    file.set_mode(mode)?;
     Ok(file)
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests look past the door they test")]
 mod tests {
+    use std::fs;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::host::fs::{list_dir, sha256_file};
 
     fn entry(archive: &mut tar::Builder<Vec<u8>>, name: &str, kind: tar::EntryType, mode: u32, data: &[u8]) {
         let mut header = tar::Header::new_gnu();
@@ -191,8 +199,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("source");
         fs::write(&source, bytes).unwrap();
-        let digest = sha256_file(&source).unwrap();
-        let staged = stage_tarball(&source, &digest, &dir.path().join("stage/v1"), limit);
+        let digest = Fs::kernel().sha256_file(&source).unwrap();
+        let staged = stage_tarball(&Fs::kernel(), &source, &digest, &dir.path().join("stage/v1"), limit);
         (dir, staged)
     }
 
@@ -207,7 +215,7 @@ mod tests {
             let binary = staged.dir.join("bin/rke2");
             assert_eq!(fs::metadata(&binary).unwrap().permissions().mode() & 0o7777, 0o755);
             assert_eq!(fs::read(binary).unwrap(), vec![7; 3 << 20]);
-            assert_eq!(list_dir(&dir.path().join("stage")).unwrap(), [staged.dir]);
+            assert_eq!(Fs::kernel().list_dir(&dir.path().join("stage")).unwrap(), [staged.dir]);
         }
     }
 
@@ -217,7 +225,14 @@ mod tests {
         let dest = staged.unwrap().dir;
         fs::write(dest.join("stale"), "x").unwrap();
         let source = dir.path().join("source");
-        stage_tarball(&source, &sha256_file(&source).unwrap(), &dest, DEFAULT_LIMIT).unwrap();
+        stage_tarball(
+            &Fs::kernel(),
+            &source,
+            &Fs::kernel().sha256_file(&source).unwrap(),
+            &dest,
+            DEFAULT_LIMIT,
+        )
+        .unwrap();
         assert!(!dest.join("stale").exists());
     }
 
@@ -227,15 +242,15 @@ mod tests {
         let source = dir.path().join("source");
         let dest = dir.path().join("stage/v1");
         fs::write(&source, gzip(&release())).unwrap();
-        let error = stage_tarball(&source, &"0".repeat(64), &dest, DEFAULT_LIMIT).unwrap_err();
+        let error = stage_tarball(&Fs::kernel(), &source, &"0".repeat(64), &dest, DEFAULT_LIMIT).unwrap_err();
         assert!(
-            matches!(&error, UnpackError::WrongDigest { found, .. } if *found == sha256_file(&source).unwrap())
+            matches!(&error, UnpackError::WrongDigest { found, .. } if *found == Fs::kernel().sha256_file(&source).unwrap())
         );
         let torn = gzip(&release());
         let (torn_dir, staged) = stage(&torn[..torn.len() / 2], DEFAULT_LIMIT);
         assert!(matches!(staged, Err(UnpackError::Io(_))));
-        assert!(list_dir(&dir.path().join("stage")).unwrap().is_empty());
-        assert!(list_dir(&torn_dir.path().join("stage")).unwrap().is_empty());
+        assert!(Fs::kernel().list_dir(&dir.path().join("stage")).unwrap().is_empty());
+        assert!(Fs::kernel().list_dir(&torn_dir.path().join("stage")).unwrap().is_empty());
     }
 
     #[test]
@@ -255,7 +270,7 @@ mod tests {
             entry(&mut archive, name, kind, 0o755, b"");
             let (dir, staged) = stage(&archive.into_inner().unwrap(), DEFAULT_LIMIT);
             assert!(matches!(&staged, Err(UnpackError::Unsafe { .. })), "{name}: {staged:?}");
-            assert!(list_dir(&dir.path().join("stage")).unwrap().is_empty());
+            assert!(Fs::kernel().list_dir(&dir.path().join("stage")).unwrap().is_empty());
         }
     }
 
@@ -271,14 +286,14 @@ mod tests {
         let release = dir.path().join("release/bin");
         fs::create_dir_all(&release).unwrap();
         fs::write(release.join("rke2"), "binary").unwrap();
-        let digest = sha256_file(&release.join("rke2")).unwrap();
+        let digest = Fs::kernel().sha256_file(&release.join("rke2")).unwrap();
         let dest = dir.path().join("stage/rke2");
         for source in [release.join("rke2"), dir.path().join("release")] {
-            assert_eq!(stage_binary(&source, &digest, &dest).unwrap(), 6);
+            assert_eq!(stage_binary(&Fs::kernel(), &source, &digest, &dest).unwrap(), 6);
             assert_eq!(fs::metadata(&dest).unwrap().permissions().mode() & 0o7777, 0o755);
         }
-        let wrong = stage_binary(&release, &"0".repeat(64), &dest);
+        let wrong = stage_binary(&Fs::kernel(), &release, &"0".repeat(64), &dest);
         assert!(wrong.is_err());
-        assert_eq!(list_dir(&dir.path().join("stage")).unwrap(), [dest]);
+        assert_eq!(Fs::kernel().list_dir(&dir.path().join("stage")).unwrap(), [dest]);
     }
 }

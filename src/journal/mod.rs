@@ -15,15 +15,13 @@ use thiserror::Error;
 use crate::flow::plan::NodePlan;
 use crate::flow::progress::{IllegalRecord, Progress};
 use crate::flow::record::{Entry, Record};
-use crate::host::fs::{self, FsError};
+use crate::host::clock::Clock;
+use crate::host::fs::{self, Fs, FsError};
 use crate::journal::codec::CodecError;
 use crate::journal::receipt::PreDrainReceipt;
 
 /// File name of a journal inside its upgrade's folder.
 pub const FILE: &str = "journal.jsonl";
-
-/// Where the journal takes the time from; the simulator gives its own.
-pub type Clock = fn() -> Timestamp;
 
 /// Why a journal could not be read or written.
 #[derive(Debug, Error)]
@@ -93,18 +91,12 @@ pub enum JournalError {
 /// An open journal and everything that it says.
 #[derive(Debug)]
 pub struct Journal {
+    fs: Fs,
     path: PathBuf,
     boot: String,
     clock: Clock,
     progress: Progress,
     entries: Vec<Entry>,
-}
-
-/// The machine's own clock, for everybody who dates a journal line or compares with one.
-#[expect(clippy::disallowed_methods, reason = "the one door to the wall clock")]
-#[must_use]
-pub fn system_clock() -> Timestamp {
-    Timestamp::now()
 }
 
 /// The digest that a journal is opened with: sha256 over the plan's JSON.
@@ -126,20 +118,26 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]; a journal of another plan or another upgrade is refused.
-    pub fn open(state_dir: &Path, plan: &NodePlan, boot: &str, clock: Clock) -> Result<Self, JournalError> {
+    pub fn open(
+        fs: &Fs,
+        state_dir: &Path,
+        plan: &NodePlan,
+        boot: &str,
+        clock: Clock,
+    ) -> Result<Self, JournalError> {
         let path = path_of(state_dir, &plan.upgrade_uid);
         let given = plan_digest(plan);
-        let journal = Self::reopen(state_dir, &plan.upgrade_uid, boot, clock);
+        let journal = Self::reopen(fs, state_dir, &plan.upgrade_uid, boot, clock);
         let journal = match journal {
             Ok(journal) => journal,
-            Err(JournalError::Absent { .. }) => return Self::begin(path, plan, given, boot, clock),
+            Err(JournalError::Absent { .. }) => return Self::begin(fs, path, plan, given, boot, clock),
             Err(error) => return Err(error),
         };
         match journal.progress.plan_digest() {
             // It was refused before it changed anything: the corrected plan begins anew, the old lines are kept.
             Some(found) if found != given && journal.progress.is_untouched() => {
                 journal.set_aside()?;
-                Self::begin(path, plan, given, boot, clock)
+                Self::begin(fs, path, plan, given, boot, clock)
             }
             Some(found) if found != given => {
                 let found = found.to_owned();
@@ -150,6 +148,7 @@ impl Journal {
     }
 
     fn begin(
+        fs: &Fs,
         path: PathBuf,
         plan: &NodePlan,
         plan_digest: String,
@@ -157,14 +156,14 @@ impl Journal {
         clock: Clock,
     ) -> Result<Self, JournalError> {
         if let Some(folder) = path.parent() {
-            fs::create_dir_sync(folder).map_err(|source| JournalError::Io {
+            fs.create_dir_sync(folder).map_err(|source| JournalError::Io {
                 path: path.clone(),
                 what: "written",
                 source,
             })?;
         }
         let (progress, entries) = (Progress::default(), Vec::new());
-        let mut journal = Self { path, boot: boot.to_owned(), clock, progress, entries };
+        let mut journal = Self { fs: fs.clone(), path, boot: boot.to_owned(), clock, progress, entries };
         let agent = env!("CARGO_PKG_VERSION").to_owned();
         journal.append(Record::Opened { plan: Box::new(plan.clone()), plan_digest, agent })?;
         Ok(journal)
@@ -176,8 +175,8 @@ impl Journal {
         let kept =
             self.path.with_file_name(format!("journal-set-aside-{}.jsonl", self.now().as_millisecond()));
         let text: String = self.entries.iter().map(codec::encode).collect();
-        fs::write_atomic(&kept, text.as_bytes(), 0o600).map_err(written)?;
-        fs::remove_opt(&self.path).map_err(written)?;
+        self.fs.write_atomic(&kept, text.as_bytes(), 0o600).map_err(written)?;
+        self.fs.remove_opt(&self.path).map_err(written)?;
         Ok(())
     }
 
@@ -186,13 +185,14 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; [`JournalError::Absent`] when there is none.
     pub fn reopen(
+        fs: &Fs,
         state_dir: &Path,
         upgrade_uid: &str,
         boot: &str,
         clock: Clock,
     ) -> Result<Self, JournalError> {
         let path = path_of(state_dir, upgrade_uid);
-        let journal = Self::read(&path, boot, clock)?;
+        let journal = Self::read(fs, &path, boot, clock)?;
         match journal.progress.plan() {
             None => Err(JournalError::Absent { path }),
             Some(plan) if plan.upgrade_uid != upgrade_uid => Err(JournalError::OtherUpgrade {
@@ -208,27 +208,28 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn peek(path: &Path) -> Result<Progress, JournalError> {
+    pub fn peek(fs: &Fs, path: &Path) -> Result<Progress, JournalError> {
         let source = |source| JournalError::Io { path: path.to_owned(), what: "read", source };
-        let bytes = fs::read_opt(path).map_err(source)?.unwrap_or_default();
+        let bytes = fs.read_opt(path).map_err(source)?.unwrap_or_default();
         let decoded = codec::decode(&bytes)
             .map_err(|source| JournalError::Damaged { path: path.to_owned(), source })?;
         fold(path, &decoded.entries)
     }
 
-    fn read(path: &Path, boot: &str, clock: Clock) -> Result<Self, JournalError> {
+    fn read(fs: &Fs, path: &Path, boot: &str, clock: Clock) -> Result<Self, JournalError> {
         let io = |what, source| JournalError::Io { path: path.to_owned(), what, source };
-        let bytes = fs::read_opt(path).map_err(|source| io("read", source))?.unwrap_or_default();
+        let bytes = fs.read_opt(path).map_err(|source| io("read", source))?.unwrap_or_default();
         let decoded = codec::decode(&bytes)
             .map_err(|source| JournalError::Damaged { path: path.to_owned(), source })?;
         if decoded.torn {
             // The last line never was durable, so nobody has acted on it; without it the file can be appended to again.
             tracing::warn!(path = %path.display(), "the journal's last line was torn by a crash and is dropped");
-            fs::write_atomic(path, bytes.get(..decoded.sound_bytes).unwrap_or_default(), 0o600)
+            fs.write_atomic(path, bytes.get(..decoded.sound_bytes).unwrap_or_default(), 0o600)
                 .map_err(|source| io("written", source))?;
         }
         let progress = fold(path, &decoded.entries)?;
-        Ok(Self { path: path.to_owned(), boot: boot.to_owned(), clock, progress, entries: decoded.entries })
+        let (fs, path, boot) = (fs.clone(), path.to_owned(), boot.to_owned());
+        Ok(Self { fs, path, boot, clock, progress, entries: decoded.entries })
     }
 
     /// Makes a record durable. When this returns, it is on disk.
@@ -237,11 +238,11 @@ impl Journal {
     /// [`JournalError`]; nothing has been written then, and the caller must stop.
     pub fn append(&mut self, record: Record) -> Result<&Entry, JournalError> {
         let entry =
-            Entry { seq: self.progress.seq() + 1, boot: self.boot.clone(), at: (self.clock)(), record };
+            Entry { seq: self.progress.seq() + 1, boot: self.boot.clone(), at: self.clock.now(), record };
         let mut after = self.progress.clone();
         after.accept(&entry).map_err(|source| JournalError::Illegal { path: self.path.clone(), source })?;
         let line = codec::encode(&entry);
-        fs::append_sync(&self.path, line.as_bytes()).map_err(|source| JournalError::Io {
+        self.fs.append_sync(&self.path, line.as_bytes()).map_err(|source| JournalError::Io {
             path: self.path.clone(),
             what: "written",
             source,
@@ -273,7 +274,7 @@ impl Journal {
     /// The journal's clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        (self.clock)()
+        self.clock.now()
     }
 
     /// The machine's boot id as it was when the journal was opened.
@@ -301,13 +302,13 @@ fn fold(path: &Path, entries: &[Entry]) -> Result<Progress, JournalError> {
 ///
 /// # Errors
 /// The system's error when the folder is there and cannot be listed.
-pub fn upgrades(state_dir: &Path) -> Result<Vec<String>, FsError> {
+pub fn upgrades(fs: &Fs, state_dir: &Path) -> Result<Vec<String>, FsError> {
     let mut found = Vec::new();
-    for folder in fs::list_dir(state_dir)? {
+    for folder in fs.list_dir(state_dir)? {
         let Some(name) = folder.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
-        if fs::read_opt(&path_of(state_dir, name))?.is_some() {
+        if fs.read_opt(&path_of(state_dir, name))?.is_some() {
             found.push(name.to_owned());
         }
     }

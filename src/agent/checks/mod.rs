@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::cluster::Cluster;
 use crate::flow::plan::NodePlan;
 use crate::flow::progress::Preflighted;
-use crate::host::{Host, fs};
+use crate::host::Host;
 
 /// What a check says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -94,7 +94,7 @@ impl Preflight {
 pub async fn check_all(host: &Host, cluster: &Cluster, plan: &NodePlan, state_dir: &Path) -> Preflight {
     let mut preflight = Preflight::default();
     on_machine::check(&mut preflight, host, plan, state_dir).await;
-    let machine_id = fs::read_opt(&host.root.at("/etc/machine-id"));
+    let machine_id = host.root.fs().read_opt(&host.root.at("/etc/machine-id"));
     on_cluster::check(&mut preflight, cluster, plan, machine_id).await;
     preflight
 }

@@ -8,7 +8,7 @@ use crate::flow::plan::{NodePlan, Role};
 use crate::flow::progress::Preflighted;
 use crate::flow::version::Rke2Version;
 use crate::host::fence::{self, FenceState};
-use crate::host::fs::{self, FsKind};
+use crate::host::fs::{Fs, FsKind};
 use crate::host::systemd::{SystemdError, UnitState};
 use crate::host::{Host, command, process};
 
@@ -18,7 +18,7 @@ const SCOPE: &str = "machine";
 const ROOM_NEEDED: u64 = 500 << 20;
 
 pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePlan, state_dir: &Path) {
-    preflight.checks.push(persistence(state_dir));
+    preflight.checks.push(persistence(host.root.fs(), state_dir));
     let unit = match find_unit(host, plan.role).await {
         Ok((role, unit)) => {
             let why = format!("{} is {}", unit.name, unit.active_state);
@@ -36,10 +36,10 @@ pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePla
     }
 }
 
-fn persistence(state_dir: &Path) -> Check {
+fn persistence(fs: &Fs, state_dir: &Path) -> Check {
     const NAME: &str = "state on disk";
     // The folder may not be there yet: its nearest parent says which file system it will be on.
-    let parent = state_dir.ancestors().find(|path| fs::free_bytes(path).is_ok());
+    let parent = state_dir.ancestors().find(|path| fs.free_bytes(path).is_ok());
     let Some(parent) = parent else {
         return Check::fail(
             NAME,
@@ -48,7 +48,7 @@ fn persistence(state_dir: &Path) -> Check {
             "mount it",
         );
     };
-    match fs::filesystem(parent) {
+    match fs.filesystem(parent) {
         Ok(FsKind::Tmpfs | FsKind::Overlay) => Check::fail(
             NAME,
             SCOPE,
@@ -106,11 +106,11 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
     let path = host.root.at(&live);
     let hashed = {
         let path = path.clone();
-        fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await
+        host.root.fs().blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await
     };
     let running = {
         let (root, pid) = (host.root.clone(), unit.main_pid);
-        fs::blocking(move || process::exe_sha256(&root, pid).map_err(StepError::from)).await
+        host.root.fs().blocking(move |_| process::exe_sha256(&root, pid).map_err(StepError::from)).await
     };
     let (live_sha256, running) = match (hashed, running) {
         (Ok(live), Ok(running)) => (live, running),
@@ -133,7 +133,7 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
         Ok(text) => version(plan, &live, &text),
         Err(error) => Check::unknown("rke2 version", SCOPE, &error),
     });
-    preflight.checks.push(room(&path));
+    preflight.checks.push(room(host.root.fs(), &path));
     preflight.found = Some(Preflighted { role, unit: unit.name.clone(), live, live_sha256 });
 }
 
@@ -157,9 +157,9 @@ fn version(plan: &NodePlan, live: &str, text: &str) -> Check {
     }
 }
 
-fn room(live: &Path) -> Check {
+fn room(fs: &Fs, live: &Path) -> Check {
     const NAME: &str = "disk space";
-    match fs::free_bytes(live.parent().unwrap_or(live)) {
+    match fs.free_bytes(live.parent().unwrap_or(live)) {
         Ok(free) if free >= ROOM_NEEDED => {
             Check::pass(NAME, SCOPE, format!("{} MiB free beside rke2", free >> 20))
         }

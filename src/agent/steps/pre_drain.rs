@@ -20,7 +20,8 @@ use crate::flow::evacuate::{self, VmAction};
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 use crate::flow::vms::{Fate, VmKey};
-use crate::host::{fs, process};
+use crate::host::fs::Fs;
+use crate::host::process;
 
 /// A watch that is silent, because the API is away or a line was lost, is checked against a fresh list this often.
 const RESYNC: Duration = Duration::from_mins(1);
@@ -81,6 +82,7 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
         }
         let wait = look_again.map_or(RESYNC, |at| wait_until(at, run.now())).min(RESYNC);
         tokio::select! {
+            biased;
             // Cancel-safe: watch streams keep their place, the others only wait.
             () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
             event = instances.next() => world.instance_event(event)?,
@@ -172,7 +174,8 @@ async fn nothing_left(run: &mut Run, world: &mut World, empty_since: Timestamp) 
     }
     let mut left = vms::launchers_on(&run.cluster.client, &run.plan.node_name).await?;
     let root = run.host.root.clone();
-    let processes = fs::blocking(move || process::vm_processes(&root).map_err(StepError::from)).await?;
+    let look = move |_: &Fs| process::vm_processes(&root).map_err(StepError::from);
+    let processes = run.host.root.fs().blocking(look).await?;
     left.extend(processes.iter().map(|process| format!("{} (pid {})", process.name, process.pid)));
     if left.is_empty() {
         return Ok(true);

@@ -73,6 +73,7 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
         }
         run.publish_blockers(blockers(run, begun));
         let (vm, fared) = tokio::select! {
+            biased;
             // Cancel-safe: what is under way is asked for again after the next start, and found done.
             () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
             ended = starting.next() => match ended {

@@ -6,7 +6,8 @@ use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::flow::record::Record;
 use crate::flow::version::Rke2Version;
-use crate::host::{Host, command, fs, unpack};
+use crate::host::fs::Fs;
+use crate::host::{Host, command, unpack};
 
 /// No release of RKE2 unpacks to more; a bomb does.
 const UNPACKED_LIMIT: u64 = 2 << 30;
@@ -44,7 +45,8 @@ impl StagedBinary {
 pub async fn check_staged(host: &Host, binary: &str, sha256: &str) -> Result<StagedBinary, StepError> {
     let path = host.root.at(binary);
     let hashed = path.clone();
-    let found = fs::blocking(move || fs::sha256_file(&hashed).map_err(StepError::from)).await?;
+    let hash = move |fs: &Fs| fs.sha256_file(&hashed).map_err(StepError::from);
+    let found = host.root.fs().blocking(hash).await?;
     if found == sha256 {
         Ok(StagedBinary { path, sha256: found })
     } else {
@@ -66,11 +68,13 @@ pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
     let dest = prefix.join(".stage").join(run.plan.rke2.to.to_string());
     let source = source_path(run)?;
     let (expected, outside) = (run.plan.artifacts.sha256.to_ascii_lowercase(), run.host.root.at(&dest));
-    let binary = fs::blocking(move || unpack_source(&source, &expected, &outside)).await?;
+    let fs = run.host.root.fs();
+    let binary = fs.blocking(move |fs| unpack_source(fs, &source, &expected, &outside)).await?;
     let binary = dest.join(binary);
     check_version(run, &binary).await?;
     let path = run.host.root.at(&binary);
-    let sha256 = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await?;
+    let hash = move |fs: &Fs| fs.sha256_file(&path).map_err(StepError::from);
+    let sha256 = run.host.root.fs().blocking(hash).await?;
     Ok(run.record(Record::Staged { binary: binary.display().to_string(), sha256 })?)
 }
 
@@ -84,17 +88,17 @@ fn source_path(run: &Run) -> Result<PathBuf, StepError> {
 }
 
 /// The staged binary's path inside `dest`.
-fn unpack_source(source: &Path, expected: &str, dest: &Path) -> Result<PathBuf, StepError> {
+fn unpack_source(fs: &Fs, source: &Path, expected: &str, dest: &Path) -> Result<PathBuf, StepError> {
     let refuse = |error: unpack::UnpackError| StepError::refuse(chain(&error));
-    let tarball = match release_in(source)? {
+    let tarball = match release_in(fs, source)? {
         Some(tarball) => tarball,
-        None if fs::is_dir(source) || !is_archive(source) => {
-            unpack::stage_binary(source, expected, &dest.join("bin/rke2")).map_err(refuse)?;
+        None if fs.is_dir(source) || !is_archive(source) => {
+            unpack::stage_binary(fs, source, expected, &dest.join("bin/rke2")).map_err(refuse)?;
             return Ok(PathBuf::from("bin/rke2"));
         }
         None => source.to_path_buf(),
     };
-    let unpacked = unpack::stage_tarball(&tarball, expected, dest, UNPACKED_LIMIT).map_err(refuse)?;
+    let unpacked = unpack::stage_tarball(fs, &tarball, expected, dest, UNPACKED_LIMIT).map_err(refuse)?;
     if unpacked.files.iter().any(|file| file == Path::new("bin/rke2")) {
         Ok(PathBuf::from("bin/rke2"))
     } else {
@@ -111,11 +115,12 @@ fn is_archive(path: &Path) -> bool {
 }
 
 /// The one release tarball in a folder; none when `source` is no folder or has none.
-fn release_in(source: &Path) -> Result<Option<PathBuf>, StepError> {
-    if !fs::is_dir(source) {
+fn release_in(fs: &Fs, source: &Path) -> Result<Option<PathBuf>, StepError> {
+    if !fs.is_dir(source) {
         return Ok(None);
     }
-    let mut tarballs: Vec<PathBuf> = fs::list_dir(source)?
+    let mut tarballs: Vec<PathBuf> = fs
+        .list_dir(source)?
         .into_iter()
         .filter(|path| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

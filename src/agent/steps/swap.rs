@@ -9,7 +9,8 @@ use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::stage::{StagedBinary, check_staged};
 use crate::flow::progress::{Preflighted, Work};
 use crate::flow::record::Record;
-use crate::host::{Host, fs, swap_file};
+use crate::host::fs::Fs;
+use crate::host::{Host, swap_file};
 
 /// Renames the staged binary over the live one; the old one is kept at `previous` (machine's own view).
 ///
@@ -36,10 +37,11 @@ pub async fn swap(
     // The permit says that this binary was live a moment ago; both proofs end here.
     tracing::debug!(from = permit.live_sha256(), to = staged.sha256(), "renaming the new rke2 into place");
     let (live, previous) = (host.root.at(live), host.root.at(previous));
-    fs::blocking(move || {
-        swap_file::swap(&live, staged.path(), &previous).map_err(|error| StepError::operator(chain(&error)))
-    })
-    .await
+    let rename = move |fs: &Fs| {
+        let swapped = swap_file::swap(fs, &live, staged.path(), &previous);
+        swapped.map_err(|error| StepError::operator(chain(&error)))
+    };
+    host.root.fs().blocking(rename).await
 }
 
 /// Asks the gate, then swaps.
@@ -116,11 +118,12 @@ pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
         return Err(StepError::operator("the journal has a swap but no preflight; ask for help"));
     };
     let path = run.host.root.at(&found.live);
-    let live = fs::blocking(move || fs::sha256_file(&path).map_err(StepError::from)).await?;
+    let fs = run.host.root.fs();
+    let live = fs.blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await?;
     if live == fact.to_sha256 {
         // The rename happened; that its directory is on disk is not known after a crash.
         let folder = run.host.root.at(&found.live).parent().map(Path::to_path_buf).unwrap_or_default();
-        fs::blocking(move || fs::sync_dir(&folder).map_err(StepError::from)).await?;
+        fs.blocking(move |fs| fs.sync_dir(&folder).map_err(StepError::from)).await?;
         Ok(run.record(Record::Swapped)?)
     } else if live == fact.from_sha256 {
         Ok(run.record(Record::SwapAbsent)?)

@@ -12,7 +12,8 @@ use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, StagedFact, Work};
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
-use crate::host::{fs, probe, process};
+use crate::host::fs::Fs;
+use crate::host::process;
 
 /// How long all signs have to be good in a row before they count.
 const SOAK: Duration = Duration::from_secs(5);
@@ -107,7 +108,8 @@ async fn look(
         return Ok(Look::NotYet(format!("{} is {}", unit.name, unit.active_state)));
     }
     let (root, pid) = (run.host.root.clone(), unit.main_pid);
-    match fs::blocking(move || process::exe_sha256(&root, pid).map_err(StepError::from)).await {
+    let hash = move |_: &Fs| process::exe_sha256(&root, pid).map_err(StepError::from);
+    match run.host.root.fs().blocking(hash).await {
         Ok(sha256) if sha256 == staged.sha256 => {}
         Ok(_) => {
             return Ok(Look::Bad(format!("pid {pid} runs another binary than the one put in place")));
@@ -123,29 +125,26 @@ async fn look(
 /// The first health port that does not answer as it should.
 async fn sick_port(run: &Run, role: Role) -> Option<String> {
     let kubelet = SocketAddr::new(run.local_address, KUBELET_PORT);
-    if let Some(what) = sick_http("kubelet", kubelet, "/healthz").await {
+    if let Some(what) = sick_http(run, "kubelet", kubelet, "/healthz").await {
         return Some(what);
     }
     match role {
         Role::Agent => None,
         Role::Server => {
             let etcd = SocketAddr::new(run.local_address, ETCD_PORT);
-            if let Some(what) = sick_http("etcd", etcd, "/health").await {
+            if let Some(what) = sick_http(run, "etcd", etcd, "/health").await {
                 return Some(what);
             }
             // Its TLS needs the cluster's own CA; that it accepts a connection is what can be told without.
             let supervisor = SocketAddr::new(run.local_address, SUPERVISOR_PORT);
-            match tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(supervisor)).await {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(format!("supervisor {supervisor} does not answer: {error}")),
-                Err(_) => Some(format!("supervisor {supervisor} does not answer in {} s", PROBE.as_secs())),
-            }
+            let answer = run.host.root.fs().effects().connect(supervisor, PROBE).await;
+            answer.err().map(|error| format!("supervisor {supervisor} does not answer: {error}"))
         }
     }
 }
 
-async fn sick_http(name: &str, address: SocketAddr, path: &str) -> Option<String> {
-    match probe::http_get(address, path, PROBE).await {
+async fn sick_http(run: &Run, name: &str, address: SocketAddr, path: &str) -> Option<String> {
+    match run.host.root.fs().effects().http_get(address, path, PROBE).await {
         Ok((200, _)) => None,
         Ok((code, body)) => {
             let body: String = body.chars().take(80).collect();

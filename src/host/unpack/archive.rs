@@ -1,12 +1,9 @@
 //! From a tar stream to files: plain files and directories, nothing that could write or point elsewhere.
 
-#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
-
-use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-use crate::host::fs::{FsError, parent, sync_dir};
+use crate::host::fs::{Fs, FsError, parent};
 use crate::host::unpack::hashed::Pieces;
 use crate::host::unpack::{UnpackError, Unpacked, new_file};
 
@@ -16,6 +13,7 @@ const BUFFER: usize = 1 << 20;
 
 /// Unpacks into `dir`, which exists and is empty, and syncs all of it.
 pub(super) fn unpack(
+    fs: &Fs,
     source: &Path,
     reader: &mut Pieces,
     dir: &Path,
@@ -56,26 +54,26 @@ pub(super) fn unpack(
         let target = dir.join(&relative);
         let unsafe_entry = |why| UnpackError::Unsafe { entry: name.display().to_string(), why };
         if kind == tar::EntryType::Directory {
-            make_dirs(dir, &relative, &mut dirs)?;
+            make_dirs(fs, dir, &relative, &mut dirs)?;
         } else if kind == tar::EntryType::Regular {
-            make_dirs(dir, parent(&relative), &mut dirs)?;
+            make_dirs(fs, dir, parent(&relative), &mut dirs)?;
             let executable = entry.header().mode().map_err(damaged)? & 0o111 != 0;
             let mode = if executable { 0o755 } else { 0o644 };
-            let mut file = match new_file(&target, mode) {
+            let mut file = match new_file(fs, &target, mode) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(unsafe_entry("is there twice"));
                 }
                 opened => opened.map_err(FsError::on("create", &target))?,
             };
-            unpacked.bytes += copy_all(&mut entry, &mut file).map_err(FsError::on("write", &target))?;
-            file.sync_all().map_err(FsError::on("sync", &target))?;
+            unpacked.bytes += copy_all(&mut entry, &mut *file).map_err(FsError::on("write", &target))?;
+            file.sync().map_err(FsError::on("sync", &target))?;
             unpacked.files.push(relative);
         } else {
             return Err(unsafe_entry("is neither a plain file nor a directory"));
         }
     }
     for made in dirs.iter().rev() {
-        sync_dir(made)?;
+        fs.sync_dir(made)?;
     }
     Ok(unpacked)
 }
@@ -99,20 +97,20 @@ fn safe_path(name: &Path) -> Result<PathBuf, UnpackError> {
 }
 
 /// `mkdir -p` below `dir`, remembering what is new for the sync at the end.
-fn make_dirs(dir: &Path, relative: &Path, made: &mut Vec<PathBuf>) -> Result<(), FsError> {
+fn make_dirs(fs: &Fs, dir: &Path, relative: &Path, made: &mut Vec<PathBuf>) -> Result<(), FsError> {
     let mut at = dir.to_path_buf();
     for part in relative.components().filter(|part| matches!(part, Component::Normal(_))) {
         at.push(part);
-        match fs::create_dir(&at) {
+        match fs.effects().create_dir(&at) {
             Ok(()) => made.push(at.clone()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && at.is_dir() => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs.is_dir(&at) => {}
             Err(error) => return Err(FsError::on("create directory", &at)(error)),
         }
     }
     Ok(())
 }
 
-fn copy_all(from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
+fn copy_all(from: &mut impl Read, to: &mut (impl Write + ?Sized)) -> io::Result<u64> {
     let mut buffer = vec![0; 256 * 1024];
     let mut total = 0;
     loop {

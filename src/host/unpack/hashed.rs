@@ -1,6 +1,5 @@
 //! One reading of a file for two uses: a thread of its own hashes every byte and passes the pieces on.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -11,10 +10,13 @@ use crate::host::fs::hex;
 const PIECE: usize = 1 << 20;
 
 /// Reads `input` once, on a thread of its own that hashes every byte to the end, also when `consume` stops early.
-pub(super) fn hashed<T>(mut input: File, consume: impl FnOnce(&mut Pieces) -> T) -> (T, io::Result<String>) {
+pub(super) fn hashed<T>(
+    mut input: Box<dyn Read + Send>,
+    consume: impl FnOnce(&mut Pieces) -> T,
+) -> (T, io::Result<String>) {
     let (sender, receiver) = sync_channel(4);
     std::thread::scope(|scope| {
-        let reader = scope.spawn(move || hash_and_send(&mut input, sender));
+        let reader = scope.spawn(move || hash_and_send(&mut *input, sender));
         let consumed = consume(&mut Pieces { receiver: &receiver, piece: Vec::new(), at: 0 });
         drop(receiver);
         let found = reader.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread died")));
@@ -22,12 +24,15 @@ pub(super) fn hashed<T>(mut input: File, consume: impl FnOnce(&mut Pieces) -> T)
     })
 }
 
-fn hash_and_send(input: &mut File, sender: SyncSender<io::Result<Vec<u8>>>) -> io::Result<String> {
+fn hash_and_send(
+    mut input: &mut (dyn Read + Send),
+    sender: SyncSender<io::Result<Vec<u8>>>,
+) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut listener = Some(sender);
     loop {
         let mut piece = Vec::with_capacity(PIECE);
-        if let Err(error) = input.take(PIECE as u64).read_to_end(&mut piece) {
+        if let Err(error) = (&mut input).take(PIECE as u64).read_to_end(&mut piece) {
             // The consumer must not take the broken-off stream for its end.
             if let Some(sender) = listener {
                 sender.send(Err(io::Error::from(error.kind()))).ok();

@@ -1,0 +1,153 @@
+//! What the agent asks of the machine below it: raw file operations as the kernel offers them, programs, loopback ports. The
+//! one trait with two implementations: [`Kernel`](super::kernel::Kernel) in production, a machine in memory in rehearsals,
+//! which counts every effect, forgets what was not synced, and can end the agent between any two of them.
+//!
+//! Nothing here is durable or atomic by itself, and nothing retries; [`Fs`](super::fs::Fs) builds that on top.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::host::command::{CommandError, Ended};
+use crate::host::fs::FsKind;
+use crate::host::probe::ProbeError;
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A plain file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A device, socket or pipe.
+    Other,
+}
+
+/// What `stat(2)` says about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: FileKind,
+    /// Bytes.
+    pub len: u64,
+    /// Permission bits, at most `0o7777`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The file system that it is on.
+    pub device: u64,
+}
+
+/// How a file is opened for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It must not exist yet.
+    New,
+    /// At its end; it is made when there is none.
+    Append,
+}
+
+/// A file that is open for writing.
+pub trait OpenFile: Write + Send {
+    /// Bytes it has now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Cuts it, or fills it with zeros.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_length(&mut self, bytes: u64) -> io::Result<()>;
+
+    /// Permission bits, past the umask.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_mode(&mut self, mode: u32) -> io::Result<()>;
+
+    /// Content and length are on disk when this returns. The name is not: that is the directory's.
+    ///
+    /// # Errors
+    /// The kernel's; what was written may be lost then.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// What somebody has locked; dropped, the next one gets it. The kernel drops it for a process that dies.
+pub trait Lock: Send + fmt::Debug {}
+
+/// The machine below us. Paths are this process's own; every operation is one system call or a plain sequence of them.
+///
+/// # Errors
+/// All of them answer what the kernel answers, unchanged.
+#[expect(clippy::missing_errors_doc, reason = "said once, above, for all of them")]
+pub trait Effects: Send + Sync + fmt::Debug {
+    /// Can a call keep its thread waiting for a disk? Then async callers go to a thread of their own.
+    fn may_block(&self) -> bool;
+
+    /// The whole content.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The content piece by piece.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>>;
+    /// What the path is, after symlinks.
+    fn stat(&self, path: &Path) -> io::Result<Stat>;
+    /// What the path itself is.
+    fn stat_link(&self, path: &Path) -> io::Result<Stat>;
+    /// Where a symlink points; `EINVAL` when it is none.
+    fn read_link(&self, path: &Path) -> io::Result<PathBuf>;
+    /// Full paths of what is in a directory, in no order.
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+
+    /// Opens a file for writing; `mode` holds for a new one, less the umask.
+    fn create(&self, path: &Path, how: Opening, mode: u32) -> io::Result<Box<dyn OpenFile>>;
+    /// One directory.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// `rename(2)`: replaces `to` in one instant.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// `link(2)`: a second name; `to` must not exist.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// `unlink(2)`.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// A directory and all below it.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// `chmod(2)`.
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
+    /// `chown(2)`.
+    fn set_owner(&self, path: &Path, uid: u32, gid: u32) -> io::Result<()>;
+    /// `fsync(2)` of a file's content, or of the names in a directory.
+    fn sync(&self, path: &Path) -> io::Result<()>;
+    /// Locks the file (made when there is none) for this process and writes `holder` into it; `Err` of the inner result
+    /// is what the present holder wrote.
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Result<Box<dyn Lock>, String>>;
+
+    /// Bytes that root may still write to the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// What `path` is on.
+    fn file_system(&self, path: &Path) -> io::Result<FsKind>;
+
+    /// Runs a program to its end, at most `deadline`.
+    fn run<'a>(
+        &'a self,
+        program: &'a Path,
+        args: &'a [&'a str],
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Ended, CommandError>>;
+    /// `GET` over plain HTTP: status code and body.
+    fn http_get<'a>(
+        &'a self,
+        address: SocketAddr,
+        path: &'a str,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(u16, String), ProbeError>>;
+    /// Does somebody accept a TCP connection?
+    fn connect(&self, address: SocketAddr, deadline: Duration) -> BoxFuture<'_, io::Result<()>>;
+}

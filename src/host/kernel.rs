@@ -1,0 +1,183 @@
+//! The machine itself: each operation of [`Effects`] as the system call it stands for. Adds nothing of its own.
+
+#![expect(clippy::disallowed_methods, reason = "the only door to the machine")]
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::host::command::{self, CommandError, Ended};
+use crate::host::effects::{Effects, FileKind, Lock, OpenFile, Opening, Stat};
+use crate::host::fs::{FsKind, disk};
+use crate::host::probe::{self, ProbeError};
+
+/// The kernel that this process runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel;
+
+impl OpenFile for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_length(&mut self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn set_mode(&mut self, mode: u32) -> io::Result<()> {
+        self.set_permissions(Permissions::from_mode(mode))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct Locked {
+    _file: Flock<File>,
+}
+
+impl Lock for Locked {}
+
+impl Effects for Kernel {
+    fn may_block(&self) -> bool {
+        true
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(File::open(path)?))
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        fs::metadata(path).map(|found| stat(&found))
+    }
+
+    fn stat_link(&self, path: &Path) -> io::Result<Stat> {
+        fs::symlink_metadata(path).map(|found| stat(&found))
+    }
+
+    fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::read_link(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    }
+
+    fn create(&self, path: &Path, how: Opening, mode: u32) -> io::Result<Box<dyn OpenFile>> {
+        let mut options = OpenOptions::new();
+        match how {
+            Opening::New => options.write(true).create_new(true),
+            Opening::Append => options.append(true).create(true),
+        };
+        Ok(Box::new(options.mode(mode).open(path)?))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    fn set_owner(&self, path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Result<Box<dyn Lock>, String>> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut held) => {
+                held.set_len(0)?;
+                held.rewind()?;
+                writeln!(held, "{holder}")?;
+                Ok(Ok(Box::new(Locked { _file: held })))
+            }
+            Err((file, Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                file.take(32).read_to_string(&mut text)?;
+                Ok(Err(text.trim().to_owned()))
+            }
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        disk::free_bytes(path)
+    }
+
+    fn file_system(&self, path: &Path) -> io::Result<FsKind> {
+        disk::filesystem(path)
+    }
+
+    fn run<'a>(
+        &'a self,
+        program: &'a Path,
+        args: &'a [&'a str],
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Ended, CommandError>> {
+        command::spawn(program, args, deadline).boxed()
+    }
+
+    fn http_get<'a>(
+        &'a self,
+        address: SocketAddr,
+        path: &'a str,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(u16, String), ProbeError>> {
+        probe::http_get(address, path, deadline).boxed()
+    }
+
+    fn connect(&self, address: SocketAddr, deadline: Duration) -> BoxFuture<'_, io::Result<()>> {
+        probe::connect(address, deadline).boxed()
+    }
+}
+
+fn stat(found: &fs::Metadata) -> Stat {
+    let kind = if found.is_file() {
+        FileKind::File
+    } else if found.is_dir() {
+        FileKind::Dir
+    } else if found.is_symlink() {
+        FileKind::Symlink
+    } else {
+        FileKind::Other
+    };
+    let (mode, uid, gid) = (found.mode() & 0o7777, found.uid(), found.gid());
+    Stat { kind, len: found.len(), mode, uid, gid, device: found.dev() }
+}
