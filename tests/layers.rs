@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use rust_paths::{Mention, mentions};
 
 const EVERYTHING: &[&str] = &["*"];
-const ROLE: &[&str] = &["flow", "journal", "host", "cluster", "config", "telemetry", "shutdown", "notify"];
+const ROLE: &[&str] =
+    &["flow", "journal", "host", "cluster", "config", "mutation", "telemetry", "shutdown", "notify"];
 /// Each room and what it may use besides itself; `a::b` opens only that part of `a`.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", EVERYTHING),
@@ -22,15 +23,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli", EVERYTHING),
     ("agent", ROLE),
     ("controller", ROLE),
+    ("rehearsal", &["agent", "flow", "journal", "host", "cluster", "sim", "mutation"]),
     ("sim", &["flow", "cluster", "host", "config", "telemetry", "shutdown", "notify"]),
     ("journal", &["flow", "host::fs", "host::clock"]),
     ("cluster", &["flow", "config", "telemetry", "shutdown", "notify"]),
-    ("host", &["flow", "config", "telemetry", "shutdown", "notify"]),
+    ("host", &["flow", "config", "mutation", "telemetry", "shutdown", "notify"]),
     ("flow", &[]),
     ("config", &[]),
     ("telemetry", &[]),
     ("shutdown", &[]),
     ("notify", &[]),
+    ("mutation", &[]),
 ];
 /// What would make `flow` impure, as the beginning or any later part of a path.
 const IMPURE: &[&str] = &[

@@ -16,6 +16,7 @@ use crate::flow::report::{Blocker, NodeReport};
 use crate::flow::step::Step;
 use crate::host::Host;
 use crate::journal::{Journal, JournalError};
+use crate::mutation::{self, Mutation};
 
 /// One upgrade under way. The driver owns it; steps borrow it.
 pub struct Run {
@@ -77,6 +78,10 @@ impl Run {
     /// # Errors
     /// [`JournalError`]; nothing was written or published then.
     pub fn record(&mut self, record: Record) -> Result<(), JournalError> {
+        if mutation::is_on(Mutation::PublishBeforeAppend) {
+            let next = self.journal.progress().seq() + 1;
+            self.publisher.report.send_modify(|report| report.journal_seq = next);
+        }
         let entry = self.journal.append(record)?.clone();
         // Nobody may be listening (tests, a narrator that has ended); the journal has it.
         if self.publisher.entries.send(entry).is_err() {

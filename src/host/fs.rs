@@ -14,6 +14,7 @@ pub use disk::FsKind;
 
 use crate::host::effects::{Effects, FileKind, Opening};
 use crate::host::kernel::Kernel;
+use crate::mutation::{self, Mutation};
 
 /// A file operation that did not work, with its object. The cause is the source.
 #[derive(Debug, thiserror::Error)]
@@ -153,13 +154,14 @@ impl Fs {
         let fail = |error| FsError::on("append to", path)(error);
         let mut file = self.effects.create(path, Opening::Append, 0o600).map_err(fail)?;
         let before = file.length().map_err(fail)?;
-        if let Err(error) = file.write_all(bytes).and_then(|()| file.sync()) {
+        let sync = !mutation::is_on(Mutation::SkipSync);
+        if let Err(error) = file.write_all(bytes).and_then(|()| if sync { file.sync() } else { Ok(()) }) {
             if let Err(torn) = file.set_length(before).and_then(|()| file.sync()) {
                 tracing::warn!(error = %torn, path = %path.display(), "could not cut off a half-written line");
             }
             return Err(fail(error));
         }
-        if before == 0 {
+        if before == 0 && !mutation::is_on(Mutation::SkipDirectorySync) {
             self.sync_dir(parent(path))?;
         }
         Ok(before + bytes.len() as u64)

@@ -4,8 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::host::effects::{FileKind, Stat};
+use crate::host::effects::{FileKind, Opening, Stat};
 use crate::host::fs::{Fs, FsError, beside, parent};
+use crate::mutation::{self, Mutation};
 
 /// Why nothing was swapped. In all cases but [`SwapError::NotDurable`] the live file is the old one.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,9 @@ pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), 
     }
     dress_like(fs, staged, old, new)?;
     keep_previous(fs, live, previous)?;
+    if mutation::is_on(Mutation::CopyOverLive) {
+        return copy_over(fs, live, staged);
+    }
     fs.effects().rename(staged, live).map_err(across(live, staged, "rename"))?;
     let not_durable = |source| SwapError::NotDurable { live: live.to_path_buf(), source };
     fs.sync_dir(parent(live)).map_err(not_durable)?;
@@ -74,6 +78,18 @@ pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), 
         fs.sync_dir(parent(staged)).map_err(not_durable)?;
     }
     Ok(())
+}
+
+/// What `tar` and `cp` do, and what must never happen to a live binary.
+fn copy_over(fs: &Fs, live: &Path, staged: &Path) -> Result<(), SwapError> {
+    let copied = (|| {
+        let bytes = fs.effects().read(staged)?;
+        fs.effects().remove_file(live)?;
+        let mut file = fs.effects().create(live, Opening::New, 0o755)?;
+        file.write_all(&bytes)?;
+        file.sync()
+    })();
+    copied.map_err(still_old("copy over", live))
 }
 
 /// Owner and mode of `old`, on disk before the name changes.

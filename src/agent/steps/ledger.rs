@@ -10,6 +10,7 @@ use crate::flow::classify;
 use crate::flow::evacuate::MIGRATION_ATTEMPTS;
 use crate::flow::record::Record;
 use crate::flow::vms::{Fate, LedgerLine, Verdict, VmEntry};
+use crate::mutation::{self, Mutation};
 
 /// Writes the first ledger, once, even when nobody is on the node; after a hold, classifies anew those that were held.
 ///
@@ -36,12 +37,15 @@ pub async fn enter(
     afresh: bool,
 ) -> Result<(), StepError> {
     let ledger = run.journal.progress().ledger();
-    let newcomers: Vec<&VirtualMachineInstance> = present
+    let mut newcomers: Vec<&VirtualMachineInstance> = present
         .filter(|vmi| match ledger.line(&vms::key_of(*vmi)).filter(|line| line.fate.is_on_node()) {
             Some(line) => afresh && is_stuck(line) && vmi.uid().is_some(),
             None => vms::ended(vmi).is_none(),
         })
         .collect();
+    if mutation::is_on(Mutation::ForgetOneVm) {
+        newcomers.pop();
+    }
     if newcomers.is_empty() && !even_if_empty {
         return Ok(());
     }

@@ -6,6 +6,7 @@ use crate::cluster::vms::{self, Answer};
 use crate::flow::evacuate::VmAction;
 use crate::flow::record::Record;
 use crate::flow::vms::{Fate, VmKey};
+use crate::mutation::{self, Mutation};
 
 /// Performs one action.
 ///
@@ -47,7 +48,8 @@ async fn ask_stop(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
 /// As [`perform`].
 pub async fn ask_stop_again(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
     let Some(vmi) = vms::instance(&run.cluster.client, vm).await? else { return Ok(()) };
-    if vms::stop_was_heard(&run.cluster.client, &vmi).await? {
+    let heard = vms::stop_was_heard(&run.cluster.client, &vmi).await?;
+    if heard && !mutation::is_on(Mutation::RepeatTheStop) {
         return Ok(());
     }
     ask_stop(run, vm).await
