@@ -178,6 +178,7 @@ async fn obey(
 
 async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepError> {
     let deadline = Instant::now() + step.deadline(&run.plan);
+    let begun = run.now();
     let mut backoff = FIRST_BACKOFF;
     let mut attempt = 1;
     loop {
@@ -203,6 +204,13 @@ async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepErr
         }
         warn!(%step, attempt, error = error.sentence(), "the step is tried again");
         run.publish_trouble("Retrying", error.sentence());
+        run.publish_blockers(vec![Blocker {
+            what: format!("step {step} is tried again: {}", error.sentence()),
+            since: begun,
+            owner: "nobody has to act yet".to_owned(),
+            deadline: Some(begun + step.deadline(&run.plan)),
+            then: "hold".to_owned(),
+        }]);
         run.pause(backoff).await?;
         backoff = (backoff * 2).min(LONGEST_BACKOFF);
         attempt += 1;

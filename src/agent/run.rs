@@ -109,9 +109,12 @@ impl Run {
             report.step = step;
             report.attempt = attempt;
             report.phase = Phase::of(progress, step);
-            report.reason = None;
-            report.message = None;
-            report.blockers = Vec::new();
+            // Another attempt still waits for what the last one did not get.
+            if attempt <= 1 {
+                report.reason = None;
+                report.message = None;
+                report.blockers = Vec::new();
+            }
             report.journal_seq = progress.seq();
             report.vms = progress.ledger().counts();
             report.started = progress.started();

@@ -168,7 +168,13 @@ impl Look<'_> {
             }
             // Its guest has ended, whoever ended it; the object goes when its pod does.
             (Fate::Here | Fate::Migrating { .. }, _) if vmi.ended.is_some() => {
-                self.leaving(decision, &vm, self.begun + shutdown);
+                let deadline = self.begun + shutdown;
+                // KubeVirt keeps what ended of a VM that it does not start again by itself: nothing runs there any more.
+                if self.now >= deadline && !vmi.deleting {
+                    decision.actions.push(VmAction::RecordGone { vm });
+                } else {
+                    self.leaving(decision, &vm, deadline);
+                }
             }
             (Fate::Here, Verdict::Leaving) => self.leaving(decision, &vm, self.begun + shutdown),
             (Fate::Here, Verdict::Hold { why }) => {

@@ -203,6 +203,22 @@ fn one_vm_at_a_time() {
             "wait: is shutting down".into(),
         ),
         (
+            "ended by somebody, its object stays",
+            ledger(Verdict::Migrate, vec![]),
+            seen(Some(false), &[]),
+            &usual,
+            100,
+            "wait: is being stopped by somebody else".into(),
+        ),
+        (
+            "ended by somebody, its object stays for good",
+            ledger(Verdict::Migrate, vec![]),
+            seen(Some(false), &[]),
+            &usual,
+            2000,
+            gone(),
+        ),
+        (
             "ignores ACPI",
             ledger(shut(), vec![stop()]),
             going(None),

@@ -115,6 +115,14 @@ impl Fs {
         }
     }
 
+    /// Bytes of a file.
+    ///
+    /// # Errors
+    /// It is not there or cannot be looked at.
+    pub fn length(&self, path: &Path) -> Result<u64, FsError> {
+        self.effects.stat(path).map(|found| found.len).map_err(FsError::on("read", path))
+    }
+
     /// Is it a directory? What cannot be looked at is none.
     #[must_use]
     pub fn is_dir(&self, path: &Path) -> bool {
@@ -167,14 +175,25 @@ impl Fs {
         Ok(before + bytes.len() as u64)
     }
 
-    /// `mkdir -p`, each new directory (mode 0700) made durable by syncing the one above it.
+    /// Makes a file and its name durable, whoever wrote it: a process that was killed between a write and its sync leaves
+    /// what its successor can read, and what a power cut can still take back.
+    ///
+    /// # Errors
+    /// There is no such file, or it cannot be synced.
+    pub fn settle(&self, path: &Path) -> Result<(), FsError> {
+        self.effects.sync(path).map_err(FsError::on("sync", path))?;
+        self.sync_dir(parent(path))
+    }
+
+    /// `mkdir -p`, each new directory (mode 0700) made durable by syncing the one above it; so is the last one that is there,
+    /// which may be what a killed process left.
     ///
     /// # Errors
     /// The first directory that could not be made; a non-directory in the way is one.
     pub fn create_dir_sync(&self, path: &Path) -> Result<(), FsError> {
         let fail = |error| FsError::on("create directory", path)(error);
         match self.effects.stat(path) {
-            Ok(found) if found.kind == FileKind::Dir => return Ok(()),
+            Ok(found) if found.kind == FileKind::Dir => return self.sync_dir(parent(path)),
             Ok(_) => return Err(fail(io::ErrorKind::NotADirectory.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(fail(error)),
@@ -211,13 +230,14 @@ impl Fs {
         }
     }
 
-    /// Removes the file durably; `false` when there was none.
+    /// Removes the file durably; `false` when there was none. Then, too, its absence is made durable: a killed process may
+    /// have removed it, and a power cut would bring it back.
     ///
     /// # Errors
     /// It is there and cannot be removed.
     pub fn remove_opt(&self, path: &Path) -> Result<bool, FsError> {
         let removed = self.remove_if_there(path).map_err(FsError::on("remove", path))?;
-        if removed {
+        if removed || self.is_dir(parent(path)) {
             self.sync_dir(parent(path))?;
         }
         Ok(removed)

@@ -221,6 +221,10 @@ impl Journal {
         let bytes = fs.read_opt(path).map_err(|source| io("read", source))?.unwrap_or_default();
         let decoded = codec::decode(&bytes)
             .map_err(|source| JournalError::Damaged { path: path.to_owned(), source })?;
+        // Lines that another process wrote and did not live to sync would be acted on, and could still be lost.
+        if !bytes.is_empty() {
+            fs.settle(path).map_err(|source| io("written", source))?;
+        }
         if decoded.torn {
             // The last line never was durable, so nobody has acted on it; without it the file can be appended to again.
             tracing::warn!(path = %path.display(), "the journal's last line was torn by a crash and is dropped");

@@ -10,6 +10,7 @@ use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
+use crate::flow::report::Blocker;
 use crate::flow::step::Step;
 
 /// Restarts `RKE2` and waits until another process serves.
@@ -25,6 +26,7 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
 }
 
 async fn restart_and_record(run: &mut Run, unit: &str) -> Result<(), StepError> {
+    wait_for(run, unit);
     let up = run.host.systemd.restart_fenced(unit, deadline(run)).await?;
     Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
 }
@@ -62,8 +64,21 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
         ask_gate(run, &unit, state.is_at_rest()).await?;
         return restart_and_record(run, &unit).await;
     }
+    wait_for(run, &unit);
     let up = run.host.systemd.wait_active(&unit, Some(&before), deadline(run)).await?;
     Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
+}
+
+/// The restart takes minutes, and people look.
+fn wait_for(run: &mut Run, unit: &str) {
+    let since = run.now();
+    run.publish_blockers(vec![Blocker {
+        what: format!("{unit} is restarting on {}", run.plan.rke2.to),
+        since,
+        owner: "nobody has to act yet".to_owned(),
+        deadline: Some(since + Step::Restart.deadline(&run.plan)),
+        then: "hold".to_owned(),
+    }]);
 }
 
 /// Half a minute less than the step has, so that the reason is systemd's and not the driver's.

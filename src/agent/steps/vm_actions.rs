@@ -76,8 +76,10 @@ async fn record_gone(run: &mut Run, vm: VmKey, last_end: Option<bool>) -> Result
     };
     let now = vms::instance(&run.cluster.client, &vm).await?;
     let node = now.as_ref().and_then(|vmi| vmi.status.as_ref()).and_then(|status| status.node_name.clone());
-    let same =
-        now.as_ref().and_then(|vmi| vmi.metadata.uid.clone()).is_some_and(|uid| uid == line.entry.vmi_uid);
+    // An instance that has ended is no guest any more, however long its object stays.
+    let same = now.as_ref().is_some_and(|vmi| {
+        vmi.metadata.uid.as_deref() == Some(&line.entry.vmi_uid) && vms::ended(vmi).is_none()
+    });
     let on_this_node = node.as_deref() == Some(run.plan.node_name.as_str());
     let record = match line.fate {
         // The watch lags behind the object: not gone after all.
