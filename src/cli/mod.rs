@@ -6,6 +6,7 @@ pub mod carry_out;
 pub mod node;
 pub mod plan;
 pub mod preflight;
+pub mod rehearse;
 pub mod run;
 pub mod source;
 pub mod status;
@@ -88,6 +89,8 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Rehearse the upgrade of a whole cluster in virtual time, on simulated machines; touches nothing.
+    Rehearse(rehearse::RehearseArgs),
     /// Print the custom resource definition (it is `manifests/crd.yaml`).
     #[command(hide = true)]
     Crd,
@@ -210,10 +213,22 @@ async fn dispatch(args: Args, terminal: &Terminal) -> Result<Exit, Failure> {
         }
         Command::Run { source, yes, only } => Box::pin(run::run(&config, &source, yes, only, terminal)).await,
         Command::Status { watch, output } => status::print(&config, watch, output, terminal).await,
+        Command::Rehearse(args) => aside(|| rehearse::print(&args, terminal)),
         Command::Crd => {
             let yaml = serde_saphyr::to_string(&NodeUpgrade::crd()).map_err(Failure::failed)?;
             terminal.line(yaml.trim_end());
             Ok(Exit::Done)
         }
     }
+}
+
+/// A rehearsal has a clock and a thread of its own, and parsers of large exports want room on the stack.
+fn aside<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("rehearsal".to_owned()).stack_size(16 << 20);
+        let thread = thread.spawn_scoped(scope, work).map_err(Failure::failed)?;
+        thread.join().unwrap_or_else(|_| {
+            Err(Failure::failed(anyhow::anyhow!("the rehearsal has died; please report it")))
+        })
+    })
 }

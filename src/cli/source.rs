@@ -24,7 +24,7 @@ const LARGEST_PLAN: usize = 1 << 20;
 /// Exit code 2 for a file that is no plan, 3 for an upgrade that is not there.
 pub async fn plan(config: &Config, source: &PlanSource) -> Result<NodePlan, Failure> {
     let plan = match (&source.plan, &source.upgrade) {
-        (Some(file), _) => from_file(file)?,
+        (Some(file), _) => plan_file(file)?,
         (None, Some(upgrade)) => of_upgrade(config, upgrade).await?,
         (None, None) => return Err(Failure::usage(anyhow!("give --plan FILE or --upgrade NAME"))),
     };
@@ -38,7 +38,11 @@ pub async fn plan(config: &Config, source: &PlanSource) -> Result<NodePlan, Fail
     }
 }
 
-fn from_file(file: &Path) -> Result<NodePlan, Failure> {
+/// The plan in a file, unchecked.
+///
+/// # Errors
+/// Exit code 2 for a file that is no plan.
+pub fn plan_file(file: &Path) -> Result<NodePlan, Failure> {
     let read = || -> anyhow::Result<NodePlan> {
         let bytes = Fs::kernel()
             .read_opt(file)?

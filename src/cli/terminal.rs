@@ -22,6 +22,12 @@ impl Terminal {
         self.line(&format!("{time}  {text}"));
     }
 
+    /// One line on standard error that is no complaint: what a reader of the output need not have.
+    pub fn remark(&self, text: &str) {
+        let mut out = io::stderr().lock();
+        ignore_closed(writeln!(out, "{text}"));
+    }
+
     /// One line on standard error.
     pub fn complain(&self, text: &str) {
         let mut out = io::stderr().lock();

@@ -28,6 +28,14 @@ pub struct Rke2Version {
 pub struct NotAVersion(pub String);
 
 impl Rke2Version {
+    /// The first release of the next minor version.
+    #[must_use]
+    pub fn next_minor(&self) -> Self {
+        let (major, minor) = self.minor();
+        let text = format!("v{major}.{}.0+rke2r1", minor + 1);
+        text.parse().unwrap_or_else(|_| self.clone())
+    }
+
     /// `(major, minor)`: what Kubernetes' version skew policy counts in.
     #[must_use]
     pub fn minor(&self) -> (u32, u32) {

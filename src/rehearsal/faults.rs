@@ -1,7 +1,7 @@
 //! The faults that a rehearsal can be given, as values and as text: what `--faults` reads, and what a failing schedule
 //! prints so that the same command shows the same failure again. Knows nothing about how a fault is carried out.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -198,7 +198,8 @@ pub fn help() -> String {
             Of::Vm => "NAMESPACE/NAME",
             Of::Node => "NODE",
         };
-        text.push_str(&format!("  {:<42} {does}\n", format!("{word}={of}")));
+        let form = format!("{word}={of}");
+        writeln!(text, "  {form:<42} {does}").ok();
     }
     text.push_str("At effect N (every file operation, request and systemd call counts, from 1):\n");
     for (form, does) in [
@@ -214,7 +215,8 @@ pub fn help() -> String {
         ("away@N+SECONDS", "the API server is away for so long from there on"),
         ("await@N", "the agent is killed where it waits for the Nth time"),
     ] {
-        text.push_str(&format!("  {form:<42} {does}\n"));
+        // Writing to a String cannot fail.
+        writeln!(text, "  {form:<42} {does}").ok();
     }
     text
 }

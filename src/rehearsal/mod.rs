@@ -1,5 +1,131 @@
-//! Rehearsals: the production node role, unchanged, on a simulated cluster and simulated machines in virtual time.
+//! Rehearsals: the production node role, unchanged, on a simulated cluster and simulated machines in virtual time, with a
+//! judge who looks on. One rehearsal needs one thread and no machine of anybody; the same order gives the same result.
+//!
+//! - [`rehearse`] runs one: `world` is built, `roll` takes its nodes through the upgrade one after the other, each in as
+//!   many lives (`life`) as it takes; `director` shows the judge everything that happens.
+//! - [`judge`] has the invariants, [`faults`] what can be given to a rehearsal, [`schedule`] where it hurts.
+//! - [`check`] runs thousands of them, [`timeline`] and [`chart`] tell what came of one.
 
+mod afflict;
 pub mod chart;
+pub mod check;
+mod director;
 pub mod faults;
+pub mod judge;
+mod life;
+mod roll;
+pub mod schedule;
 pub mod timeline;
+pub mod unblock;
+mod wire;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::flow::plan::Evacuation;
+use crate::flow::version::Rke2Version;
+use crate::rehearsal::faults::Fault;
+use crate::rehearsal::judge::Broken;
+use crate::rehearsal::schedule::Places;
+use crate::rehearsal::timeline::Timeline;
+use crate::rehearsal::unblock::{Change, NodeState};
+use crate::sim::seed::Preset;
+
+/// What a rehearsal is about.
+#[derive(Debug, Clone)]
+pub enum Scene {
+    /// A made-up cluster.
+    Preset(Preset),
+    /// Objects of a real one.
+    Objects(Arc<Vec<Value>>),
+}
+
+/// One rehearsal, whole: the same order gives the same result to the byte.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The cluster.
+    pub scene: Scene,
+    /// Decides whatever varies.
+    pub seed: u64,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// What the plans allow to be done to VMs.
+    pub evacuation: Evacuation,
+    /// The RKE2 that runs.
+    pub from: Rke2Version,
+    /// The RKE2 to run.
+    pub to: Rke2Version,
+    /// Nodes to upgrade; all when empty.
+    pub only: Vec<String>,
+    /// What somebody would change in the cluster first.
+    pub changes: Vec<Change>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Rehearsed {
+    /// What people want to see.
+    pub timeline: Timeline,
+    /// Promises that were broken; empty, or there is a bug.
+    pub broken: Vec<Broken>,
+    /// The nodes as they were before it began.
+    pub nodes: Vec<NodeState>,
+    /// Where it could have been hit.
+    pub places: Places,
+    /// How often an operator was asked for, and said "go on".
+    pub asked: u32,
+    /// What happened in the world before it began that its owner should know: oddities of an exported cluster.
+    pub notes: Vec<String>,
+}
+
+/// Why there is no rehearsal.
+#[derive(Debug, Error)]
+pub enum RehearsalError {
+    /// Nothing to upgrade.
+    #[error("there is no node to upgrade; export the cluster's nodes as well")]
+    NoNodes,
+    /// A name that the cluster does not have.
+    #[error("{what} cannot be used in this rehearsal: {why}")]
+    World {
+        /// The object.
+        what: String,
+        /// The API server's word.
+        why: String,
+    },
+    /// A simulated machine could not be laid out.
+    #[error("a simulated machine cannot be laid out")]
+    Machine {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No runtime.
+    #[error("the rehearsal's own clock cannot be made")]
+    Runtime(#[source] io::Error),
+}
+
+/// Runs one rehearsal on this thread.
+///
+/// # Errors
+/// [`RehearsalError`], before anything was rehearsed.
+pub fn rehearse(order: &Order) -> Result<Rehearsed, RehearsalError> {
+    // Nothing but the clock: without I/O to wait for, paused time goes on as soon as everybody waits.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .map_err(RehearsalError::Runtime)?;
+    let quiet = tracing::subscriber::NoSubscriber::new();
+    // What the agent logs is about a machine that does not exist; whoever asks for details gets it all the same.
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        return runtime.block_on(roll::roll(order));
+    }
+    tracing::subscriber::with_default(quiet, || runtime.block_on(roll::roll(order)))
+}

@@ -1,7 +1,7 @@
 //! What a rehearsal came to, as values and as JSON: when each node was in which step, how long each VM was off, what
 //! blocked. Made of the nodes' journals, which are dated in virtual time. Draws nothing; that is [`super::chart`]'s part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -149,7 +149,7 @@ pub struct VmLine {
     /// Seconds that its guest was off; none when it never was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off: Option<f64>,
-    /// Its power was cut.
+    /// Its power was cut, by the agent or by `KubeVirt` at the end of its grace.
     pub forced: bool,
     /// It is off at the end.
     pub still_off: bool,
@@ -195,11 +195,8 @@ pub fn node_line(node: &str, entries: &[Entry], start: Timestamp, ended: String,
     (line.begun, line.finished) = (at(first), at(last));
     let mut from = line.begun;
     for entry in entries {
-        match &entry.record {
-            Record::VmMigrated { .. } => line.migrated += 1,
-            Record::VmStopped { .. } => line.shut_down += 1,
-            _ => {}
-        }
+        line.migrated += u32::from(matches!(entry.record, Record::VmMigrated { .. }));
+        line.shut_down += u32::from(matches!(entry.record, Record::VmStopped { .. }));
         let Some(step) = Stage::ended_by(&entry.record) else { continue };
         let to = at(entry);
         match line.steps.last_mut() {
@@ -209,6 +206,18 @@ pub fn node_line(node: &str, entries: &[Entry], start: Timestamp, ended: String,
         from = to;
     }
     line
+}
+
+/// VMs whose guests did not end by themselves, by the journals.
+#[must_use]
+pub fn forced<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<VmKey> {
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        if let Record::VmStopped { vm, graceful: Some(false) } = &entry.record {
+            found.insert(vm.clone());
+        }
+    }
+    found
 }
 
 /// Where every VM moved to, by the journals of all nodes in the order of the roll.

@@ -2,7 +2,6 @@
 //! lists, owner references. It never talks to the API and never changes an object in place.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value, json};
 
@@ -22,11 +21,42 @@ pub(super) const FIRST_NODE: &str = "sim.upgrade-agent/first-node";
 pub(super) const SHUTDOWN: &str = "sim.upgrade-agent/shutdown-seconds";
 /// Annotation: the VM has a disk that no other node can reach.
 pub(super) const LOCAL_DISK: &str = "sim.upgrade-agent/local-disk";
+/// Annotation: MiB that the guest writes to its memory in a second, against which a migration copies.
+pub(super) const DIRTY: &str = "sim.upgrade-agent/dirty-mib-per-second";
+/// Annotation on a node whose kubelet does not run: since when.
+pub(super) const AWAY: &str = "sim.upgrade-agent/kubelet-away";
+/// Annotation on a node whose machine is switched off.
+pub(super) const OFF: &str = "sim.upgrade-agent/off";
+/// Annotation on a node whose kubelet has started: the devices that its plugins will register again, as JSON.
+pub(super) const DEVICES: &str = "sim.upgrade-agent/devices";
 /// Annotation on nodes whose heartbeat this simulator keeps.
 pub(super) const SIMULATED: &str = "sim.upgrade-agent/node";
 
+/// JSON pointers without escapes, read without making copies of their parts: simulators do little else.
+pub(super) trait At {
+    /// What is at this pointer.
+    fn at(&self, pointer: &str) -> Option<&Value>;
+}
+
+impl At for Value {
+    fn at(&self, pointer: &str) -> Option<&Value> {
+        let (mut at, mut rest) = (self, pointer);
+        while let Some(steps) = rest.strip_prefix('/') {
+            let end = steps.bytes().position(|byte| byte == b'/').unwrap_or(steps.len());
+            let (step, next) = steps.split_at(end);
+            at = match at {
+                Value::Object(fields) => fields.get(step)?,
+                Value::Array(items) => items.get(step.parse::<usize>().ok()?)?,
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return None,
+            };
+            rest = next;
+        }
+        Some(at)
+    }
+}
+
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object.at(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 pub(super) fn name(object: &Value) -> &str {
@@ -55,15 +85,15 @@ pub(super) fn is_final(object: &Value) -> bool {
 }
 
 pub(super) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object.at(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 pub(super) fn map(object: &Value, pointer: &str) -> Map<String, Value> {
-    object.pointer(pointer).and_then(Value::as_object).cloned().unwrap_or_default()
+    object.at(pointer).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 fn entry<'a>(object: &'a Value, within: &str, key: &str) -> Option<&'a str> {
-    object.pointer(within)?.get(key)?.as_str()
+    object.at(within)?.get(key)?.as_str()
 }
 
 pub(super) fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
@@ -119,21 +149,32 @@ pub(super) fn conditions_with(
     message: &str,
     now: &str,
 ) -> Vec<Value> {
-    let before = condition(object, kind);
-    let since = before.filter(|c| text(c, "/status") == status).map(|c| text(c, "/lastTransitionTime"));
-    let since = since.filter(|s| !s.is_empty()).unwrap_or(now);
-    let mut all: Vec<Value> =
-        list(object, "/status/conditions").iter().filter(|c| text(c, "/type") != kind).cloned().collect();
-    let mut fresh =
-        json!({"type": kind, "status": status, "lastProbeTime": since, "lastTransitionTime": since});
-    if let Some(fields) = fresh.as_object_mut() {
-        for (key, value) in [("reason", reason), ("message", message)] {
+    conditions_with_all(object, &[(kind, status, reason, message)], now)
+}
+
+/// The same with several: type, status, reason and message of each.
+pub(super) fn conditions_with_all(object: &Value, set: &[(&str, &str, &str, &str)], now: &str) -> Vec<Value> {
+    let before = list(object, "/status/conditions");
+    let is_set = |c: &&Value| set.iter().any(|(kind, ..)| text(c, "/type") == *kind);
+    let mut all: Vec<Value> = before.iter().filter(|c| !is_set(c)).cloned().collect();
+    for (kind, status, reason, message) in set {
+        let same = before.iter().find(|c| text(c, "/type") == *kind && text(c, "/status") == *status);
+        let since = same.map(|c| text(c, "/lastTransitionTime")).filter(|since| !since.is_empty());
+        let mut fresh = Map::new();
+        for (key, value) in [
+            ("type", *kind),
+            ("status", *status),
+            ("lastProbeTime", since.unwrap_or(now)),
+            ("lastTransitionTime", since.unwrap_or(now)),
+            ("reason", *reason),
+            ("message", *message),
+        ] {
             if !value.is_empty() {
-                fields.insert(key.to_owned(), json!(value));
+                fresh.insert(key.to_owned(), value.into());
             }
         }
+        all.push(Value::Object(fresh));
     }
-    all.push(fresh);
     all
 }
 
@@ -151,7 +192,7 @@ pub(super) fn did_run(vmi: &Value) -> bool {
 
 /// The VM's effective run strategy, from `runStrategy` or the deprecated `running`.
 pub(super) fn run_strategy(vm: &Value) -> &str {
-    match vm.pointer("/spec/running").and_then(Value::as_bool) {
+    match vm.at("/spec/running").and_then(Value::as_bool) {
         Some(true) => "Always",
         Some(false) => "Halted",
         None => text(vm, "/spec/runStrategy"),
@@ -159,7 +200,7 @@ pub(super) fn run_strategy(vm: &Value) -> &str {
 }
 
 pub(super) fn grace_seconds(vmi: &Value) -> u64 {
-    vmi.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30)
+    vmi.at("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30)
 }
 
 /// Device resources a VMI asks for, with how many of each.
@@ -179,23 +220,36 @@ pub(super) fn memory_mib(vmi: &Value) -> u64 {
     quantity(asked).map_or(1024, |milli| u64::try_from(milli / 1000 / (1 << 20)).unwrap_or(1024))
 }
 
-/// A Kubernetes quantity in thousandths; `None` when it is not one.
+/// A Kubernetes quantity in thousandths, such as `2Gi`, `1.5`, `250m` or `1e3`; `None` when it is not one.
 pub(super) fn quantity(asked: &str) -> Option<u128> {
-    let digits = asked.find(|c: char| !c.is_ascii_digit()).unwrap_or(asked.len());
+    let digits = asked.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(asked.len());
     let (number, suffix) = asked.split_at(digits);
-    let factor: u128 = match suffix {
-        "m" => 1,
-        "" => 1000,
-        "k" => 1_000_000,
-        "M" => 1_000_000_000,
-        "G" => 1_000_000_000_000,
-        "Ki" => 1000 << 10,
-        "Mi" => 1000 << 20,
-        "Gi" => 1000 << 30,
-        "Ti" => 1000 << 40,
+    let exponent = suffix.strip_prefix(['e', 'E']).and_then(|exponent| exponent.parse::<u32>().ok());
+    let factor: u128 = match (suffix, exponent) {
+        (_, Some(exponent)) => 10_u128.checked_pow(exponent)?.checked_mul(1000)?,
+        ("m", None) => 1,
+        ("", None) => 1000,
+        ("k", None) => 1_000_000,
+        ("M", None) => 1_000_000_000,
+        ("G", None) => 1_000_000_000_000,
+        ("T", None) => 1_000_000_000_000_000,
+        ("P", None) => 1_000_000_000_000_000_000,
+        ("E", None) => 1_000_000_000_000_000_000_000,
+        ("Ki", None) => 1000 << 10,
+        ("Mi", None) => 1000 << 20,
+        ("Gi", None) => 1000 << 30,
+        ("Ti", None) => 1000 << 40,
+        ("Pi", None) => 1000 << 50,
+        ("Ei", None) => 1000 << 60,
         _ => return None,
     };
-    number.parse::<u128>().ok().map(|n| n * factor)
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && part.is_empty() {
+        return None;
+    }
+    let value = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
+    let scale = 10_u128.checked_pow(u32::try_from(part.len()).ok()?)?;
+    value(whole)?.checked_mul(factor)?.checked_add(value(part)?.checked_mul(factor)? / scale)
 }
 
 /// Five letters that follow from `seed` alone, for names that must be the same in every replay.
@@ -211,11 +265,39 @@ pub(super) fn suffix(seed: &str) -> String {
         .collect()
 }
 
-/// A number that follows from `seed` alone.
+/// A number that follows from `seed` alone: FNV-1a, the same in every build, with its bits mixed.
 pub(super) fn hash(seed: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    seed.hash(&mut hasher);
-    hasher.finish()
+    let fnv = seed.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = (fnv ^ (fnv >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (mixed >> 31)
+}
+
+/// A uid that follows from `seed` alone, shaped as Kubernetes shapes them.
+pub(super) fn uid_from(seed: &str) -> String {
+    let (high, low) = (hash(seed), hash(&format!("{seed}#")));
+    let (a, b, c) = (high >> 32, (high >> 16) & 0xffff, high & 0xfff);
+    format!("{a:08x}-{b:04x}-4{c:03x}-{:04x}-{:012x}", 0x8000 | (low >> 50), low & 0xffff_ffff_ffff)
+}
+
+/// A JSON merge patch, in place.
+pub(super) fn merge(into: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *into = patch.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = Value::Object(Map::new());
+    }
+    let Some(fields) = into.as_object_mut() else { return };
+    for (field, value) in patch {
+        if value.is_null() {
+            fields.remove(field);
+        } else {
+            merge(fields.entry(field.as_str()).or_insert(Value::Null), value);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -224,10 +306,31 @@ mod tests {
 
     #[test]
     fn reads_quantities() {
-        for (asked, milli) in [("1", 1000), ("250m", 250), ("2k", 2_000_000), ("1Mi", 1_048_576_000)] {
+        for (asked, milli) in [
+            ("1", 1000),
+            ("250m", 250),
+            ("2k", 2_000_000),
+            ("1Mi", 1_048_576_000),
+            ("1.5Gi", 1_610_612_736_000),
+            (".5", 500),
+            ("12e2", 1_200_000),
+        ] {
             assert_eq!(quantity(asked), Some(milli), "{asked}");
         }
-        assert_eq!(quantity("many"), None);
+        for nonsense in
+            ["many", "", ".", "1..5", "1e999999999", "99999999999999999999999999999999999999999Ei"]
+        {
+            assert_eq!(quantity(nonsense), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn names_are_the_same_in_every_build() {
+        assert_eq!((suffix("a").as_str(), hash("a")), ("brb7j", 13_561_939_348_052_093_883));
+        assert_eq!(uid_from("a").len(), 36);
+        let mut object = json!({"a": {"b": 1, "c": 2}});
+        merge(&mut object, &json!({"a": {"b": null, "d": {"e": 3, "f": null}}}));
+        assert_eq!(object, json!({"a": {"c": 2, "d": {"e": 3}}}));
     }
 
     #[test]

@@ -4,20 +4,35 @@
 //! - [`virt_api`] answers the subresource calls (start, stop, migrate) as `KubeVirt`'s aggregated API does.
 //! - [`virt_controller`] makes VMIs of VMs, launcher pods of VMIs, moves migrations on and evacuates tainted nodes.
 //! - [`kubelet`] binds pods, runs them, and plays `virt-handler` and the guests.
-//! - [`world`] builds the objects that a rehearsal starts from.
+//! - [`api`] is an API server in memory; [`object`] is what it keeps and hands out.
+//! - [`import`] reads objects from files that kubectl wrote.
+//! - `longhorn` and `workloads` play storage and the other pods, as far as a drain notices them; in memory only.
+//! - [`world`] builds the objects that a rehearsal starts from: whole clusters at rest, or somebody's exported one.
+//! - [`Guests`] tells which guest runs on which machine, [`Wire`] is how the simulators reach an API server.
 //!
 //! `turns` is the loop under the last two: it watches, asks a pure `decide` for each object that something happened to,
 //! and alone writes. All time is tokio's, so a paused clock drives everything.
 
+pub mod api;
 mod fields;
+mod guests;
+pub mod import;
 mod kind;
 pub mod kubelet;
+mod longhorn;
+pub mod machine;
+pub mod object;
+pub mod seed;
 mod turns;
 mod view;
 pub mod virt_api;
 pub mod virt_controller;
 mod wire;
+mod workloads;
 pub mod world;
+
+pub use guests::Guests;
+pub use wire::Wire;
 
 use std::time::Duration;
 
@@ -72,10 +87,16 @@ pub struct Timing {
     pub migration_mib_per_second: u64,
     /// Shutdown time of guests that do not name one.
     pub guest_shutdown_seconds: u64,
-    /// Between two lease renewals of a simulated node.
+    /// Node booted to devices registered again.
+    pub plugin_ms: u64,
+    /// Speed at which a lost replica of a volume is built again.
+    pub rebuild_mib_per_second: u64,
+    /// Between two lease renewals of a simulated node; 0 for none.
     pub heartbeat_ms: u64,
-    /// Between two looks at everything, the safety net under the watches.
+    /// Between two looks at everything, the safety net under the watches; 0 for none, where no watch loses anything.
     pub resync_ms: u64,
+    /// Whether Events are written, which nobody but people reads.
+    pub events: bool,
     /// The wall time at `origin`.
     pub start: Timestamp,
     /// The instant that `start` belongs to.
@@ -96,8 +117,11 @@ impl Timing {
             migration_base_ms: 2_000,
             migration_mib_per_second: 1_000,
             guest_shutdown_seconds: 10,
+            plugin_ms: 30_000,
+            rebuild_mib_per_second: 100,
             heartbeat_ms: 10_000,
             resync_ms: 10_000,
+            events: true,
             start,
             origin: Instant::now(),
         }
@@ -120,6 +144,12 @@ impl Timing {
         }
     }
 
+    /// Real life's delays for an API server in memory on a paused clock: nothing happens there but what is caused.
+    #[must_use]
+    pub fn virtual_time(start: Timestamp) -> Self {
+        Self { heartbeat_ms: 0, resync_ms: 0, events: false, ..Self::real(start) }
+    }
+
     /// The wall time at an instant of tokio's clock.
     #[must_use]
     pub fn at(&self, instant: Instant) -> Timestamp {
@@ -128,16 +158,23 @@ impl Timing {
         self.start.checked_add(passed).unwrap_or(self.start)
     }
 
+    /// The instant that a wall time belongs to; `origin` for those before it.
+    fn instant_of(&self, at: Timestamp) -> Instant {
+        self.origin + Duration::try_from(at.duration_since(self.start)).unwrap_or_default()
+    }
+
     /// Seconds of the simulated world as time of tokio's clock.
     fn seconds(&self, seconds: u64) -> Duration {
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         Duration::from_secs_f64(f64::from(seconds) / self.scale.max(0.001))
     }
 
-    /// How long the copy phase of a guest takes.
-    fn copying(&self, memory_mib: u64) -> Duration {
-        let copy = memory_mib.saturating_mul(1000) / self.migration_mib_per_second.max(1);
-        Duration::from_millis(self.migration_base_ms.saturating_add(copy))
+    /// How long the copy phase of a guest takes that dirties so much of its memory in a second; `None` when it never ends.
+    fn copying(&self, memory_mib: u64, dirty_mib_per_second: u64) -> Option<Duration> {
+        let speed =
+            self.migration_mib_per_second.checked_sub(dirty_mib_per_second).filter(|speed| *speed > 0)?;
+        let copy = memory_mib.saturating_mul(1000) / speed;
+        Some(Duration::from_millis(self.migration_base_ms.saturating_add(copy)))
     }
 }
 
@@ -145,8 +182,21 @@ impl Timing {
 ///
 /// # Errors
 /// Only when every watch has ended; refused writes are retried with back-off.
-pub async fn run(client: kube::Client, timing: Timing, shutdown: CancellationToken) -> Result<(), SimError> {
-    turns::run(client, timing, shutdown).await
+pub async fn run(wire: impl Into<Wire>, timing: Timing, shutdown: CancellationToken) -> Result<(), SimError> {
+    turns::run(wire.into(), timing, Guests::default(), shutdown).await
+}
+
+/// The same, and tells in `guests` which guest runs where.
+///
+/// # Errors
+/// Only when every watch has ended; refused writes are retried with back-off.
+pub async fn run_with_guests(
+    wire: impl Into<Wire>,
+    timing: Timing,
+    guests: Guests,
+    shutdown: CancellationToken,
+) -> Result<(), SimError> {
+    turns::run(wire.into(), timing, guests, shutdown).await
 }
 
 #[cfg(test)]

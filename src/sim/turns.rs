@@ -2,26 +2,29 @@
 //! object that something happened to, write, and take in the answers. It is the only writer and knows no `KubeVirt` rule.
 //!
 //! One batch holds at most one task per VM, so that no two writers race; tasks that compete for shared room (slots,
-//! devices) run alone. A task that was refused is tried again with a growing delay, never in a busy loop.
+//! devices) run alone. With an API server in memory nothing can race: there, tasks run one by one in the order of their
+//! keys. A task that was refused is tried again with a growing delay, never in a busy loop.
+
+mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
-use futures::stream::select_all;
-use futures::{FutureExt, StreamExt};
-use kube::Client;
-use kube::runtime::watcher::{Event, Result as WatchResult};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::view::{Key, Kind, Task, View, vmi_of_pod, vmi_of_vmim};
-use super::wire::{self, Learned, Write};
-use super::{SimError, Timing, kubelet, virt_controller};
+use super::guests::Guests;
+use super::view::{Key, Kind, Task, View, version_of};
+use super::wire::{self, Events, Heard, Learned, Wire, Write};
+use super::{SimError, Timing, kubelet, longhorn, virt_controller, workloads};
+use queue::Queue;
 
-/// How many VMs are written about at once.
-const BATCH: usize = 16;
+/// After so many tasks in memory everybody else gets a turn.
+const SHIFT: usize = 256;
+/// So many objects may be parsed at once before those at rest are let go.
+const WARM: usize = 8192;
 
 /// What `decide` wants: writes now, or a look again later.
 #[derive(Debug, Default, PartialEq)]
@@ -67,6 +70,22 @@ impl Now<'_> {
         self.timing.at(self.instant).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     }
 
+    /// An event about `object`, as `component` records it; nothing of it is made where nobody records events.
+    pub(super) fn event(
+        &self,
+        kind: Kind,
+        object: &Value,
+        warning: bool,
+        component: &str,
+        said: (&str, &str),
+    ) -> Write {
+        if self.timing.events {
+            Write::event(kind, object, warning, component, said)
+        } else {
+            Write::Event { body: Value::Null }
+        }
+    }
+
     /// Decides once the instant has come, and asks to be woken for it before.
     pub(super) fn once(&self, due: Instant, then: impl FnOnce() -> Decision) -> Decision {
         if self.instant >= due { then() } else { Decision::at(due) }
@@ -74,155 +93,190 @@ impl Now<'_> {
 }
 
 fn decide(view: &View, task: &Task, now: &Now<'_>) -> Decision {
-    virt_controller::decide(view, task, now).or(|| kubelet::decide(view, task, now))
-}
-
-#[derive(Default)]
-struct Queue {
-    dirty: BTreeSet<Task>,
-    timers: BTreeSet<(Instant, Task)>,
-    due: BTreeMap<Task, Instant>,
-    refused: BTreeMap<Task, u32>,
-}
-
-impl Queue {
-    fn later(&mut self, task: Task, at: Instant) {
-        if let Some(old) = self.due.insert(task.clone(), at) {
-            self.timers.remove(&(old, task.clone()));
+    match task.0 {
+        Kind::Node | Kind::Vm | Kind::Vmi | Kind::Vmim | Kind::Pod => {
+            virt_controller::decide(view, task, now).or(|| kubelet::decide(view, task, now))
         }
-        self.timers.insert((at, task));
-    }
-
-    fn wake_due(&mut self, now: Instant) {
-        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, task)) = self.timers.pop_first() else {
-                return;
-            };
-            self.due.remove(&task);
-            self.dirty.insert(task);
-        }
-    }
-
-    /// The next tasks that do not get into each other's way.
-    fn batch(&mut self, view: &View) -> Vec<Task> {
-        let mut batch = Vec::new();
-        let mut families = BTreeSet::new();
-        for task in &self.dirty {
-            let Some(family) = family(view, task) else {
-                if batch.is_empty() {
-                    batch.push(task.clone());
-                    break;
-                }
-                continue;
-            };
-            if batch.len() < BATCH && families.insert(family) {
-                batch.push(task.clone());
-            }
-        }
-        for task in &batch {
-            self.dirty.remove(task);
-        }
-        batch
-    }
-}
-
-/// The VM that a task is about; `None` for tasks that must run alone.
-fn family(view: &View, (kind, key): &Task) -> Option<Key> {
-    match kind {
-        Kind::Vm | Kind::Vmi => Some(key.clone()),
-        Kind::Node => None,
-        Kind::Vmim => view.get(*kind, key).filter(|vmim| super::fields::is_final(vmim)).map(vmi_of_vmim),
-        Kind::Pod => {
-            let pod = view.get(*kind, key);
-            let bound = pod.filter(|pod| !super::fields::text(pod, "/spec/nodeName").is_empty());
-            bound.map(|pod| vmi_of_pod(pod).unwrap_or_else(|| key.clone()))
+        Kind::ReplicaSet | Kind::Budget => workloads::decide(view, task, now),
+        Kind::Volume | Kind::Engine | Kind::Replica | Kind::InstanceManager => {
+            longhorn::decide(view, task, now)
         }
     }
 }
 
 struct Turns {
-    client: Client,
+    wire: Wire,
     timing: Timing,
     view: View,
+    guests: Guests,
     queue: Queue,
     listing: BTreeMap<Kind, BTreeSet<Key>>,
-    listed: BTreeSet<Kind>,
+    unlisted: BTreeSet<Kind>,
+    touched: BTreeSet<Task>,
     serial: u64,
+    /// Versions that we wrote and that the watch is still to tell of.
+    own: BTreeSet<u64>,
 }
 
-pub(super) async fn run(client: Client, timing: Timing, shutdown: CancellationToken) -> Result<(), SimError> {
-    let mut events = select_all(Kind::ALL.map(|kind| wire::watch(&client, kind)));
-    let resync = Duration::from_millis(timing.resync_ms.max(100));
+pub(super) async fn run(
+    wire: Wire,
+    timing: Timing,
+    guests: Guests,
+    shutdown: CancellationToken,
+) -> Result<(), SimError> {
+    let direct = wire.is_direct();
+    let kinds: &[Kind] = if direct { &Kind::ALL } else { &Kind::CORE };
+    let mut events = Events::of(&wire, kinds);
+    let resync = (timing.resync_ms > 0).then(|| Duration::from_millis(timing.resync_ms.max(100)));
     let mut turns = Turns {
-        client,
+        wire,
         timing,
         view: View::default(),
+        guests,
         queue: Queue::default(),
         listing: BTreeMap::new(),
-        listed: BTreeSet::new(),
+        unlisted: if direct { BTreeSet::new() } else { kinds.iter().copied().collect() },
+        touched: BTreeSet::new(),
         serial: 0,
+        own: BTreeSet::new(),
     };
-    let mut next_resync = Instant::now() + resync;
+    let mut next_resync = resync.map(|resync| Instant::now() + resync);
     while !shutdown.is_cancelled() {
-        while let Some(Some((kind, event))) = events.next().now_or_never() {
-            turns.take_in(kind, event);
+        while let Some((kind, heard)) = events.told() {
+            turns.take_in(kind, heard);
         }
         let now = Instant::now();
-        if now >= next_resync {
+        if let (Some(at), Some(resync)) = (next_resync, resync)
+            && now >= at
+        {
             turns.wake_all();
-            next_resync = now + resync;
+            next_resync = Some(now + resync);
         }
         turns.queue.wake_due(now);
-        if turns.listed.len() == Kind::ALL.len() && turns.act(now).await {
+        let acted = turns.unlisted.is_empty()
+            && if direct { turns.act_in_memory(now, &mut events).await } else { turns.act(now).await };
+        if acted {
             continue;
         }
-        let next = turns.queue.timers.first().map_or(next_resync, |(at, _)| next_resync.min(*at));
+        turns.cool();
+        let next = turns.queue.next_due().into_iter().chain(next_resync).min();
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            // `next` of a stream loses nothing when it is dropped.
-            event = events.next() => match event {
-                Some((kind, event)) => turns.take_in(kind, event),
+            heard = events.next() => match heard {
+                Some((kind, heard)) => turns.take_in(kind, heard),
                 None => return Err(SimError::WatchesEnded),
             },
-            () = sleep_until(next) => {}
+            () = until(next) => {}
         }
     }
     Ok(())
 }
 
+async fn until(next: Option<Instant>) {
+    match next {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Turns {
-    fn take_in(&mut self, kind: Kind, event: WatchResult<Event<Value>>) {
-        let now = Instant::now();
-        let wake = match event {
-            Ok(Event::Init) => {
+    fn take_in(&mut self, kind: Kind, heard: Heard) {
+        match heard {
+            Heard::Listing => {
                 self.listing.insert(kind, BTreeSet::new());
-                Vec::new()
             }
-            Ok(Event::InitApply(object)) => {
+            Heard::Listed(object) => {
                 self.listing.entry(kind).or_default().insert(Key::of(&object));
-                self.view.store(kind, object, now)
+                self.store(kind, object);
             }
-            Ok(Event::InitDone) => {
-                self.listed.insert(kind);
+            Heard::ListedAll => {
+                self.unlisted.remove(&kind);
                 let listed = self.listing.remove(&kind).unwrap_or_default();
-                self.view.keep_only(kind, &listed)
+                let wake = self.view.keep_only(kind, &listed);
+                self.wake(wake);
             }
-            Ok(Event::Apply(object)) => self.view.store(kind, object, now),
-            Ok(Event::Delete(object)) => self.view.lose(kind, &object),
-            Err(error) => {
+            // The watch repeats what the answers to our own writes told.
+            Heard::Now(object) if self.own.remove(&version_of(&object)) => {}
+            Heard::Now(object) => self.store(kind, object),
+            Heard::Gone(object) => {
+                let wake = self.view.lose(kind, &object);
+                self.wake(wake);
+            }
+            Heard::Broken(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, ?kind, "watch failed, going on");
-                Vec::new()
             }
-        };
-        self.queue.dirty.extend(wake);
+        }
+    }
+
+    fn store(&mut self, kind: Kind, object: super::object::Object) {
+        let wake = self.view.store(kind, object, Instant::now());
+        self.touched.extend(wake.first().cloned());
+        self.wake(wake);
+        if self.touched.len() > WARM {
+            self.cool();
+        }
+    }
+
+    fn wake(&mut self, tasks: Vec<Task>) {
+        for key in self.view.moved() {
+            self.guests.see(&self.view, &key);
+        }
+        self.queue.wake(tasks);
+    }
+
+    /// Lets go of what was parsed of objects that nothing happens to.
+    fn cool(&mut self) {
+        if self.touched.len() > WARM {
+            for task in std::mem::take(&mut self.touched) {
+                self.view.cool(&task);
+            }
+        }
     }
 
     fn wake_all(&mut self) {
         for kind in Kind::ALL {
             let all: Vec<Task> = self.view.all(kind).map(|(key, _)| (kind, key.clone())).collect();
-            self.queue.dirty.extend(all);
+            self.queue.wake(all);
         }
+    }
+
+    fn decide(&mut self, task: &Task, instant: Instant) -> Vec<Write> {
+        let decision = decide(&self.view, task, &Now { timing: &self.timing, instant });
+        if let Some(at) = decision.again {
+            self.queue.later(task.clone(), at);
+        }
+        let mut writes = decision.writes;
+        if !self.timing.events {
+            writes.retain(|write| !matches!(write, Write::Event { .. }));
+        }
+        writes
+    }
+
+    /// Acts on everything that is due, one task after the other; false when there was nothing to do.
+    async fn act_in_memory(&mut self, instant: Instant, events: &mut Events) -> bool {
+        let mut acted = 0;
+        while let Some(task) = self.queue.pop() {
+            self.touched.insert(task.clone());
+            let writes = self.decide(&task, instant);
+            if !writes.is_empty() {
+                let binds = writes.iter().any(|write| matches!(write, Write::Bind { .. }));
+                self.serial += 1;
+                let at = self.timing.at(instant);
+                let (learned, refusal) = wire::perform(&self.wire, writes, at, self.serial).await;
+                self.settle(task, learned, refusal);
+                while binds && let Some((kind, heard)) = events.told() {
+                    self.take_in(kind, heard);
+                }
+            }
+            acted += 1;
+            if acted >= SHIFT {
+                self.cool();
+                tokio::task::yield_now().await;
+                break;
+            }
+        }
+        acted > 0
     }
 
     /// Acts on one batch; false when there was nothing to do.
@@ -233,53 +287,53 @@ impl Turns {
         }
         let mut pending = Vec::new();
         for task in batch {
-            let decision = decide(&self.view, &task, &Now { timing: &self.timing, instant });
-            if let Some(at) = decision.again {
-                self.queue.later(task.clone(), at);
-            }
-            if !decision.writes.is_empty() {
+            let writes = self.decide(&task, instant);
+            if !writes.is_empty() {
                 self.serial += 1;
-                let (client, at, serial) = (&self.client, self.timing.at(instant), self.serial);
-                let writing = wire::perform(client, decision.writes, at, serial);
-                pending.push(async move { (task, writing.await) });
+                let (wire, at, serial) = (self.wire.clone(), self.timing.at(instant), self.serial);
+                pending.push(async move { (task, wire::perform(&wire, writes, at, serial).await) });
             }
         }
         for (task, (learned, refusal)) in join_all(pending).await {
-            for news in learned {
-                self.learn(news);
-            }
-            match refusal {
-                None => {
-                    self.queue.refused.remove(&task);
-                    self.queue.dirty.insert(task);
-                }
-                Some(error) => self.put_off(task, &error),
-            }
+            self.settle(task, learned, refusal);
         }
         true
     }
 
+    fn settle(&mut self, task: Task, learned: Vec<Learned>, refusal: Option<kube::Error>) {
+        for news in learned {
+            self.learn(news);
+        }
+        match refusal {
+            None => self.queue.went_well(task),
+            Some(error) => self.put_off(task, &error),
+        }
+    }
+
     fn learn(&mut self, news: Learned) {
         let now = Instant::now();
-        let wake = match news {
-            Learned::Now(kind, object) => self.view.store(kind, *object, now),
-            Learned::Gone(kind, key) => self.view.bury(kind, &key),
+        match news {
+            Learned::Now(kind, object) => {
+                if self.wire.is_direct() {
+                    self.own.insert(version_of(&object));
+                }
+                self.store(kind, object);
+            }
+            Learned::Gone(kind, key) => {
+                let wake = self.view.bury(kind, &key);
+                self.wake(wake);
+            }
+            // In memory the watch has told already.
+            Learned::Bound(pod, _) if self.wire.is_direct() => self.queue.wake(vec![(Kind::Pod, pod)]),
             Learned::Bound(pod, node) => {
                 self.view.bind(&pod, &node, now);
-                vec![(Kind::Pod, pod)]
+                self.queue.wake(vec![(Kind::Pod, pod)]);
             }
-            Learned::Done(uid, what) => {
-                self.view.mark_done(&uid, what, now);
-                Vec::new()
-            }
-        };
-        self.queue.dirty.extend(wake);
+            Learned::Done(uid, what) => self.view.mark_done(&uid, what, now),
+        }
     }
 
     fn put_off(&mut self, task: Task, error: &kube::Error) {
-        let times = self.queue.refused.entry(task.clone()).or_insert(0);
-        *times = times.saturating_add(1).min(6);
-        let delay = Duration::from_millis(50) * 2_u32.pow(*times);
         if let kube::Error::Api(status) = error
             && status.code == 409
         {
@@ -287,7 +341,6 @@ impl Turns {
         } else {
             tracing::warn!(?task, error = error as &dyn std::error::Error, "write refused, trying again");
         }
-        self.queue.dirty.remove(&task);
-        self.queue.later(task, Instant::now() + delay);
+        self.queue.refused(task, Instant::now());
     }
 }

@@ -1,13 +1,21 @@
 //! What the simulators know of the cluster: the newest seen state of each watched object, indexed by who belongs to whom.
 //! It is filled from watches and from the answers to our own writes, and never talks to the API itself.
 
+mod index;
+mod wake;
+
+use crate::sim::fields::At as _;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::fields::{self, label, name, namespace, text, uid};
+use super::fields::{self, name, namespace, text, uid};
 pub(super) use super::kind::Kind;
+use super::object::Object;
+pub(super) use index::{Filed, Health, Room, State, requests, vmi_of_pod, vmi_of_vmim};
+use index::{Index, cordons_differ, places_differ, runs_differ};
+use wake::guest_of;
 
 /// Namespace and name; the namespace of a node is empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +40,10 @@ pub(super) type Task = (Kind, Key);
 /// An object, and since when its important fields have the value they have.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    pub(super) object: Value,
+    pub(super) object: Object,
+    pub(super) filed: Filed,
+    uid: String,
+    version: u64,
     pub(super) phase_since: Instant,
     pub(super) deleting_since: Instant,
     pub(super) bound_since: Instant,
@@ -45,12 +56,10 @@ const COPY_START: &str = "/status/migrationState/startTimestamp";
 #[derive(Debug, Default)]
 pub(super) struct View {
     objects: BTreeMap<Kind, BTreeMap<Key, Entry>>,
-    pods_of: BTreeMap<Key, BTreeSet<Key>>,
-    vmims_of: BTreeMap<Key, BTreeSet<Key>>,
-    pods_on: BTreeMap<String, BTreeSet<Key>>,
-    vmis_on: BTreeMap<String, BTreeSet<Key>>,
+    index: Index,
     gone: BTreeSet<String>,
     done: BTreeMap<String, BTreeMap<&'static str, Instant>>,
+    moved: BTreeSet<Key>,
 }
 
 impl View {
@@ -59,7 +68,7 @@ impl View {
     }
 
     pub(super) fn get(&self, kind: Kind, key: &Key) -> Option<&Value> {
-        self.entry(kind, key).map(|entry| &entry.object)
+        self.entry(kind, key).map(|entry| &*entry.object)
     }
 
     pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Entry)> {
@@ -72,21 +81,60 @@ impl View {
 
     /// Pods controlled by this very VMI (same uid), finished ones too.
     pub(super) fn pods_of<'a>(&'a self, vmi: &'a Value) -> impl Iterator<Item = &'a Entry> {
-        let pods = self.pods_of.get(&Key::of(vmi)).into_iter().flatten();
-        pods.filter_map(|key| self.entry(Kind::Pod, key))
-            .filter(|pod| fields::is_controlled_by(&pod.object, vmi))
+        let (pods, own) = (self.owned(Kind::Pod, &Key::of(vmi)), uid(vmi));
+        pods.filter(move |pod| pod.filed.owner == own)
     }
 
-    pub(super) fn vmims_of(&self, vmi: &Key) -> impl Iterator<Item = &Entry> {
-        self.vmims_of.get(vmi).into_iter().flatten().filter_map(|key| self.entry(Kind::Vmim, key))
+    pub(super) fn vmims_of<'a>(&'a self, vmi: &Key) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.owned(Kind::Vmim, vmi)
     }
 
-    pub(super) fn pods_on(&self, node: &str) -> impl Iterator<Item = &Entry> {
-        self.pods_on.get(node).into_iter().flatten().filter_map(|key| self.entry(Kind::Pod, key))
+    /// Objects of a kind that are filed under this owner, volume or claim.
+    pub(super) fn owned<'a>(&'a self, kind: Kind, owner: &Key) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.index.owned(kind, owner).filter_map(move |key| self.entry(kind, key))
     }
 
-    pub(super) fn vmis_on(&self, node: &str) -> impl Iterator<Item = &Entry> {
-        self.vmis_on.get(node).into_iter().flatten().filter_map(|key| self.entry(Kind::Vmi, key))
+    /// Objects of a kind that are on this node.
+    pub(super) fn on<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.index.on(kind, node).filter_map(move |key| self.entry(kind, key))
+    }
+
+    /// Objects of a kind that are filed under this owner, with their keys.
+    pub(super) fn keyed_owned<'a>(
+        &'a self,
+        kind: Kind,
+        owner: &Key,
+    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + use<'a> {
+        self.index.owned(kind, owner).filter_map(move |key| Some((key, self.entry(kind, key)?)))
+    }
+
+    /// Objects of a kind that are on this node, with their keys.
+    pub(super) fn keyed_on<'a>(
+        &'a self,
+        kind: Kind,
+        node: &str,
+    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + use<'a> {
+        self.index.on(kind, node).filter_map(move |key| Some((key, self.entry(kind, key)?)))
+    }
+
+    /// Whether any VMI is asked to leave this node.
+    pub(super) fn evacuates(&self, node: &str) -> bool {
+        self.index.evacuated(node).next().is_some()
+    }
+
+    /// Migrations that hold a slot.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Entry> {
+        self.index.slots().filter_map(|key| self.entry(Kind::Vmim, key))
+    }
+
+    /// What is taken of a node.
+    pub(super) fn room(&self, node: &str) -> Option<&Room> {
+        self.index.room(node)
+    }
+
+    /// Nodes, those with the fewest launchers first, then by name.
+    pub(super) fn nodes_by_load(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.index.by_load().filter_map(|name| Some((name, self.node(name)?)))
     }
 
     /// When something was last done about the object with this uid.
@@ -98,49 +146,80 @@ impl View {
         self.done.entry(uid.to_owned()).or_default().insert(what, now);
     }
 
+    /// VMIs whose guest may run somewhere else since this was last asked.
+    pub(super) fn moved(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Lets go of what was parsed of an object; its text stays.
+    pub(super) fn cool(&mut self, (kind, key): &Task) {
+        if let Some(entry) = self.objects.get_mut(kind).and_then(|all| all.get_mut(key)) {
+            entry.object.cool();
+        }
+    }
+
     /// Takes in a newer state and says what to look at because of it; an older or repeated one changes nothing.
-    pub(super) fn store(&mut self, kind: Kind, mut object: Value, now: Instant) -> Vec<Task> {
-        let key = Key::of(&object);
-        if self.gone.contains(uid(&object)) {
+    pub(super) fn store(&mut self, kind: Kind, object: Object, now: Instant) -> Vec<Task> {
+        let value = object.value();
+        let key = Key::of(value);
+        let version = version_of(value);
+        if !self.gone.is_empty() && self.gone.contains(uid(value)) {
             return Vec::new();
         }
-        let old = self.entry(kind, &key).cloned();
-        if let Some(old) = old.as_ref().filter(|old| uid(&old.object) == uid(&object))
-            && version(&old.object) >= version(&object)
-        {
+        let known = self.entry(kind, &key);
+        if known.is_some_and(|known| known.version >= version && known.uid == uid(value)) {
             return Vec::new();
         }
-        if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
-        }
+        let same = known.filter(|known| known.uid == uid(value));
         let since = |pointer: &str, before: fn(&Entry) -> Instant| {
-            let same = old.as_ref().filter(|old| {
-                uid(&old.object) == uid(&object) && old.object.pointer(pointer) == object.pointer(pointer)
-            });
+            let same = same.filter(|old| old.object.at(pointer) == value.at(pointer));
             same.map_or(now, before)
         };
+        let only = |of: Kind, pointer: &str, before: fn(&Entry) -> Instant| {
+            if of == kind { since(pointer, before) } else { now }
+        };
+        let phase = if kind == Kind::Node { "/status/nodeInfo/bootID" } else { "/status/phase" };
         let entry = Entry {
-            phase_since: since("/status/phase", |e| e.phase_since),
+            phase_since: since(phase, |e| e.phase_since),
             deleting_since: since("/metadata/deletionTimestamp", |e| e.deleting_since),
-            bound_since: since("/spec/nodeName", |e| e.bound_since),
-            copying_since: since(COPY_START, |e| e.copying_since),
+            bound_since: only(Kind::Pod, "/spec/nodeName", |e| e.bound_since),
+            copying_since: only(Kind::Vmi, COPY_START, |e| e.copying_since),
+            filed: Filed::of(kind, value, same.map(|same| &same.filed)),
+            uid: uid(value).to_owned(),
+            version,
             object,
         };
-        let mut wake = Vec::new();
-        if let Some(old) = &old {
-            self.index(kind, &old.object, false);
-            if kind != Kind::Node {
-                wake.extend(self.woken_by(kind, &old.object));
+        let mut wake = vec![(kind, key.clone())];
+        let refiled = known.is_none_or(|old| old.filed != entry.filed);
+        let old = known.filter(|_| refiled).map(|old| old.filed.clone());
+        let mut freed = kind == Kind::Pod && refiled && entry.filed.ended;
+        if kind == Kind::Node {
+            let differ = |how: fn(&Value, &Value) -> bool| known.map(|old| how(&old.object, &entry.object));
+            let (runs, cordons) = (differ(runs_differ) == Some(true), differ(cordons_differ) == Some(true));
+            freed = differ(places_differ).unwrap_or(true);
+            if runs {
+                let bound = self.bound_to(&key.name);
+                let vmis = bound.iter().filter(|(kind, _)| *kind == Kind::Vmi).map(|(_, vmi)| vmi.clone());
+                self.moved.extend(vmis);
+                wake.extend(bound);
+            } else if cordons {
+                wake.extend(self.volumes_on(&key.name));
             }
         }
-        self.index(kind, &entry.object, true);
-        wake.extend(self.woken_by(kind, &entry.object));
-        let freed = match kind {
-            Kind::Node => old.as_ref().is_none_or(|old| places_differ(&old.object, &entry.object)),
-            Kind::Pod => fields::is_final(&entry.object),
-            Kind::Vm | Kind::Vmi | Kind::Vmim => false,
-        };
-        self.objects.entry(kind).or_default().insert(key, entry);
+        if let Some(old) = &old {
+            self.index.set(kind, &key, old, false);
+            wake.extend(self.woken_by(kind, &key, old, true));
+        }
+        if refiled {
+            self.index.set(kind, &key, &entry.filed, true);
+            self.moved.extend(guest_of(kind, &key, &entry.filed));
+        }
+        if kind == Kind::Node {
+            self.index.add_node(&key.name);
+        }
+        let filed = entry.filed.clone();
+        self.objects.entry(kind).or_default().insert(key.clone(), entry);
+        wake.extend(self.woken_by(kind, &key, &filed, refiled));
         if freed {
             wake.extend(self.unbound());
         }
@@ -149,31 +228,34 @@ impl View {
 
     /// Notes that a pod was bound, ahead of the watch: the next pod must not get the same devices.
     pub(super) fn bind(&mut self, pod: &Key, node: &str, now: Instant) {
-        if let Some(entry) = self.objects.get_mut(&Kind::Pod).and_then(|pods| pods.get_mut(pod)) {
-            if let Some(spec) = entry.object.pointer_mut("/spec").and_then(Value::as_object_mut) {
-                spec.insert("nodeName".to_owned(), node.into());
-            }
-            entry.bound_since = now;
-            file(&mut self.pods_on, String::new(), pod.clone(), false);
-            file(&mut self.pods_on, node.to_owned(), pod.clone(), true);
-        }
+        let Some(entry) = self.objects.get_mut(&Kind::Pod).and_then(|pods| pods.get_mut(pod)) else { return };
+        let mut bound = Value::clone(&entry.object);
+        fields::merge(&mut bound, &serde_json::json!({"spec": {"nodeName": node}}));
+        let filed = Filed::of(Kind::Pod, &bound, Some(&entry.filed));
+        entry.object = Object::of(bound);
+        entry.bound_since = now;
+        let before = std::mem::replace(&mut entry.filed, filed.clone());
+        self.index.set(Kind::Pod, pod, &before, false);
+        self.index.set(Kind::Pod, pod, &filed, true);
     }
 
     /// Forgets an object because we removed it ourselves; late watch events about it are ignored.
     pub(super) fn bury(&mut self, kind: Kind, key: &Key) -> Vec<Task> {
-        if let Some(object) = self.get(kind, key) {
-            self.gone.insert(uid(object).to_owned());
+        if let Some(entry) = self.entry(kind, key) {
+            let uid = entry.uid.clone();
+            self.gone.insert(uid);
         }
         self.forget(kind, key)
     }
 
-    /// Forgets an object because the watch says that it is gone.
+    /// Forgets an object that the watch reports as deleted.
     pub(super) fn lose(&mut self, kind: Kind, object: &Value) -> Vec<Task> {
-        self.gone.remove(uid(object));
         let key = Key::of(object);
+        // The watch says nothing of it after this.
+        self.gone.remove(uid(object));
         // A successor of the same name may be known already, from the answer to our own create.
-        match self.get(kind, &key) {
-            Some(known) if uid(known) == uid(object) => self.forget(kind, &key),
+        match self.entry(kind, &key) {
+            Some(known) if known.uid == uid(object) => self.forget(kind, &key),
             Some(_) | None => Vec::new(),
         }
     }
@@ -189,94 +271,26 @@ impl View {
         let Some(entry) = self.objects.get_mut(&kind).and_then(|all| all.remove(key)) else {
             return Vec::new();
         };
-        self.index(kind, &entry.object, false);
-        self.done.remove(uid(&entry.object));
-        let mut wake = self.woken_by(kind, &entry.object);
+        self.index.set(kind, key, &entry.filed, false);
+        self.moved.extend(guest_of(kind, key, &entry.filed));
+        if kind == Kind::Node {
+            self.index.drop_node(&key.name);
+        }
+        self.done.remove(&entry.uid);
+        let mut wake = self.woken_by(kind, key, &entry.filed, true);
         if kind == Kind::Pod {
             wake.extend(self.unbound());
         }
         wake
     }
-
-    pub(super) fn unbound(&self) -> Vec<Task> {
-        let unbound = self.pods_on.get("").into_iter().flatten();
-        unbound.map(|key| (Kind::Pod, key.clone())).collect()
-    }
-
-    fn index(&mut self, kind: Kind, object: &Value, present: bool) {
-        let key = Key::of(object);
-        match kind {
-            Kind::Node | Kind::Vm => {}
-            Kind::Vmi => file(&mut self.vmis_on, text(object, "/status/nodeName").to_owned(), key, present),
-            Kind::Vmim => file(&mut self.vmims_of, vmi_of_vmim(object), key, present),
-            Kind::Pod => {
-                if let Some(vmi) = vmi_of_pod(object) {
-                    file(&mut self.pods_of, vmi, key.clone(), present);
-                }
-                file(&mut self.pods_on, text(object, "/spec/nodeName").to_owned(), key, present);
-            }
-        }
-    }
-
-    fn woken_by(&self, kind: Kind, object: &Value) -> Vec<Task> {
-        let key = Key::of(object);
-        let mut wake = vec![(kind, key.clone())];
-        let vmi = match kind {
-            Kind::Node => None,
-            Kind::Vm | Kind::Vmi => Some(key),
-            Kind::Vmim => Some(vmi_of_vmim(object)),
-            Kind::Pod => vmi_of_pod(object),
-        };
-        let Some(vmi) = vmi else { return wake };
-        wake.push((Kind::Vmi, vmi.clone()));
-        if kind == Kind::Vmi {
-            wake.push((Kind::Vm, vmi.clone()));
-            wake.extend(self.pods_of.get(&vmi).into_iter().flatten().map(|pod| (Kind::Pod, pod.clone())));
-        }
-        if kind != Kind::Vm {
-            wake.extend(self.vmims_of.get(&vmi).into_iter().flatten().map(|vmim| (Kind::Vmim, vmim.clone())));
-            let node = self.get(Kind::Vmi, &vmi).map(|vmi| text(vmi, "/status/nodeName")).unwrap_or_default();
-            if !node.is_empty() {
-                wake.push((Kind::Node, Key::new("", node)));
-            }
-        }
-        wake
-    }
 }
 
-fn file<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Key>>, of: K, key: Key, present: bool) {
-    if present {
-        index.entry(of).or_default().insert(key);
-    } else if let Some(keys) = index.get_mut(&of) {
-        keys.remove(&key);
-        if keys.is_empty() {
-            index.remove(&of);
-        }
-    }
-}
-
-fn version(object: &Value) -> u64 {
+/// The number of a version.
+pub(super) fn version_of(object: &Value) -> u64 {
     text(object, "/metadata/resourceVersion").parse().unwrap_or(0)
-}
-
-fn places_differ(old: &Value, new: &Value) -> bool {
-    ["/spec", "/metadata/labels", "/status/allocatable"].iter().any(|p| old.pointer(p) != new.pointer(p))
-        || fields::condition_is(old, "Ready", "True") != fields::condition_is(new, "Ready", "True")
-}
-
-/// The VMI that a launcher pod belongs to.
-pub(super) fn vmi_of_pod(pod: &Value) -> Option<Key> {
-    (label(pod, "kubevirt.io") == Some("virt-launcher"))
-        .then(|| fields::controller(pod).map(|owner| Key::new(namespace(pod), text(owner, "/name"))))
-        .flatten()
-}
-
-/// The VMI that a migration is about.
-pub(super) fn vmi_of_vmim(vmim: &Value) -> Key {
-    Key::new(namespace(vmim), text(vmim, "/spec/vmiName"))
 }
 
 /// A pod that counts against "one live pod per VMI".
 pub(super) fn is_live_pod(pod: &Entry) -> bool {
-    !fields::is_final(&pod.object)
+    !pod.filed.ended
 }

@@ -1,16 +1,74 @@
-//! The simulators' way to the API: paths, watches and the few verbs they write with. It decides nothing and keeps
-//! nothing; what an answer tells about an object is handed back as [`Learned`].
+//! The simulators' way to the API: a client of some API server, or the one in memory called directly; and the few verbs
+//! that they write with. It decides nothing and keeps nothing; what an answer tells is handed back as [`Learned`].
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
+mod watch;
+
+use crate::sim::fields::At as _;
 use http::{Method, Request};
-use kube::api::{ApiResource, DynamicObject};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::Client;
 use serde_json::{Value, json};
 
+use super::api::ApiServer;
 use super::fields::{self, name, namespace, text, uid};
+use super::object::Object;
 use super::view::{Key, Kind};
+pub(super) use watch::{Events, Heard};
+
+/// How the simulators reach the API.
+#[derive(Clone)]
+pub struct Wire(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Client(Client),
+    Memory(ApiServer),
+}
+
+impl From<Client> for Wire {
+    fn from(client: Client) -> Self {
+        Self(Backend::Client(client))
+    }
+}
+
+impl From<ApiServer> for Wire {
+    fn from(server: ApiServer) -> Self {
+        Self(Backend::Memory(server))
+    }
+}
+
+impl Wire {
+    /// Whether the API server is in memory: whatever is asked is done when the call returns.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self.0, Backend::Memory(_))
+    }
+
+    /// Sends one request; the body's type follows from the method.
+    pub(super) async fn send(&self, method: Method, path: &str, body: &Value) -> kube::Result<Object> {
+        match &self.0 {
+            Backend::Memory(server) => server.call(&method, path, body).map_err(kube::Error::from),
+            Backend::Client(client) => {
+                let content = match (&method, body.is_array()) {
+                    (&Method::PATCH, true) => "application/json-patch+json",
+                    (&Method::PATCH, false) => "application/merge-patch+json",
+                    _ => "application/json",
+                };
+                let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+                let request = Request::builder().method(method).uri(path);
+                let request = request.header(http::header::CONTENT_TYPE, content).body(bytes);
+                let request = request.map_err(|error| kube::Error::Service(error.into()))?;
+                client.request(request).await.map(without_history)
+            }
+        }
+    }
+}
+
+/// Nobody here reads who wrote which field.
+fn without_history(mut object: Value) -> Object {
+    if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    Object::of(object)
+}
 
 /// One thing to write. Patches carry the resourceVersion they were decided on, so a stale decision answers 409.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +85,7 @@ pub(super) enum Write {
 /// What the answer to a write tells.
 #[derive(Debug)]
 pub(super) enum Learned {
-    Now(Kind, Box<Value>),
+    Now(Kind, Object),
     Gone(Kind, Key),
     Bound(Key, String),
     Done(String, &'static str),
@@ -82,51 +140,9 @@ impl Write {
     }
 }
 
-/// Watches one kind for ever, with back-off.
-pub(super) fn watch(
-    client: &Client,
-    kind: Kind,
-) -> BoxStream<'static, (Kind, watcher::Result<watcher::Event<Value>>)> {
-    let (group, name, plural) = kind.names();
-    let resource = ApiResource {
-        group: group.to_owned(),
-        version: "v1".to_owned(),
-        api_version: kind.api_version().to_owned(),
-        kind: name.to_owned(),
-        plural: plural.to_owned(),
-    };
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    events.map(move |event| (kind, event.map(plain))).boxed()
-}
-
-fn plain(event: watcher::Event<DynamicObject>) -> watcher::Event<Value> {
-    let value = |object: DynamicObject| serde_json::to_value(object).unwrap_or_default();
-    match event {
-        watcher::Event::Apply(object) => watcher::Event::Apply(value(object)),
-        watcher::Event::Delete(object) => watcher::Event::Delete(value(object)),
-        watcher::Event::Init => watcher::Event::Init,
-        watcher::Event::InitApply(object) => watcher::Event::InitApply(value(object)),
-        watcher::Event::InitDone => watcher::Event::InitDone,
-    }
-}
-
-/// Sends one request; the body's type follows from the method.
-pub(super) async fn send(client: &Client, method: Method, path: &str, body: &Value) -> kube::Result<Value> {
-    let content = match (&method, body.is_array()) {
-        (&Method::PATCH, true) => "application/json-patch+json",
-        (&Method::PATCH, false) => "application/merge-patch+json",
-        _ => "application/json",
-    };
-    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    let request =
-        Request::builder().method(method).uri(path).header(http::header::CONTENT_TYPE, content).body(bytes);
-    client.request(request.map_err(|error| kube::Error::Service(error.into()))?).await
-}
-
 /// Writes in order and stops at the first refusal; what was learned until then is kept.
 pub(super) async fn perform(
-    client: &Client,
+    wire: &Wire,
     writes: Vec<Write>,
     now: jiff::Timestamp,
     serial: u64,
@@ -134,7 +150,7 @@ pub(super) async fn perform(
     let mut learned = Vec::new();
     for (step, write) in writes.into_iter().enumerate() {
         tracing::trace!(?write, "write");
-        match perform_one(client, write, now, &format!("{serial:x}{step:x}")).await {
+        match perform_one(wire, write, now, (serial, step)).await {
             Ok(news) => learned.extend(news),
             Err(error) => return (learned, Some(error)),
         }
@@ -143,20 +159,20 @@ pub(super) async fn perform(
 }
 
 async fn perform_one(
-    client: &Client,
+    wire: &Wire,
     write: Write,
     now: jiff::Timestamp,
-    serial: &str,
+    (serial, step): (u64, usize),
 ) -> kube::Result<Option<Learned>> {
     match write {
         Write::Create { kind, object } => {
-            let made = send(client, Method::POST, &kind.path(namespace(&object), ""), &object).await?;
+            let made = wire.send(Method::POST, &kind.path(namespace(&object), ""), &object).await?;
             Ok(Some(learned(kind, made)))
         }
         Write::Patch { kind, key, status, body } => {
             let of = if status { "/status" } else { "" };
             let path = format!("{}{of}", kind.path(&key.namespace, &key.name));
-            let patched = send(client, Method::PATCH, &path, &body).await;
+            let patched = wire.send(Method::PATCH, &path, &body).await;
             gone_is_fine(kind, key, patched)
         }
         Write::Delete { kind, key, uid, grace } => {
@@ -165,7 +181,7 @@ async fn perform_one(
             if let (Some(grace), Some(fields)) = (grace, options.as_object_mut()) {
                 fields.insert("gracePeriodSeconds".to_owned(), grace.into());
             }
-            let deleted = send(client, Method::DELETE, &kind.path(&key.namespace, &key.name), &options).await;
+            let deleted = wire.send(Method::DELETE, &kind.path(&key.namespace, &key.name), &options).await;
             gone_is_fine(kind, key, deleted)
         }
         Write::Bind { pod, uid, node } => {
@@ -173,12 +189,12 @@ async fn perform_one(
                 "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": uid},
                 "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
             let path = format!("{}/binding", Kind::Pod.path(&pod.namespace, &pod.name));
-            send(client, Method::POST, &path, &binding).await?;
+            wire.send(Method::POST, &path, &binding).await?;
             Ok(Some(Learned::Bound(pod, node)))
         }
         Write::Event { mut body } => {
             let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            let unique = format!("{}.{:x}{serial}", name(&body), now.as_nanosecond());
+            let unique = format!("{}.{:x}{serial:x}{step:x}", name(&body), now.as_nanosecond());
             for (pointer, field, value) in
                 [("/metadata", "name", &unique), ("", "firstTimestamp", &at), ("", "lastTimestamp", &at)]
             {
@@ -187,20 +203,20 @@ async fn perform_one(
                 }
             }
             let path = format!("/api/v1/namespaces/{}/events", namespace(&body));
-            send(client, Method::POST, &path, &body).await?;
+            wire.send(Method::POST, &path, &body).await?;
             Ok(None)
         }
         Write::Renew { node, body } => {
             let path =
                 format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", node.name);
-            send(client, Method::PATCH, &path, &body).await?;
+            wire.send(Method::PATCH, &path, &body).await?;
             Ok(None)
         }
         Write::Done { uid, what } => Ok(Some(Learned::Done(uid, what))),
     }
 }
 
-fn gone_is_fine(kind: Kind, key: Key, answer: kube::Result<Value>) -> kube::Result<Option<Learned>> {
+fn gone_is_fine(kind: Kind, key: Key, answer: kube::Result<Object>) -> kube::Result<Option<Learned>> {
     match answer {
         Ok(object) if text(&object, "/kind") == "Status" => Ok(Some(Learned::Gone(kind, key))),
         Ok(object) => Ok(Some(learned(kind, object))),
@@ -210,13 +226,13 @@ fn gone_is_fine(kind: Kind, key: Key, answer: kube::Result<Value>) -> kube::Resu
 }
 
 /// An object whose deletion nothing holds up any more is gone with the answer that shows it.
-fn learned(kind: Kind, object: Value) -> Learned {
+fn learned(kind: Kind, object: Object) -> Learned {
     let held = !fields::list(&object, "/metadata/finalizers").is_empty()
-        || object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0) > 0;
+        || object.at("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0) > 0;
     if fields::is_deleting(&object) && !held {
         Learned::Gone(kind, Key::of(&object))
     } else {
-        Learned::Now(kind, Box::new(object))
+        Learned::Now(kind, object)
     }
 }
 
@@ -239,8 +255,8 @@ mod tests {
     #[test]
     fn the_last_finalizer_gone_means_the_object_is_gone() {
         let deleting = json!({"metadata": {"name": "a", "deletionTimestamp": "t"}});
-        assert!(matches!(learned(Kind::Vmi, deleting), Learned::Gone(..)));
+        assert!(matches!(learned(Kind::Vmi, Object::of(deleting)), Learned::Gone(..)));
         let held = json!({"metadata": {"name": "a", "deletionTimestamp": "t", "finalizers": ["f"]}});
-        assert!(matches!(learned(Kind::Vmi, held), Learned::Now(..)));
+        assert!(matches!(learned(Kind::Vmi, Object::of(held)), Learned::Now(..)));
     }
 }

@@ -12,13 +12,29 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::SimError;
-use super::fields::{FIRST_NODE, LOCAL_DISK, SHUTDOWN, text};
+use super::fields::{DIRTY, FIRST_NODE, LOCAL_DISK, SHUTDOWN, text};
 use super::kubelet::register_node;
+pub use super::kubelet::{kubelet_started, kubelet_stopped, power_off};
+pub use super::seed::{Preset, Seeded, Storage, adopt, seed};
+
+/// Annotation of a VMI: seconds the guest takes to power off, or `ignore`.
+pub const SHUTDOWN_ANNOTATION: &str = super::fields::SHUTDOWN;
+/// Annotation of a VMI: MiB that the guest writes to its memory in a second.
+pub const DIRTY_ANNOTATION: &str = super::fields::DIRTY;
+/// Annotation of a node that has booted: the devices that its plugins will offer again.
+pub const DEVICES_ANNOTATION: &str = super::fields::DEVICES;
 
 /// A PCI device that the demo VMs pass through.
 pub const PCI_DEVICE: &str = "nvidia.com/GA102GL_A10";
 /// A virtual GPU of the demo VMs.
 pub const VGPU: &str = "nvidia.com/NVIDIA_A16-2Q";
+
+/// A quantity of memory in MiB; none when it is no quantity.
+#[must_use]
+pub fn mebibytes(quantity: &str) -> Option<u64> {
+    let bytes = super::fields::quantity(quantity)? / 1000;
+    u64::try_from(bytes >> 20).ok()
+}
 
 /// How long a guest takes to power off when it is asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +68,10 @@ pub struct VmShape {
     pub node_selector: BTreeMap<String, String>,
     /// Node of the very first launcher pod.
     pub first_node: Option<String>,
+    /// Claims of its disks, in its own namespace.
+    pub claims: Vec<String>,
+    /// What the guest writes to its memory in a second, against which a migration copies.
+    pub dirty_mib_per_second: Option<u32>,
 }
 
 impl Default for VmShape {
@@ -67,6 +87,8 @@ impl Default for VmShape {
             local_disk: false,
             node_selector: BTreeMap::new(),
             first_node: None,
+            claims: Vec::new(),
+            dirty_mib_per_second: None,
         }
     }
 }
@@ -119,6 +141,9 @@ pub fn vm(namespace: &str, name: &str, shape: &VmShape) -> DynamicObject {
     if shape.local_disk {
         annotations.insert(LOCAL_DISK.to_owned(), json!("true"));
     }
+    if let Some(dirty) = shape.dirty_mib_per_second {
+        annotations.insert(DIRTY.to_owned(), json!(dirty.to_string()));
+    }
     let memory = format!("{}Mi", shape.memory_mib);
     let mut devices_of = Map::new();
     for (field, list) in
@@ -136,6 +161,11 @@ pub fn vm(namespace: &str, name: &str, shape: &VmShape) -> DynamicObject {
     if let Some(fields) = spec.as_object_mut() {
         if let Some(strategy) = &shape.eviction_strategy {
             fields.insert("evictionStrategy".to_owned(), json!(strategy));
+        }
+        if !shape.claims.is_empty() {
+            let disks = shape.claims.iter().enumerate();
+            let disk = |(i, claim)| json!({"name": format!("disk-{i}"), "persistentVolumeClaim": {"claimName": claim}});
+            fields.insert("volumes".to_owned(), disks.map(disk).collect());
         }
         if !shape.node_selector.is_empty() {
             fields.insert("nodeSelector".to_owned(), json!(shape.node_selector));
@@ -198,7 +228,7 @@ pub async fn register_demo_nodes(
         let devices =
             if node == "node1" { [(PCI_DEVICE, "2"), (VGPU, "1")] } else { [(PCI_DEVICE, "0"), (VGPU, "0")] };
         let devices = devices.map(|(name, count)| (name.to_owned(), count.to_owned())).into();
-        register_node(client, node, version, &BTreeMap::new(), &devices, now).await?;
+        register_node(&client.clone().into(), node, version, &BTreeMap::new(), &devices, now).await?;
     }
     Ok(())
 }

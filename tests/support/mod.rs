@@ -97,7 +97,7 @@ impl Stage {
         let timing = timing(Timestamp::now());
         let stop_simulators = CancellationToken::new();
         tokio::spawn(sim::run(client.clone(), timing.clone(), stop_simulators.clone()));
-        let virt = VirtApi { client: client.clone(), timing };
+        let virt = VirtApi { wire: client.clone().into(), timing };
         let virt_api = serve_aggregated(&control_plane, move |request| {
             let virt = virt.clone();
             async move { virt.respond(request).await }

@@ -1,19 +1,22 @@
 //! `virt-handler` and the guests: boot, conditions, shutdown (clean, slow, ignored) and the copying of a migration.
 
+use crate::sim::fields::At as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::sim::fields::{
-    self, LOCAL_DISK, NODE_LABEL, SHUTDOWN, annotation, conditions_with, did_run, grace_seconds, is_deleting,
-    is_final, list, memory_mib, phase, text, transitions_with, uid,
+    self, DIRTY, LOCAL_DISK, NODE_LABEL, OFF, SHUTDOWN, annotation, conditions_with, did_run, grace_seconds,
+    is_deleting, is_final, memory_mib, phase, text, transitions_with, uid,
 };
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Key, Kind, View};
 use crate::sim::wire::Write;
 
 const COMPONENT: &str = "virt-handler";
+/// `progressTimeout` and `completionTimeoutPerGiB`, in seconds.
+const PATIENCE_SECONDS: u64 = 150;
 
 pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some(entry) = view.entry(Kind::Vmi, key) else {
@@ -21,10 +24,13 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     };
     let vmi = &entry.object;
     let node = text(vmi, "/status/nodeName");
-    let pod =
-        view.pods_of(vmi).find(|pod| text(&pod.object, "/spec/nodeName") == node && !is_final(&pod.object));
+    let pod = view.pods_of(vmi).find(|pod| pod.filed.node == node && !pod.filed.ended);
     let leaving = [Some(entry), pod].into_iter().flatten().filter(|e| is_deleting(&e.object));
     let leaving = leaving.map(|e| e.deleting_since).min();
+    if view.node(node).is_some_and(|node| annotation(node, OFF).is_some()) {
+        // No machine, no guest and nobody who could say so.
+        return Decision::nothing();
+    }
     match (phase(vmi), leaving) {
         // There is no guest yet that could be asked to leave.
         ("Scheduled", Some(_)) => end(vmi, Ending::Died, now),
@@ -39,25 +45,28 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
 }
 
 fn boot(vmi: &Value, now: &Now<'_>) -> Decision {
+    let event = now.event(Kind::Vmi, vmi, false, COMPONENT, ("Started", "VirtualMachineInstance started."));
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, &running_status(vmi, now)), event])
+}
+
+/// What virt-handler writes once the guest runs.
+pub(in crate::sim) fn running_status(vmi: &Value, now: &Now<'_>) -> Value {
     let stamp = now.stamp();
-    let mut with = vmi.clone();
     let migratable = migratable(vmi);
     let (status, reason, message) =
         migratable.map_or(("True", "", ""), |(reason, message)| ("False", reason, message));
-    for (kind, status, reason, message) in [
-        ("Ready", "True", "", ""),
-        ("LiveMigratable", status, reason, message),
-        ("AgentConnected", "True", "", ""),
-    ] {
-        let all = conditions_with(&with, kind, status, reason, message, &stamp);
-        with = json!({"status": {"conditions": all}});
-    }
-    let status = json!({"phase": "Running", "phaseTransitionTimestamps": transitions_with(vmi, "Running", &stamp),
-        "conditions": list(&with, "/status/conditions"), "selinuxContext": "none",
-        "migrationMethod": "LiveMigration", "migrationTransport": "Unix"});
-    let event =
-        Write::event(Kind::Vmi, vmi, false, COMPONENT, ("Started", "VirtualMachineInstance started."));
-    Decision::write([Write::patch_status(Kind::Vmi, vmi, &status), event])
+    let conditions = fields::conditions_with_all(
+        vmi,
+        &[
+            ("Ready", "True", "", ""),
+            ("LiveMigratable", status, reason, message),
+            ("AgentConnected", "True", "", ""),
+        ],
+        &stamp,
+    );
+    json!({"phase": "Running", "phaseTransitionTimestamps": transitions_with(vmi, "Running", &stamp),
+        "conditions": conditions, "selinuxContext": "none",
+        "migrationMethod": "LiveMigration", "migrationTransport": "Unix"})
 }
 
 /// Why a guest cannot be migrated; `None` when it can.
@@ -66,7 +75,11 @@ fn migratable(vmi: &Value) -> Option<(&'static str, &'static str)> {
         return Some(("HostDeviceNotLiveMigratable", "VMI uses a PCI host devices"));
     }
     annotation(vmi, LOCAL_DISK).map(|_| {
-        ("DisksNotLiveMigratable", "cannot migrate VMI: PVC is not shared, live migration requires that all PVCs must be shared (using ReadWriteMany access mode)")
+        (
+            "DisksNotLiveMigratable",
+            "cannot migrate VMI: PVC is not shared, live migration requires that all PVCs must be shared \
+             (using ReadWriteMany access mode)",
+        )
     })
 }
 
@@ -85,14 +98,14 @@ enum Ending {
 fn shut_down(view: &View, vmi: &Value, pod: Option<&Entry>, since: Instant, now: &Now<'_>) -> Decision {
     // The launcher was told its own limit when it was made (grace + 15): raising the VMI's later does not help.
     let limit =
-        pod.and_then(|pod| pod.object.pointer("/spec/terminationGracePeriodSeconds")).and_then(Value::as_u64);
+        pod.and_then(|pod| pod.object.at("/spec/terminationGracePeriodSeconds")).and_then(Value::as_u64);
     let grace = grace_seconds(vmi).min(limit.map_or(u64::MAX, |limit| limit.saturating_sub(15)));
     if grace == 0 {
         return end(vmi, Ending::Destroyed, now);
     }
     if view.done(uid(vmi), "ShuttingDown").is_none() {
         let said = ("ShuttingDown", "Signaled Graceful Shutdown");
-        let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, said);
+        let event = now.event(Kind::Vmi, vmi, false, COMPONENT, said);
         return Decision::write([event, Write::Done { uid: uid(vmi).to_owned(), what: "ShuttingDown" }]);
     }
     let profile = annotation(vmi, SHUTDOWN).or_else(|| {
@@ -115,11 +128,12 @@ fn end(vmi: &Value, ending: Ending, now: &Now<'_>) -> Decision {
         }
         Ending::Forced | Ending::Died => ("Failed", true, "The VirtualMachineInstance crashed."),
     };
+    let said = "Guest VM is not reported as running";
     let status = json!({"phase": phase, "phaseTransitionTimestamps": transitions_with(vmi, phase, &stamp),
-        "conditions": conditions_with(vmi, "Ready", "False", "GuestNotRunning", "Guest VM is not reported as running", &stamp)});
+        "conditions": conditions_with(vmi, "Ready", "False", "GuestNotRunning", said, &stamp)});
     let mut writes = vec![Write::patch_status(Kind::Vmi, vmi, &status)];
     if matches!(ending, Ending::Forced | Ending::Destroyed) {
-        writes.push(Write::event(
+        writes.push(now.event(
             Kind::Vmi,
             vmi,
             false,
@@ -128,38 +142,38 @@ fn end(vmi: &Value, ending: Ending, now: &Now<'_>) -> Decision {
         ));
     }
     if did_run(vmi) {
-        writes.push(Write::event(Kind::Vmi, vmi, warning, COMPONENT, ("Stopped", message)));
+        writes.push(now.event(Kind::Vmi, vmi, warning, COMPONENT, ("Stopped", message)));
     }
     Decision::write(writes)
 }
 
 fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     let vmi = &entry.object;
-    let state = |field: &str| vmi.pointer("/status/migrationState").and_then(|state| state.get(field));
+    let state = |field: &str| vmi.at("/status/migrationState").and_then(|state| state.get(field));
     let said = |field: &str| state(field).and_then(Value::as_str).unwrap_or_default();
     let on = |field: &str| state(field) == Some(&Value::Bool(true));
     let job = said("migrationUid");
     if job.is_empty() || on("completed") {
         return Decision::nothing();
     }
-    let stamp = now.stamp();
     let target =
-        view.pods_of(vmi).find(|pod| fields::name(&pod.object) == said("targetPod")).map(|pod| &pod.object);
+        view.pods_of(vmi).find(|pod| fields::name(&pod.object) == said("targetPod")).map(|pod| &*pod.object);
     let broken = target.is_none_or(|pod| is_final(pod) || is_deleting(pod));
     if on("abortRequested") || broken {
         let why = if broken { "target pod shutdown during migration" } else { "Live migration aborted" };
         let mut ended =
-            json!({"completed": true, "failed": true, "failureReason": why, "endTimestamp": stamp});
+            json!({"completed": true, "failed": true, "failureReason": why, "endTimestamp": now.stamp()});
         if let Some(fields) = ended.as_object_mut().filter(|_| !broken) {
             fields.insert("abortStatus".to_owned(), json!("Succeeded"));
         }
-        let event = Write::event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", why));
+        let event = now.event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", why));
         let status = json!({"migrationState": ended});
         return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status), event]);
     }
     if said("targetNodeAddress").is_empty() {
         let ip = target.map(|pod| text(pod, "/status/podIP")).unwrap_or_default();
-        let status = json!({"migrationState": {"targetNodeAddress": ip, "targetDirectMigrationNodePorts": {"49152": 49152}}});
+        let status = json!({"migrationState":
+            {"targetNodeAddress": ip, "targetDirectMigrationNodePorts": {"49152": 49152}}});
         return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)]);
     }
     if said("startTimestamp").is_empty() {
@@ -169,19 +183,45 @@ fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
         if !ready {
             return Decision::nothing();
         }
-        let status = json!({"migrationState": {"startTimestamp": stamp}});
+        let status = json!({"migrationState": {"startTimestamp": now.stamp()}});
         return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)]);
     }
-    let due = entry.copying_since + now.timing.copying(memory_mib(vmi));
+    let memory = memory_mib(vmi);
+    let dirty = annotation(vmi, DIRTY).and_then(|dirty| dirty.parse().ok()).unwrap_or(0);
+    // What KubeVirt allows a copy: some progress within 150 s, and 150 s for each GiB in all.
+    let whole = now.timing.seconds(PATIENCE_SECONDS * memory.div_ceil(1024).max(1));
+    let late = match now.timing.copying(memory, dirty) {
+        Some(copying) if copying <= whole => None,
+        Some(_) => {
+            let seconds = whole.as_secs();
+            Some((
+                whole,
+                format!("Live migration is not completed after {seconds} seconds and has been aborted"),
+            ))
+        }
+        None => {
+            let why = format!("Live migration stuck for {PATIENCE_SECONDS} seconds and has been aborted");
+            Some((now.timing.seconds(PATIENCE_SECONDS), why))
+        }
+    };
+    if let Some((patience, why)) = late {
+        return now.once(entry.copying_since + patience, || {
+            let ended = json!({"completed": true, "failed": true, "failureReason": why,
+                "abortStatus": "Succeeded", "endTimestamp": now.stamp()});
+            let event = now.event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", &why));
+            Decision::write([Write::patch_status(Kind::Vmi, vmi, &json!({"migrationState": ended})), event])
+        });
+    }
+    let due = entry.copying_since + now.timing.copying(memory, dirty).unwrap_or_default();
     now.once(due, || {
-        let node = said("targetNode");
+        let (node, stamp) = (said("targetNode"), now.stamp());
         let done = json!({"completed": true, "endTimestamp": stamp, "targetNodeDomainDetected": true,
                           "targetNodeDomainReadyTimestamp": stamp});
         let body = json!({
             "metadata": {"labels": {NODE_LABEL: node, "kubevirt.io/migrationTargetNodeName": null}},
             "status": {"nodeName": node, "evacuationNodeName": null, "migrationState": done}});
         let message = format!("The VirtualMachineInstance migrated to node {node}.");
-        let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, ("Migrated", &message));
+        let event = now.event(Kind::Vmi, vmi, false, COMPONENT, ("Migrated", &message));
         Decision::write([Write::patch(Kind::Vmi, vmi, body), event])
     })
 }

@@ -4,9 +4,14 @@
 mod guest;
 mod node;
 mod pods;
+mod power;
 mod schedule;
 
+pub(super) use guest::running_status as guest_running;
 pub use node::register_node;
+pub(super) use node::{node_object, node_status};
+pub(super) use pods::running_status as pod_running;
+pub use power::{kubelet_started, kubelet_stopped, power_off};
 
 use super::fields;
 use super::turns::{Decision, Now};
@@ -15,7 +20,14 @@ use super::view::{Kind, Task, View};
 /// What scheduler, kubelet or `virt-handler` would write about this object now.
 pub(super) fn decide(view: &View, (kind, key): &Task, now: &Now<'_>) -> Decision {
     match kind {
-        Kind::Vm | Kind::Vmim => Decision::nothing(),
+        Kind::Vm
+        | Kind::Vmim
+        | Kind::ReplicaSet
+        | Kind::Budget
+        | Kind::Volume
+        | Kind::Engine
+        | Kind::Replica
+        | Kind::InstanceManager => Decision::nothing(),
         Kind::Vmi => guest::decide(view, key, now),
         Kind::Node => node::decide(view, key, now),
         Kind::Pod => match view.entry(*kind, key) {

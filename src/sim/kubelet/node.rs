@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use http::Method;
 use jiff::Timestamp;
-use kube::Client;
 use serde_json::{Value, json};
 
 use crate::sim::SimError;
 use crate::sim::fields::{self, SIMULATED, annotation, label, list, name, text, uid};
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Key, Kind, View};
-use crate::sim::wire::{Write, send};
+use crate::sim::wire::{Wire, Write};
 
 const SCHEDULABLE: &str = "kubevirt.io/schedulable";
 
@@ -25,7 +24,14 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             json!({"labels": {SCHEDULABLE: "true"}, "annotations": {"kubevirt.io/heartbeat": now.stamp()}});
         return Decision::write([Write::patch(Kind::Node, node, json!({"metadata": metadata}))]);
     }
+    let powered = super::power::decide(node, now);
+    if powered != Decision::nothing() {
+        return powered;
+    }
     if annotation(node, SIMULATED).is_none() {
+        return Decision::nothing();
+    }
+    if now.timing.heartbeat_ms == 0 {
         return Decision::nothing();
     }
     let every = Duration::from_millis(now.timing.heartbeat_ms.max(100));
@@ -48,7 +54,7 @@ fn micro_time(at: Timestamp) -> String {
 /// # Errors
 /// [`SimError::Refused`] when the API does not take the node, its status or its lease.
 pub async fn register_node(
-    client: &Client,
+    wire: &Wire,
     node: &str,
     version: &str,
     labels: &BTreeMap<String, String>,
@@ -60,18 +66,16 @@ pub async fn register_node(
         move |source: kube::Error| SimError::Refused { what, source: Box::new(source) }
     };
     let object = node_object(node, labels);
-    let created = match send(client, Method::POST, &Kind::Node.path("", ""), &object).await {
+    let created = match wire.send(Method::POST, &Kind::Node.path("", ""), &object).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            send(client, Method::GET, &Kind::Node.path("", node), &Value::Null).await
+            wire.send(Method::GET, &Kind::Node.path("", node), &Value::Null).await
         }
         other => other,
     };
     let created = created.map_err(refused("node"))?;
     let status = json!({"status": node_status(node, version, allocatable, now)});
     let path = Kind::Node.path("", node);
-    send(client, Method::PATCH, &format!("{path}/status"), &status)
-        .await
-        .map_err(refused("status of node"))?;
+    wire.send(Method::PATCH, &format!("{path}/status"), &status).await.map_err(refused("status of node"))?;
     if !list(&created, "/spec/taints").is_empty() {
         // Admission taints new nodes as not ready; the node controller, if there is one, would lift it again.
         let kept: Vec<&Value> = list(&created, "/spec/taints")
@@ -79,19 +83,20 @@ pub async fn register_node(
             .filter(|t| text(t, "/key") != "node.kubernetes.io/not-ready")
             .collect();
         let body = json!({"spec": {"taints": kept}});
-        send(client, Method::PATCH, &path, &body).await.map_err(refused("taints of node"))?;
+        wire.send(Method::PATCH, &path, &body).await.map_err(refused("taints of node"))?;
     }
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": node, "namespace": "kube-node-lease"},
         "spec": {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": micro_time(now)}});
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-    match send(client, Method::POST, leases, &lease).await {
+    match wire.send(Method::POST, leases, &lease).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         other => other.map(drop).map_err(refused("lease of node")),
     }
 }
 
-fn node_object(node: &str, labels: &BTreeMap<String, String>) -> Value {
+/// A Harvester node as it registers.
+pub(in crate::sim) fn node_object(node: &str, labels: &BTreeMap<String, String>) -> Value {
     let mut all: BTreeMap<String, String> = [
         ("kubernetes.io/hostname", node),
         ("kubernetes.io/os", "linux"),
@@ -106,7 +111,13 @@ fn node_object(node: &str, labels: &BTreeMap<String, String>) -> Value {
            "metadata": {"name": node, "labels": all, "annotations": {SIMULATED: "true"}}, "spec": {}})
 }
 
-fn node_status(node: &str, version: &str, extra: &BTreeMap<String, String>, now: Timestamp) -> Value {
+/// What a kubelet of this version reports of its node.
+pub(in crate::sim) fn node_status(
+    node: &str,
+    version: &str,
+    extra: &BTreeMap<String, String>,
+    now: Timestamp,
+) -> Value {
     let mut room: BTreeMap<String, String> = [
         ("cpu", "64"),
         ("memory", "256Gi"),
@@ -124,10 +135,11 @@ fn node_status(node: &str, version: &str, extra: &BTreeMap<String, String>, now:
         "capacity": room, "allocatable": room,
         "addresses": [{"type": "InternalIP", "address": format!("10.0.{}.{}", boot % 250, 1 + boot / 256 % 250)},
                       {"type": "Hostname", "address": node}],
-        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status",
-                        "lastHeartbeatTime": stamp, "lastTransitionTime": stamp}],
-        "nodeInfo": {"kubeletVersion": version, "bootID": format!("{boot:016x}"), "architecture": "amd64",
-            "containerRuntimeVersion": "containerd://2.1.5", "kernelVersion": "6.12.0", "kubeProxyVersion": "",
-            "machineID": format!("{boot:032x}"), "operatingSystem": "linux", "osImage": "Harvester v1.8.0", "systemUUID": format!("{boot:032x}")},
+        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
+                        "message": "kubelet is posting ready status", "lastHeartbeatTime": stamp, "lastTransitionTime": stamp}],
+        "nodeInfo": {"kubeletVersion": version, "bootID": fields::uid_from(&format!("boot {node}")),
+            "architecture": "amd64", "containerRuntimeVersion": "containerd://2.1.5", "kernelVersion": "6.12.0", "kubeProxyVersion": "",
+            "machineID": format!("{boot:032x}"), "systemUUID": format!("{boot:032x}"),
+            "operatingSystem": "linux", "osImage": "Harvester v1.8.0"},
     })
 }

@@ -1,10 +1,12 @@
 //! The kubelet: brings bound pods up, and takes deleted ones away once what runs in them has ended.
 
+use crate::sim::fields::At as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::power::has_kubelet;
 use crate::sim::fields::{
     self, MIGRATION_JOB, condition, conditions_with, is_deleting, is_final, label, list, phase, text, uid,
 };
@@ -14,10 +16,13 @@ use crate::sim::wire::Write;
 
 pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     let pod = &entry.object;
-    let node = text(pod, "/spec/nodeName");
-    if !view.node(node).is_some_and(|node| fields::condition_is(node, "Ready", "True")) {
+    let node = &entry.filed.node;
+    let Some(host) = view.node(node).filter(|node| has_kubelet(node)) else {
         // No kubelet, nobody who would touch the pod.
         return Decision::nothing();
+    };
+    if !is_final(pod) && list(pod, "/status/containerStatuses").iter().any(|one| is_lost(one, pod, host)) {
+        return Decision::write([Write::patch_status(Kind::Pod, pod, &after_reboot(pod, host, now))]);
     }
     let ended = guest_ended(view, pod);
     if is_deleting(pod) {
@@ -38,13 +43,14 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
         return Decision::nothing();
     }
     let due = entry.bound_since + Duration::from_millis(now.timing.pod_ready_ms);
-    now.once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, &running(view, pod, now))]))
+    let status = || running_status(Some(host), pod, now);
+    now.once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, &status())]))
 }
 
 /// When a deleted pod goes; `None` while its guest still holds it up.
 fn removal(entry: &Entry, ended: Option<Instant>, now: &Now<'_>) -> Option<Instant> {
     let pod = &entry.object;
-    let grace = pod.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30);
+    let grace = pod.at("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30);
     let killed = entry.deleting_since + now.timing.seconds(grace);
     if is_final(pod) {
         return Some(entry.deleting_since);
@@ -87,27 +93,59 @@ fn guest_ended(view: &View, pod: &Value) -> Option<Instant> {
     (at != text(pod, "/spec/nodeName")).then_some(vmi.copying_since)
 }
 
-fn running(view: &View, pod: &Value, now: &Now<'_>) -> Value {
+/// What the kubelet of `node` writes once the pod's containers run.
+pub(in crate::sim) fn running_status(node: Option<&Value>, pod: &Value, now: &Now<'_>) -> Value {
     let stamp = now.stamp();
-    let node = view.node(text(pod, "/spec/nodeName"));
     let host = node.and_then(|node| list(node, "/status/addresses").first()).map(|a| text(a, "/address"));
+    let id = container_id(pod, node.unwrap_or(&Value::Null));
+    let restarts = pod.at("/status/containerStatuses/0/restartCount").and_then(Value::as_u64);
+    let restarts = restarts.map_or(0, |restarts| restarts + 1);
     let containers: Vec<Value> = list(pod, "/spec/containers")
         .iter()
         .map(|container| {
             json!({"name": name_of(container), "image": text(container, "/image"), "imageID": "", "ready": true,
-                   "started": true, "restartCount": 0, "state": {"running": {"startedAt": stamp}}})
+                   "containerID": id, "started": true, "restartCount": restarts,
+                   "state": {"running": {"startedAt": stamp}}})
         })
         .collect();
     let hash = fields::hash(uid(pod));
     let ip = format!("10.42.{}.{}", hash % 256, 1 + hash / 256 % 254);
-    let mut conditions = pod.clone();
-    for kind in ["PodScheduled", "Initialized", "ContainersReady", "Ready"] {
-        let all = conditions_with(&conditions, kind, "True", "", "", &stamp);
-        conditions = json!({"status": {"conditions": all}});
-    }
+    let conditions = fields::conditions_with_all(
+        pod,
+        &["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|kind| (kind, "True", "", "")),
+        &stamp,
+    );
     let host = host.filter(|host| host.parse::<std::net::IpAddr>().is_ok());
     json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": host, "startTime": stamp,
-           "conditions": list(&conditions, "/status/conditions"), "containerStatuses": containers})
+           "conditions": conditions, "containerStatuses": containers})
+}
+
+const RUNTIME: &str = "containerd://sim-";
+
+/// A container's id names the boot that it was started in.
+fn container_id(pod: &Value, node: &Value) -> String {
+    format!(
+        "{RUNTIME}{:016x}",
+        fields::hash(&format!("{} {}", uid(pod), text(node, "/status/nodeInfo/bootID")))
+    )
+}
+
+/// Whether a container was started in an earlier boot of its node.
+fn is_lost(container: &Value, pod: &Value, node: &Value) -> bool {
+    let id = text(container, "/containerID");
+    id.starts_with(RUNTIME) && id != container_id(pod, node)
+}
+
+/// What the kubelet finds after a reboot: pods that never restart have failed, the others run again.
+fn after_reboot(pod: &Value, node: &Value, now: &Now<'_>) -> Value {
+    if text(pod, "/spec/restartPolicy") != "Never" {
+        return running_status(Some(node), pod, now);
+    }
+    let mut status = completed(pod, now);
+    let failed = json!({"phase": "Failed", "reason": "Terminated",
+        "message": "Pod was terminated in response to imminent node shutdown."});
+    fields::merge(&mut status, &failed);
+    status
 }
 
 fn name_of(container: &Value) -> &str {
@@ -119,7 +157,8 @@ fn completed(pod: &Value, now: &Now<'_>) -> Value {
     let containers: Vec<Value> = list(pod, "/spec/containers")
         .iter()
         .map(|container| {
-            let ended = json!({"exitCode": 0, "reason": "Completed", "finishedAt": stamp, "startedAt": text(pod, "/status/startTime")});
+            let ended = json!({"exitCode": 0, "reason": "Completed", "finishedAt": stamp,
+                "startedAt": text(pod, "/status/startTime")});
             json!({"name": name_of(container), "image": text(container, "/image"), "imageID": "",
                    "ready": false, "restartCount": 0, "state": {"terminated": ended}})
         })

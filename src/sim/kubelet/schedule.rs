@@ -1,16 +1,20 @@
 //! The scheduler: which node takes a pod, or why none does. Deterministic: fewest launcher pods first, then by name.
 
+use crate::sim::fields::At as _;
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::sim::fields::{
     self, FIRST_NODE, annotation, condition, condition_is, conditions_with, is_deleting, is_final, label,
-    list, map, name, quantity, text, uid,
+    list, map, name, text, uid,
 };
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Key, Kind, View};
+use crate::sim::view::{Entry, Key, Kind, View, requests, vmi_of_pod};
+
 use crate::sim::wire::Write;
+
+const CREATED_BY: &str = "kubevirt.io/created-by";
 
 pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     let pod = &entry.object;
@@ -28,8 +32,7 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
                 conditions_with(pod, "PodScheduled", "False", "Unschedulable", &message, &now.stamp());
             let status =
                 Write::patch_status(Kind::Pod, pod, &json!({"phase": "Pending", "conditions": conditions}));
-            let event =
-                Write::event(Kind::Pod, pod, true, "default-scheduler", ("FailedScheduling", &message));
+            let event = now.event(Kind::Pod, pod, true, "default-scheduler", ("FailedScheduling", &message));
             Decision::write([status, event])
         }
     }
@@ -37,32 +40,29 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
 
 /// The node for a pod, or the scheduler's sentence about why there is none.
 fn place(view: &View, pod: &Value) -> Result<String, String> {
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut fitting: Vec<(usize, &str)> = Vec::new();
-    let mut nodes = 0;
-    for (key, node) in view.all(Kind::Node) {
-        nodes += 1;
-        if let Some(reason) = misfit(view, pod, &node.object) {
-            *reasons.entry(reason).or_insert(0) += 1;
-            continue;
-        }
-        let launchers = view.pods_on(&key.name).map(|p| &p.object);
-        let busy = launchers.filter(|p| label(p, "kubevirt.io") == Some("virt-launcher") && !is_final(p));
-        fitting.push((busy.count(), &key.name));
-    }
-    if let Some((_, node)) = fitting.into_iter().min() {
+    let wanted = requests(pod);
+    if let Some((node, _)) = view.nodes_by_load().find(|(_, node)| misfit(view, pod, &wanted, node).is_none())
+    {
         return Ok(node.to_owned());
+    }
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let mut nodes = 0;
+    for (_, node) in view.all(Kind::Node) {
+        nodes += 1;
+        if let Some(reason) = misfit(view, pod, &wanted, &node.object) {
+            *reasons.entry(reason).or_insert(0) += 1;
+        }
     }
     let reasons: Vec<String> =
         reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     Err(format!("0/{nodes} nodes are available: {}.", reasons.join(", ")))
 }
 
-fn misfit(view: &View, pod: &Value, node: &Value) -> Option<String> {
+fn misfit(view: &View, pod: &Value, wanted: &BTreeMap<String, u128>, node: &Value) -> Option<String> {
     if !condition_is(node, "Ready", "True") {
         return Some("node(s) were not ready".to_owned());
     }
-    if node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) {
+    if node.at("/spec/unschedulable") == Some(&Value::Bool(true)) {
         return Some("node(s) were unschedulable".to_owned());
     }
     if let Some(taint) = list(node, "/spec/taints").iter().find(|taint| !tolerated(pod, taint)) {
@@ -76,7 +76,7 @@ fn misfit(view: &View, pod: &Value, node: &Value) -> Option<String> {
     if apart(view, pod, node) {
         return Some("node(s) didn't match pod anti-affinity rules".to_owned());
     }
-    lacking(view, pod, node).map(|resource| format!("Insufficient {resource}"))
+    lacking(view, wanted, node).map(|resource| format!("Insufficient {resource}"))
 }
 
 fn tolerated(pod: &Value, taint: &Value) -> bool {
@@ -126,50 +126,38 @@ fn holds(expression: &Value, found: Option<&str>) -> bool {
 
 /// Required pod anti-affinity, for the host name topology that migrations use.
 fn apart(view: &View, pod: &Value, node: &Value) -> bool {
+    let matches = |other: &Entry, wanted: &Map<String, Value>| {
+        let other = &other.object;
+        !is_final(other)
+            && uid(other) != uid(pod)
+            && wanted.iter().all(|(key, value)| label(other, key) == value.as_str())
+    };
     list(pod, "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution").iter().any(
         |term| {
             let wanted = map(term, "/labelSelector/matchLabels");
-            !wanted.is_empty()
-                && view.pods_on(name(node)).map(|other| &other.object).any(|other| {
-                    !is_final(other)
-                        && uid(other) != uid(pod)
-                        && wanted.iter().all(|(key, value)| label(other, key) == value.as_str())
-                })
+            // Migrations keep away from their own VMI: its few pods are looked at, not all of the node.
+            let own = vmi_of_pod(pod).filter(|_| wanted.contains_key(CREATED_BY));
+            if let Some(vmi) = own {
+                let mut own = view.owned(Kind::Pod, &vmi);
+                return own.any(|other| other.filed.node == name(node) && matches(other, &wanted));
+            }
+            !wanted.is_empty() && view.on(Kind::Pod, name(node)).any(|other| matches(other, &wanted))
         },
     )
 }
 
-fn requests(pod: &Value) -> BTreeMap<String, u128> {
-    let mut sum = BTreeMap::new();
-    for container in list(pod, "/spec/containers") {
-        let mut asked = map(container, "/resources/limits");
-        asked.extend(map(container, "/resources/requests"));
-        for (resource, amount) in asked {
-            let amount = amount.as_str().and_then(quantity).unwrap_or(0);
-            *sum.entry(resource).or_insert(0) += amount;
-        }
-    }
-    sum
-}
-
 /// The first resource that does not fit. CPU, memory and `KubeVirt`'s own devices count only where the node names them:
 /// nodes that somebody else plays need not.
-fn lacking(view: &View, pod: &Value, node: &Value) -> Option<String> {
-    let allocatable = map(node, "/status/allocatable");
-    let wanted = requests(pod);
-    let mut used: BTreeMap<String, u128> = BTreeMap::new();
-    for other in view.pods_on(name(node)).map(|other| &other.object).filter(|other| !is_final(other)) {
-        for (resource, amount) in requests(other) {
-            *used.entry(resource).or_insert(0) += amount;
-        }
-    }
+fn lacking(view: &View, wanted: &BTreeMap<String, u128>, node: &Value) -> Option<String> {
+    let room = view.room(name(node));
+    let used = |resource: &str| room.and_then(|room| room.used.get(resource)).copied().unwrap_or(0);
     let lenient = |resource: &str| !resource.contains('/') || resource.starts_with("devices.kubevirt.io/");
-    wanted.into_iter().find_map(|(resource, amount)| {
-        let total = match allocatable.get(&resource).and_then(Value::as_str) {
+    wanted.iter().find_map(|(resource, amount)| {
+        let total = match node.at("/status/allocatable").and_then(|all| all.get(resource)?.as_str()) {
             Some(total) => fields::quantity(total).unwrap_or(0),
-            None if lenient(&resource) => return None,
+            None if lenient(resource) => return None,
             None => 0,
         };
-        (used.get(&resource).copied().unwrap_or(0) + amount > total).then_some(resource)
+        (used(resource) + amount > total).then(|| resource.clone())
     })
 }

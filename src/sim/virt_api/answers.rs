@@ -142,12 +142,16 @@ pub(super) fn discovery(version: &str) -> Response<Bytes> {
     ];
     let resources: Vec<Value> = entries
         .into_iter()
-        .map(|(name, kind)| json!({"name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": ["update"]}))
+        .map(|(name, kind)| {
+            json!({"name": name, "singularName": "", "namespaced": true, "kind": kind,
+            "verbs": ["update"]})
+        })
         .collect();
     let group = format!("subresources.kubevirt.io/{version}");
     body(
         StatusCode::OK,
-        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": resources}),
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group,
+            "resources": resources}),
     )
 }
 

@@ -4,14 +4,15 @@
 
 mod answers;
 
+use crate::sim::fields::At as _;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use kube::Client;
 use serde_json::{Map, Value, json};
 
 use super::fields::{self, grace_seconds, is_final, list, phase, run_strategy, text, uid};
+use super::object::Object;
 use super::view::Kind;
-use super::wire::send;
+use super::wire::Wire;
 use super::{Timing, virt_controller};
 use answers::{Refusal, accepted, discovery, health};
 
@@ -19,7 +20,7 @@ use answers::{Refusal, accepted, discovery, health};
 #[derive(Clone)]
 pub struct VirtApi {
     /// Where VMs, VMIs and migrations are read and written.
-    pub client: Client,
+    pub wire: Wire,
     /// The simulated world's clock and delays.
     pub timing: Timing,
 }
@@ -75,26 +76,26 @@ impl VirtApi {
         }
     }
 
-    async fn get(&self, kind: Kind, call: &Call<'_>) -> Result<Option<Value>, Refusal> {
-        match send(&self.client, Method::GET, &kind.path(call.namespace, call.name), &Value::Null).await {
+    async fn get(&self, kind: Kind, call: &Call<'_>) -> Result<Option<Object>, Refusal> {
+        match self.wire.send(Method::GET, &kind.path(call.namespace, call.name), &Value::Null).await {
             Ok(object) => Ok(Some(object)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(Refusal::wire(&error)),
         }
     }
 
-    async fn vm(&self, call: &Call<'_>) -> Result<Value, Refusal> {
+    async fn vm(&self, call: &Call<'_>) -> Result<Object, Refusal> {
         self.get(Kind::Vm, call).await?.ok_or_else(|| Refusal::not_found(Kind::Vm, call.name))
     }
 
     async fn patch(&self, kind: Kind, call: &Call<'_>, of: &str, patch: &Value) -> Result<(), Refusal> {
         let uri = format!("{}{of}{}", kind.path(call.namespace, call.name), call.dry_run());
-        send(&self.client, Method::PATCH, &uri, patch).await.map(drop).map_err(|error| Refusal::race(&error))
+        self.wire.send(Method::PATCH, &uri, patch).await.map(drop).map_err(|error| Refusal::race(&error))
     }
 
     /// Rewrites the run strategy, if it still is what it was when we looked.
     async fn run_as(&self, vm: &Value, call: &Call<'_>, strategy: &str) -> Result<(), Refusal> {
-        let (path, old, new) = match vm.pointer("/spec/running") {
+        let (path, old, new) = match vm.at("/spec/running") {
             Some(running) => ("/spec/running", running.clone(), json!(strategy != "Halted")),
             None => ("/spec/runStrategy", json!(run_strategy(vm)), json!(strategy)),
         };
@@ -112,7 +113,7 @@ impl VirtApi {
         if let (Some(vmi), Some(asked)) = (&vmi, asked) {
             // Before any check, as the real one: a call that is refused below has still changed the VMI.
             let field = "/spec/terminationGracePeriodSeconds";
-            let patch = match vmi.pointer(field) {
+            let patch = match vmi.at(field) {
                 Some(old) => test_and_replace(field, old, &json!(asked)),
                 None => json!([{"op": "add", "path": field, "value": asked}]),
             };
@@ -143,7 +144,7 @@ impl VirtApi {
     async fn start(&self, call: &Call<'_>) -> Result<Response<Bytes>, Refusal> {
         let vm = self.vm(call).await?;
         let vmi = self.get(Kind::Vmi, call).await?;
-        let at = vmi.as_ref().map(phase).unwrap_or_default();
+        let at = vmi.as_deref().map(phase).unwrap_or_default();
         if matches!(at, "Pending" | "Scheduling" | "Scheduled" | "Running") {
             return Err(Refusal::conflict(call.name, "VM is already running"));
         }
@@ -198,7 +199,7 @@ impl VirtApi {
         }
         let of = format!("?labelSelector=kubevirt.io%2Fvmi-name%3D{}", call.name);
         let path = Kind::Vmim.path(call.namespace, "");
-        let others = send(&self.client, Method::GET, &format!("{path}{of}"), &Value::Null).await;
+        let others = self.wire.send(Method::GET, &format!("{path}{of}"), &Value::Null).await;
         let others = others.map_err(|error| Refusal::wire(&error))?;
         if let Some(why) = virt_controller::refusal(Some(&vmi), call.name, list(&others, "/items").iter()) {
             let denied = format!(
@@ -217,7 +218,7 @@ impl VirtApi {
             "spec": spec,
         });
         let path = format!("{path}{}", call.dry_run());
-        send(&self.client, Method::POST, &path, &vmim).await.map_err(|error| Refusal::wire(&error))?;
+        self.wire.send(Method::POST, &path, &vmim).await.map_err(|error| Refusal::wire(&error))?;
         Ok(accepted())
     }
 
@@ -227,7 +228,7 @@ impl VirtApi {
         let evacuated = text(&vmi, "/status/evacuationNodeName");
         let asked = call.options.get("evacuationNodeName").and_then(Value::as_str).unwrap_or(evacuated);
         if !evacuated.is_empty() && evacuated == asked {
-            let node = send(&self.client, Method::GET, &Kind::Node.path("", evacuated), &Value::Null).await;
+            let node = self.wire.send(Method::GET, &Kind::Node.path("", evacuated), &Value::Null).await;
             let node = node.map_err(|error| Refusal::wire(&error))?;
             if list(&node, "/spec/taints").iter().any(|taint| text(taint, "/key") == "kubevirt.io/drain") {
                 return Err(Refusal::bad(&format!(
@@ -249,15 +250,15 @@ fn test_and_replace(path: &str, old: &Value, new: &Value) -> Value {
 
 /// The patch that queues requests: what was queued before is tested, failed starts are forgotten.
 fn request_patch(vm: &Value, requests: &Value) -> Value {
-    if vm.pointer("/status").is_none() {
+    if vm.at("/status").is_none() {
         return json!([{"op": "add", "path": "/status", "value": {"stateChangeRequests": requests}}]);
     }
     let field = "/status/stateChangeRequests";
-    let mut patch = match vm.pointer(field) {
+    let mut patch = match vm.at(field) {
         Some(queued) => test_and_replace(field, queued, requests),
         None => json!([{"op": "add", "path": field, "value": requests}]),
     };
-    if let Some(steps) = patch.as_array_mut().filter(|_| vm.pointer("/status/startFailure").is_some()) {
+    if let Some(steps) = patch.as_array_mut().filter(|_| vm.at("/status/startFailure").is_some()) {
         steps.push(json!({"op": "remove", "path": "/status/startFailure"}));
     }
     patch

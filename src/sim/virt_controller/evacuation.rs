@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::migration::{EVACUATION, free_slots};
-use crate::sim::fields::{self, is_deleting, is_final, list, name, namespace, suffix, text, uid};
+use crate::sim::fields::{self, is_deleting, list, name, namespace, suffix, text, uid};
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Key, Kind, View, is_live_pod};
 use crate::sim::wire::Write;
@@ -19,12 +19,19 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let tainted = list(node, "/spec/taints")
         .iter()
         .any(|t| text(t, "/key") == DRAIN && text(t, "/effect") == "NoSchedule");
+    if !tainted && !view.evacuates(&key.name) {
+        return Decision::nothing();
+    }
+    let free = free_slots(view, &key.name);
+    if free == 0 {
+        return Decision::at(now.instant + now.timing.seconds(5));
+    }
     let evicted = |vmi: &Value| text(vmi, "/status/evacuationNodeName") == key.name;
     let mut writes = Vec::new();
     let mut candidates = Vec::new();
-    for entry in view.vmis_on(&key.name) {
+    for entry in view.on(Kind::Vmi, &key.name) {
         let vmi = &entry.object;
-        if is_final(vmi) || is_deleting(vmi) || !(tainted || evicted(vmi)) {
+        if entry.filed.ended || is_deleting(vmi) || !(tainted || evicted(vmi)) {
             continue;
         }
         let migratable = fields::condition_is(vmi, "LiveMigratable", "True");
@@ -32,7 +39,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             "LiveMigrate" if !migratable && view.done(uid(vmi), "told-not-migratable").is_some() => {}
             "LiveMigrate" if !migratable => {
                 let said = ("FailedCreate", "VirtualMachineInstance is not migrateable");
-                writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, said));
+                writes.push(now.event(Kind::Vmi, vmi, false, COMPONENT, said));
                 writes.push(Write::Done { uid: uid(vmi).to_owned(), what: "told-not-migratable" });
             }
             "LiveMigrate" => candidates.push(vmi),
@@ -42,16 +49,15 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         }
     }
     candidates.retain(|vmi| {
-        view.vmims_of(&Key::of(vmi)).all(|vmim| is_final(&vmim.object))
+        view.vmims_of(&Key::of(vmi)).all(|vmim| vmim.filed.ended)
             && view.pods_of(vmi).filter(|pod| is_live_pod(pod)).count() <= 1
     });
-    let free = free_slots(view, &key.name);
     let waiting = candidates.len() > free;
     for vmi in candidates.into_iter().take(free) {
         let vmim = evacuation(view, vmi, &key.name);
         let message = format!("Created Migration {}", name(&vmim));
         writes.push(Write::Create { kind: Kind::Vmim, object: vmim });
-        writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message)));
+        writes.push(now.event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message)));
     }
     let again = waiting.then(|| now.instant + now.timing.seconds(5));
     Decision { writes, again }

@@ -1,6 +1,7 @@
 //! The migration controller: admission, slots, back-off, target pod, hand-off to the virt-handlers, the end, and what is
 //! swept up afterwards. The copying itself is played by `kubelet::guest`.
 
+use crate::sim::fields::At as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -38,7 +39,10 @@ pub(in crate::sim) fn refusal<'a>(
     }
     others.find(|vmim| !is_final(vmim)).map(|other| {
         let (job, vmi) = (uid(other), name(vmi));
-        format!("in-flight migration detected. Active migration job ({job}) is currently already in progress for VMI {vmi}.")
+        format!(
+            "in-flight migration detected. Active migration job ({job}) is currently already in progress for \
+             VMI {vmi}."
+        )
     })
 }
 
@@ -79,7 +83,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
 fn admit(view: &View, vmim: &Value, vmi: Option<&Value>, vmi_key: &Key, now: &Now<'_>) -> Decision {
     let before =
         |other: &Value| (text(other, "/metadata/creationTimestamp").to_owned(), name(other).to_owned());
-    let others = view.vmims_of(vmi_key).map(|other| &other.object).filter(|other| {
+    let others = view.vmims_of(vmi_key).map(|other| &*other.object).filter(|other| {
         uid(other) != uid(vmim) && (!phase(other).is_empty() || before(other) < before(vmim))
     });
     if let Some(why) = refusal(vmi, &vmi_key.name, others) {
@@ -99,18 +103,13 @@ fn move_to(vmim: &Value, phase: &str, now: &Now<'_>) -> Decision {
     Decision::write([Write::patch_status(Kind::Vmim, vmim, &status)])
 }
 
-/// Whether a migration holds a slot; one that still waits does not.
-pub(super) fn holds_slot(vmim: &Value) -> bool {
-    !is_final(vmim) && !matches!(phase(vmim), "" | "Pending")
-}
-
 /// Slots free in the cluster and for migrations away from this node.
 pub(super) fn free_slots(view: &View, node: &str) -> usize {
-    let running = view.all(Kind::Vmim).filter(|(_, vmim)| holds_slot(&vmim.object)).count();
-    let from_node = view
-        .vmis_on(node)
-        .filter(|vmi| view.vmims_of(&Key::of(&vmi.object)).any(|vmim| holds_slot(&vmim.object)));
-    PER_CLUSTER.saturating_sub(running).min(PER_NODE.saturating_sub(from_node.count()))
+    let from_node = view.slots().filter(|vmim| {
+        let vmi = vmim.filed.vmi.as_ref().and_then(|vmi| view.entry(Kind::Vmi, vmi));
+        vmi.is_some_and(|vmi| vmi.filed.node == node)
+    });
+    PER_CLUSTER.saturating_sub(view.slots().count()).min(PER_NODE.saturating_sub(from_node.count()))
 }
 
 fn begin(view: &View, entry: &Entry, vmi: &Value, now: &Now<'_>) -> Decision {
@@ -131,7 +130,7 @@ fn begin(view: &View, entry: &Entry, vmi: &Value, now: &Now<'_>) -> Decision {
     }
     let pod = launcher_pod(vmi, Some(vmim));
     let message = format!("Created migration target pod {}", fields::name(&pod));
-    let event = Write::event(Kind::Vmim, vmim, false, COMPONENT, ("SuccessfulCreate", &message));
+    let event = now.event(Kind::Vmim, vmim, false, COMPONENT, ("SuccessfulCreate", &message));
     let mut decision = move_to(vmim, "Scheduling", now);
     decision.writes.insert(0, Write::Create { kind: Kind::Pod, object: pod });
     decision.writes.push(event);
@@ -160,9 +159,9 @@ fn target_pod<'a>(view: &'a View, vmi: &'a Value, vmim: &Value) -> Option<&'a En
 }
 
 fn failure(vmim: &Value, vmi: &Value, target: Option<&Entry>, handed_off: bool) -> Option<&'static str> {
-    let completed = vmi.pointer("/status/migrationState/completed") == Some(&Value::Bool(true));
+    let completed = vmi.at("/status/migrationState/completed") == Some(&Value::Bool(true));
     if handed_off && completed {
-        let failed = vmi.pointer("/status/migrationState/failed") == Some(&Value::Bool(true));
+        let failed = vmi.at("/status/migrationState/failed") == Some(&Value::Bool(true));
         return failed.then_some("source node reported migration failed");
     }
     match target.map(|pod| &pod.object) {
@@ -194,14 +193,14 @@ fn advance(
         "Scheduled" => move_to(vmim, "PreparingTarget", now),
         "PreparingTarget" if !state("targetNodeAddress").is_empty() => move_to(vmim, "TargetReady", now),
         "TargetReady" if !state("startTimestamp").is_empty() => move_to(vmim, "Running", now),
-        "Running" if vmi.pointer("/status/migrationState/completed") == Some(&Value::Bool(true)) => {
+        "Running" if vmi.at("/status/migrationState/completed") == Some(&Value::Bool(true)) => {
             let status = json!({"phase": "Succeeded", "migrationState": map(vmi, "/status/migrationState"),
                 "phaseTransitionTimestamps": transitions_with(vmim, "Succeeded", &now.stamp())});
             let said = ("SuccessfulMigration", "Source node reported migration succeeded");
-            let event = Write::event(Kind::Vmim, vmim, false, COMPONENT, said);
+            let event = now.event(Kind::Vmim, vmim, false, COMPONENT, said);
             Decision::write([Write::patch_status(Kind::Vmim, vmim, &status), event])
         }
-        _ if is_deleting(vmim) && vmi.pointer("/status/migrationState/abortRequested").is_none() => {
+        _ if is_deleting(vmim) && vmi.at("/status/migrationState/abortRequested").is_none() => {
             let body = json!({"migrationState": {"abortRequested": true}});
             Decision::write([Write::patch_status(Kind::Vmi, vmi, &body)])
         }
@@ -226,7 +225,7 @@ fn hand_off(view: &View, vmim: &Value, vmi: &Value, pod: &Value) -> Decision {
         former.keys().map(|field| (field.clone(), Value::Null)).collect();
     let source = text(vmi, "/status/nodeName");
     let source_pod =
-        view.pods_of(vmi).map(|pod| &pod.object).find(|pod| text(pod, "/spec/nodeName") == source);
+        view.pods_of(vmi).map(|pod| &*pod.object).find(|pod| text(pod, "/spec/nodeName") == source);
     state.extend(map(
         &json!({"migrationUid": uid(vmim), "sourceNode": source, "sourcePod": source_pod.map(name),
                 "targetNode": target, "targetPod": name(pod), "mode": "PreCopy"}),
@@ -248,7 +247,7 @@ fn fail(vmim: &Value, target: Option<&Entry>, vmi: Option<&Value>, why: &str, no
     if let Some(pod) = target.map(|pod| &pod.object).filter(|pod| !is_deleting(pod)) {
         writes.push(Write::delete(Kind::Pod, pod, None));
     }
-    writes.push(Write::event(Kind::Vmim, vmim, true, COMPONENT, ("FailedMigration", why)));
+    writes.push(now.event(Kind::Vmim, vmim, true, COMPONENT, ("FailedMigration", why)));
     Decision::write(writes)
 }
 

@@ -11,6 +11,8 @@ use super::turns::{Decision, Now};
 use super::view::{Kind, Task, View};
 
 pub(super) use migration::refusal;
+pub(super) use vm::status_patch;
+pub(super) use vmi::{launcher_pod, new_vmi};
 
 /// What `virt-controller` would write about this object now.
 pub(super) fn decide(view: &View, (kind, key): &Task, now: &Now<'_>) -> Decision {
@@ -19,6 +21,12 @@ pub(super) fn decide(view: &View, (kind, key): &Task, now: &Now<'_>) -> Decision
         Kind::Vmi => vmi::decide(view, key, now),
         Kind::Vmim => migration::decide(view, key, now),
         Kind::Node => evacuation::decide(view, key, now),
-        Kind::Pod => Decision::nothing(),
+        Kind::Pod
+        | Kind::ReplicaSet
+        | Kind::Budget
+        | Kind::Volume
+        | Kind::Engine
+        | Kind::Replica
+        | Kind::InstanceManager => Decision::nothing(),
     }
 }

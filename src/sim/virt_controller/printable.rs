@@ -1,5 +1,6 @@
 //! The one word that people see of a VM: `status.printableStatus`, first match wins, in `KubeVirt`'s order.
 
+use crate::sim::fields::At as _;
 use serde_json::Value;
 
 use crate::sim::fields::{condition, condition_is, is_deleting, is_final, phase, run_strategy, text, uid};
@@ -13,7 +14,7 @@ pub(super) fn status(vm: &Value, vmi: Option<&Value>, failed_before: bool) -> &'
         let restarts = matches!(run_strategy(vm), "Always" | "RerunOnFailure" | "Once");
         return if failed_before && restarts { "CrashLoopBackOff" } else { "Stopped" };
     };
-    let first = vm.pointer("/status/stateChangeRequests/0");
+    let first = vm.at("/status/stateChangeRequests/0");
     let asked = first.is_some_and(|r| text(r, "/action") == "Stop" && text(r, "/uid") == uid(vmi));
     if is_deleting(vmi) || asked || run_strategy(vm) == "Halted" {
         return "Stopping";

@@ -1,14 +1,15 @@
 //! The VM controller: run strategies, start and stop requests, start failures. It creates and deletes VMIs and owns
 //! the status of the VM; what happens inside a VMI is not its business.
 
+use crate::sim::fields::At as _;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::printable;
 use super::vmi::new_vmi;
 use crate::sim::fields::{
-    self, VM_FINALIZER, did_run, has_finalizer, is_controlled_by, is_deleting, is_final, list, map, phase,
+    self, VM_FINALIZER, did_run, has_finalizer, is_controlled_by, is_deleting, is_final, list, phase,
     run_strategy, text, uid,
 };
 use crate::sim::turns::{Decision, Now};
@@ -61,20 +62,14 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
                 "Started the virtual machine by creating the new virtual machine instance {}",
                 key.name
             );
-            let event = Write::event(Kind::Vm, vm, false, COMPONENT, ("SuccessfulCreate", &message));
+            let event = now.event(Kind::Vm, vm, false, COMPONENT, ("SuccessfulCreate", &message));
             return Decision::write([Write::Create { kind: Kind::Vmi, object: made }, event]);
         }
         (Wanted::Deleted, Some(vmi)) => {
             let message =
                 format!("Stopped the virtual machine by deleting the virtual machine instance {}", uid(vmi));
             decision.writes.push(Write::delete(Kind::Vmi, vmi, None));
-            decision.writes.push(Write::event(
-                Kind::Vm,
-                vm,
-                false,
-                COMPONENT,
-                ("SuccessfulDelete", &message),
-            ));
+            decision.writes.push(now.event(Kind::Vm, vm, false, COMPONENT, ("SuccessfulDelete", &message)));
             return decision;
         }
         (Wanted::AsIs | Wanted::Deleted, _) => {}
@@ -144,49 +139,81 @@ fn back_off_left(vm: &Value, now: &Now<'_>) -> Option<Duration> {
     Duration::try_from(left).ok().filter(|left| !left.is_zero())
 }
 
-fn start_failure(vm: &Value, vmi: Option<&Value>, now: &Now<'_>) -> Value {
-    let before = vm.pointer("/status/startFailure").cloned().unwrap_or(Value::Null);
-    let Some(vmi) = vmi else { return before };
+/// What the note about failed starts is to become; none where it stays.
+fn start_failure(vm: &Value, vmi: Option<&Value>, now: &Now<'_>) -> Option<Value> {
+    let before = vm.at("/status/startFailure");
+    let vmi = vmi?;
     if did_run(vmi) && !is_final(vmi) {
-        return Value::Null;
+        return before.map(|_| Value::Null);
     }
-    if !is_final(vmi) || did_run(vmi) || text(&before, "/lastFailedVMIUID") == uid(vmi) {
-        return before;
+    let counted = before.is_some_and(|before| text(before, "/lastFailedVMIUID") == uid(vmi));
+    if !is_final(vmi) || did_run(vmi) || counted {
+        return None;
     }
-    let count = before.pointer("/consecutiveFailCount").and_then(Value::as_u64).unwrap_or(0) + 1;
+    let count = before.and_then(|before| before.at("/consecutiveFailCount")?.as_u64()).unwrap_or(0) + 1;
     let delay = now.timing.seconds((10 * count * count).min(300));
     let until = now.timing.at(now.instant + delay).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    json!({"consecutiveFailCount": count, "lastFailedVMIUID": uid(vmi), "retryAfterTimestamp": until})
+    Some(json!({"consecutiveFailCount": count, "lastFailedVMIUID": uid(vmi), "retryAfterTimestamp": until}))
 }
 
-/// Patches what differs from the wanted status, nothing else.
 fn status_write(vm: &Value, vmi: Option<&Value>, requests: &[Value], now: &Now<'_>) -> Decision {
-    let failure = start_failure(vm, vmi, now);
-    let failed_before = failure.pointer("/consecutiveFailCount").and_then(Value::as_u64).unwrap_or(0) > 0;
-    let requests = if requests.is_empty() { Value::Null } else { json!(requests) };
-    let ready = vmi.is_some_and(|vmi| fields::condition_is(vmi, "Ready", "True"));
-    let generation = vm.pointer("/metadata/generation").cloned().unwrap_or(Value::Null);
-    // While a VMI is on its way out a change of strategy must still be seen as a change afterwards.
-    let leaving = vmi.is_some_and(is_deleting);
-    let acted_on = if leaving { text(vm, "/status/runStrategy") } else { run_strategy(vm) };
-    let mut wanted = map(
-        &json!({
-            "created": vmi.is_some(), "ready": ready, "runStrategy": acted_on,
-            "printableStatus": printable::status(vm, vmi, failed_before),
-            "conditions": conditions(vm, vmi, &now.stamp()), "stateChangeRequests": requests,
-            "startFailure": failure, "observedGeneration": generation, "desiredGeneration": generation,
-        }),
-        "",
-    );
-    wanted.retain(|field, value| vm.pointer(&format!("/status/{field}")).unwrap_or(&Value::Null) != value);
-    // The API leaves out what is false or empty only where the writer did; absent and false mean the same to readers.
-    wanted.retain(|field, value| {
-        *value != json!(false) && *value != json!("") || vm.pointer(&format!("/status/{field}")).is_some()
-    });
+    let wanted = status_patch(vm, vmi, requests, now);
     if wanted.is_empty() {
         return Decision::nothing();
     }
     Decision::write([Write::patch_status(Kind::Vm, vm, &Value::Object(wanted))])
+}
+
+/// What differs from the wanted status, nothing else.
+pub(in crate::sim) fn status_patch(
+    vm: &Value,
+    vmi: Option<&Value>,
+    requests: &[Value],
+    now: &Now<'_>,
+) -> Map<String, Value> {
+    let had = vm.at("/status").and_then(Value::as_object);
+    let had = |field: &str| had.and_then(|had| had.get(field));
+    let mut wanted = Map::new();
+    let failure = start_failure(vm, vmi, now);
+    let failed =
+        failure.as_ref().or(had("startFailure")).and_then(|failure| failure.at("/consecutiveFailCount"));
+    let failed_before = failed.and_then(Value::as_u64).unwrap_or(0) > 0;
+    wanted.extend(failure.map(|failure| ("startFailure".to_owned(), failure)));
+    // The API leaves out what is false or empty only where the writer did; absent and false mean the same to readers.
+    let ready = vmi.is_some_and(|vmi| fields::condition_is(vmi, "Ready", "True"));
+    for (field, on) in [("created", vmi.is_some()), ("ready", ready)] {
+        if had(field).map_or(on, |had| *had != on) {
+            wanted.insert(field.to_owned(), json!(on));
+        }
+    }
+    // While a VMI is on its way out a change of strategy must still be seen as a change afterwards.
+    let leaving = vmi.is_some_and(is_deleting);
+    let acted_on = if leaving { text(vm, "/status/runStrategy") } else { run_strategy(vm) };
+    let printed = printable::status(vm, vmi, failed_before);
+    for (field, text) in [("runStrategy", acted_on), ("printableStatus", printed)] {
+        if had(field).map_or(!text.is_empty(), |had| *had != text) {
+            wanted.insert(field.to_owned(), json!(text));
+        }
+    }
+    if had("stateChangeRequests").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) != requests {
+        let requests = if requests.is_empty() { Value::Null } else { json!(requests) };
+        wanted.insert("stateChangeRequests".to_owned(), requests);
+    }
+    let generation = vm.at("/metadata/generation");
+    for field in ["observedGeneration", "desiredGeneration"] {
+        if had(field) != generation {
+            wanted.insert(field.to_owned(), generation.cloned().unwrap_or(Value::Null));
+        }
+    }
+    let known = list(vm, "/status/conditions");
+    let copied = vmi.filter(|vmi| fields::condition(vmi, "Ready").is_some());
+    if copied.is_none_or(|vmi| list(vmi, "/status/conditions") != known) {
+        let conditions = conditions(vm, vmi, &now.stamp());
+        if conditions != known {
+            wanted.insert("conditions".to_owned(), Value::Array(conditions));
+        }
+    }
+    wanted
 }
 
 fn conditions(vm: &Value, vmi: Option<&Value>, stamp: &str) -> Vec<Value> {

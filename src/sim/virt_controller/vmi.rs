@@ -1,5 +1,6 @@
 //! The VMI controller: launcher pods, the phases up to Scheduled, the failures that no virt-handler reports, finalizers.
 
+use crate::sim::fields::At as _;
 use serde_json::{Value, json};
 
 use crate::sim::fields::{
@@ -19,7 +20,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     };
     let pods: Vec<&Entry> = view.pods_of(vmi).collect();
     if is_deleting(vmi) {
-        let doomed = delete_pods(vmi, &pods);
+        let doomed = delete_pods(vmi, &pods, now);
         if !doomed.writes.is_empty() {
             return doomed;
         }
@@ -39,14 +40,15 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     match phase(vmi) {
         "" | "Pending" if is_deleting(vmi) => fail(vmi, now),
         "" | "Pending" => {
-            let scheduling = json!({"phase": "Scheduling", "phaseTransitionTimestamps": transitions_with(vmi, "Scheduling", &now.stamp())});
+            let scheduling = json!({"phase": "Scheduling",
+                "phaseTransitionTimestamps": transitions_with(vmi, "Scheduling", &now.stamp())});
             let moved = Write::patch_status(Kind::Vmi, vmi, &scheduling);
             if first.is_some() {
                 return Decision::write([moved]);
             }
             let pod = launcher_pod(vmi, None);
             let message = format!("Created virtual machine pod {}", name(&pod));
-            let event = Write::event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message));
+            let event = now.event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message));
             Decision::write([Write::Create { kind: Kind::Pod, object: pod }, moved, event])
         }
         "Scheduling" => match first {
@@ -56,7 +58,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         },
         "Scheduled" | "Running" => {
             let node = text(vmi, "/status/nodeName");
-            let own = pods.iter().find(|pod| text(&pod.object, "/spec/nodeName") == node);
+            let own = pods.iter().find(|pod| pod.filed.node == node);
             match own.map(|pod| &pod.object) {
                 // A launcher that was killed takes its guest with it, and nobody else reports that.
                 None => fail(vmi, now),
@@ -70,17 +72,19 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
 
 fn fail(vmi: &Value, now: &Now<'_>) -> Decision {
     let stamp = now.stamp();
-    let status = json!({"phase": "Failed", "phaseTransitionTimestamps": transitions_with(vmi, "Failed", &stamp),
-        "conditions": conditions_with(vmi, "Ready", "False", "PodNotExists", "virt-launcher pod has not yet been scheduled", &stamp)});
+    let said = "virt-launcher pod has not yet been scheduled";
+    let status = json!({"phase": "Failed",
+        "phaseTransitionTimestamps": transitions_with(vmi, "Failed", &stamp),
+        "conditions": conditions_with(vmi, "Ready", "False", "PodNotExists", said, &stamp)});
     Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)])
 }
 
-fn delete_pods(vmi: &Value, pods: &[&Entry]) -> Decision {
+fn delete_pods(vmi: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision {
     let mut writes = Vec::new();
     for pod in pods.iter().map(|pod| &pod.object).filter(|pod| !is_deleting(pod)) {
         let message = format!("Deleted virtual machine pod {}", name(pod));
         writes.push(Write::delete(Kind::Pod, pod, None));
-        writes.push(Write::event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulDelete", &message)));
+        writes.push(now.event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulDelete", &message)));
     }
     Decision::write(writes)
 }
@@ -117,17 +121,17 @@ fn place(vmi: &Value, pod: &Value, now: &Now<'_>) -> Decision {
 /// Keeps `activePods` and the Ready condition true to the pods.
 fn refresh(vmi: &Value, pod: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision {
     let mut status = serde_json::Map::new();
-    let present = pods.iter().filter(|pod| !text(&pod.object, "/spec/nodeName").is_empty());
-    let active: serde_json::Map<String, Value> = present
-        .map(|pod| (uid(&pod.object).to_owned(), json!(text(&pod.object, "/spec/nodeName"))))
-        .collect();
-    let known = map(vmi, "/status/activePods");
-    if active != known {
+    let present = || pods.iter().filter(|pod| !pod.filed.node.is_empty());
+    let known = vmi.at("/status/activePods").and_then(Value::as_object);
+    let is_known = |pod: &&&Entry| {
+        known.is_some_and(|known| known.get(uid(&pod.object)).is_some_and(|node| *node == pod.filed.node))
+    };
+    let count = present().count();
+    if known.map_or(0, serde_json::Map::len) != count || !present().all(|pod| is_known(&pod)) {
+        let active = present().map(|pod| (uid(&pod.object).to_owned(), json!(pod.filed.node)));
         // A merge patch removes a key only when told so.
-        let stale =
-            known.keys().filter(|uid| !active.contains_key(*uid)).map(|uid| (uid.clone(), Value::Null));
-        let patch: serde_json::Map<String, Value> = stale.chain(active.clone()).collect();
-        status.insert("activePods".to_owned(), Value::Object(patch));
+        let stale = known.into_iter().flat_map(serde_json::Map::keys).map(|uid| (uid.clone(), Value::Null));
+        status.insert("activePods".to_owned(), Value::Object(stale.chain(active).collect()));
     }
     let told = condition(vmi, "Ready").map(|c| text(c, "/reason")).unwrap_or_default();
     if is_deleting(pod) && phase(vmi) == "Running" && told != "PodTerminating" {
@@ -142,7 +146,7 @@ fn refresh(vmi: &Value, pod: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision
 }
 
 /// The launcher pod of a VMI, or the target pod of a migration of it.
-pub(super) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
+pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
     let mut labels = map(vmi, "/metadata/labels");
     labels.remove(NODE_LABEL);
     for (key, value) in [
@@ -161,7 +165,8 @@ pub(super) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
         labels.insert(MIGRATION_JOB.to_owned(), json!(uid(vmim)));
         annotations.insert("kubevirt.io/migrationJobName".to_owned(), json!(name(vmim)));
         selector.extend(map(vmim, "/spec/addedNodeSelector"));
-        let apart = json!({"labelSelector": {"matchLabels": {"kubevirt.io/created-by": uid(vmi)}}, "topologyKey": "kubernetes.io/hostname"});
+        let apart = json!({"topologyKey": "kubernetes.io/hostname",
+            "labelSelector": {"matchLabels": {"kubevirt.io/created-by": uid(vmi)}}});
         let anti = affinity.entry("podAntiAffinity").or_insert_with(|| json!({}));
         if let Some(anti) = anti.as_object_mut() {
             let required =
@@ -194,13 +199,14 @@ pub(super) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
             "automountServiceAccountToken": false, "enableServiceLinks": false, "restartPolicy": "Never",
             "terminationGracePeriodSeconds": grace_seconds(vmi) + 30,
             "nodeSelector": selector, "affinity": affinity, "tolerations": list(vmi, "/spec/tolerations"),
-            "containers": [{"name": "compute", "image": "sim/launcher", "resources": {"limits": room, "requests": requests}}],
+            "containers": [{"name": "compute", "image": "sim/launcher",
+                "resources": {"limits": room, "requests": requests}}],
         },
     })
 }
 
 /// The VMI of a VM that starts, as it is after admission.
-pub(super) fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
+pub(in crate::sim) fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
     let stamp = now.stamp();
     let mut spec = map(vm, "/spec/template/spec");
     // What virt-api's mutating webhook would fill in.
@@ -208,7 +214,7 @@ pub(super) fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
     let mut labels = map(vm, "/spec/template/metadata/labels");
     labels.insert("vm.kubevirt.io/name".to_owned(), json!(name(vm)));
     let mut annotations = map(vm, "/spec/template/metadata/annotations");
-    let generation = vm.pointer("/metadata/generation").map(ToString::to_string).unwrap_or_default();
+    let generation = vm.at("/metadata/generation").map(ToString::to_string).unwrap_or_default();
     annotations.insert("kubevirt.io/vm-generation".to_owned(), json!(generation));
     if let Some(first) = annotation(vm, FIRST_NODE).filter(|_| text(vm, "/status/runStrategy").is_empty()) {
         annotations.insert(FIRST_NODE.to_owned(), json!(first));
@@ -221,6 +227,7 @@ pub(super) fn new_vmi(vm: &Value, now: &Now<'_>) -> Value {
             "ownerReferences": [fields::owner_reference("VirtualMachine", vm)],
         },
         "spec": spec,
-        "status": {"phase": "Pending", "phaseTransitionTimestamps": fields::transitions_with(&Value::Null, "Pending", &stamp)},
+        "status": {"phase": "Pending",
+            "phaseTransitionTimestamps": fields::transitions_with(&Value::Null, "Pending", &stamp)},
     })
 }

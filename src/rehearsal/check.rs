@@ -1,0 +1,154 @@
+//! Runs a world again and again, each time with another crash schedule, on as many threads as there are, and collects those
+//! in which a promise was broken or the upgrade did not come through. What fails can be run again alone: a schedule is
+//! nothing but an order.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
+
+use crate::rehearsal::faults::Fault;
+use crate::rehearsal::judge::Invariant;
+use crate::rehearsal::schedule::Places;
+use crate::rehearsal::{Order, RehearsalError, Rehearsed, rehearse};
+
+/// Which schedules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Every blow at every place.
+    Every,
+    /// So many of those, spread evenly.
+    Sample(u64),
+    /// So many random sets of several blows.
+    Random(u64),
+}
+
+/// What came of all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    /// Schedules that were run.
+    pub run: u64,
+    /// Places where the unharmed world can be hit.
+    pub effects: usize,
+    /// Times that the unharmed agent waits.
+    pub awaits: u64,
+    /// Schedules in which an operator had to say "go on", by the word of their first blow.
+    pub asked: BTreeMap<String, u64>,
+    /// Those that failed, in their order.
+    pub failures: Vec<Failure>,
+}
+
+/// One schedule that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Run it again with this.
+    pub order: Order,
+    /// What was seen.
+    pub why: Vec<String>,
+}
+
+impl Failure {
+    /// The seed and faults as the command line takes them.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        let faults: Vec<String> = self.order.faults.iter().map(ToString::to_string).collect();
+        format!("--seed {} --faults {}", self.order.seed, faults.join(","))
+    }
+}
+
+/// Threads that schedules are run on.
+#[must_use]
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Where a world can be hit: found by running it once, unharmed.
+///
+/// # Errors
+/// [`RehearsalError`], also when the unharmed world does not come through: nothing could be told from harming it.
+pub fn places(order: &Order) -> Result<Places, RehearsalError> {
+    let unharmed = rehearse(order)?;
+    match complaints(&unharmed).first() {
+        None => Ok(unharmed.places),
+        Some(why) => Err(RehearsalError::World { what: "the unharmed world".to_owned(), why: why.clone() }),
+    }
+}
+
+/// Runs the schedules; `told` hears after each how many are done.
+///
+/// # Errors
+/// [`RehearsalError`] of the unharmed world.
+pub fn check(order: &Order, which: Which, told: impl Fn(u64, u64) + Sync) -> Result<Checked, RehearsalError> {
+    let places = places(order)?;
+    let schedules = schedules(&places, order, which);
+    let total = schedules.len() as u64;
+    let checked = Checked { effects: places.effects.len(), awaits: places.awaits, ..Checked::default() };
+    let queue = Mutex::new((schedules.into_iter().enumerate(), checked, BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).0.next();
+                    let Some((index, (seed, faults))) = next else { return };
+                    let order =
+                        Order { seed, faults: [order.faults.clone(), faults].concat(), ..order.clone() };
+                    let outcome = rehearse(&order);
+                    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                    let (_, checked, failures) = &mut *queue;
+                    checked.run += 1;
+                    let why = match outcome {
+                        Ok(rehearsed) => {
+                            if rehearsed.asked > 0 {
+                                *checked.asked.entry(word(&order.faults)).or_insert(0) += 1;
+                            }
+                            complaints(&rehearsed)
+                        }
+                        Err(error) => vec![error.to_string()],
+                    };
+                    if !why.is_empty() {
+                        failures.insert(index, Failure { order, why });
+                    }
+                    told(checked.run, total);
+                }
+            });
+        }
+    });
+    let (_, mut checked, failures) = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    checked.failures = failures.into_values().collect();
+    Ok(checked)
+}
+
+/// `kill` of `kill@57`.
+fn word(faults: &[Fault]) -> String {
+    let first = faults.first().map(ToString::to_string).unwrap_or_default();
+    first.split('@').next().unwrap_or_default().to_owned()
+}
+
+/// What nobody may see of a rehearsal: broken promises, and an upgrade that does not come through once its faults are over.
+#[must_use]
+pub fn complaints(rehearsed: &Rehearsed) -> Vec<String> {
+    let mut why: Vec<String> = rehearsed.broken.iter().map(ToString::to_string).collect();
+    if !rehearsed.timeline.succeeded {
+        let blocked = rehearsed.timeline.blocked.first().map(|blocked| blocked.why.clone());
+        let still_off = rehearsed.timeline.vms.iter().filter(|vm| vm.still_off);
+        let still_off = still_off.map(|vm| vm.vm.to_string());
+        let off: Vec<String> = still_off.collect();
+        let blocked = blocked.unwrap_or_else(|| format!("VMs are off: {}", off.join(", ")));
+        why.push(format!("{:?} broken: it does not come through: {blocked}", Invariant::I4));
+    }
+    why
+}
+
+fn schedules(places: &Places, order: &Order, which: Which) -> Vec<(u64, Vec<Fault>)> {
+    match which {
+        Which::Every => places.singles().map(|faults| (order.seed, faults)).collect(),
+        Which::Sample(wanted) => {
+            let all: Vec<Vec<Fault>> = places.singles().collect();
+            let step = (all.len() as u64).checked_div(wanted).unwrap_or(1).max(1);
+            let step = usize::try_from(step).unwrap_or(usize::MAX);
+            all.into_iter().step_by(step).map(|faults| (order.seed, faults)).collect()
+        }
+        Which::Random(count) => (order.seed..order.seed.saturating_add(count))
+            .map(|seed| (order.seed, places.random(seed)))
+            .collect(),
+    }
+}

@@ -1,0 +1,332 @@
+//! Shows the judge what happens, in order and at once: before every effect of an agent, after every change of the cluster,
+//! at every event of a machine. Plays the users whose doings are faults. Decides nothing about right and wrong.
+
+mod seat;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::cluster::vms;
+use crate::flow::record::{Entry, Record};
+use crate::flow::report::NodeReport;
+use crate::flow::vms::VmKey;
+use crate::host::clock::Clock;
+use crate::rehearsal::faults::{Fault, Flaw};
+use crate::rehearsal::judge::{Binaries, Broken, Judge, Start, Truth};
+use crate::rehearsal::life::{Listener, NAMESPACE};
+use crate::rehearsal::world::{Seat, UPGRADE};
+use crate::sim::api::{ApiServer, Event, Subscription};
+use crate::sim::machine::SimMachine;
+use crate::sim::machine::release::sha256;
+use crate::sim::machine::rke2::Cause;
+use seat::Watched;
+
+/// How long a user waits before the VM that went off is started again.
+const USER: Duration = Duration::from_secs(2);
+
+/// One director for one rehearsal; clones are the same one.
+#[derive(Clone)]
+pub(super) struct Director {
+    server: ApiServer,
+    clock: Clock,
+    faults: Arc<Vec<Fault>>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    judge: Judge,
+    truth: Truth,
+    ears: Vec<Subscription>,
+    seats: BTreeMap<String, Watched>,
+    lines: BTreeMap<String, Vec<Entry>>,
+    working: String,
+    last_line: Timestamp,
+    report: Option<watch::Receiver<NodeReport>>,
+    /// Machines of nodes that are done, and are not up yet.
+    booting: Vec<SimMachine>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let turns = self.seats.values().map(|seat| &seat.machine);
+        for machine in turns.chain(&self.booting) {
+            machine.unplug();
+        }
+    }
+}
+
+impl Director {
+    pub(super) fn new(
+        server: &ApiServer,
+        clock: Clock,
+        faults: &[Fault],
+        binaries: BTreeMap<String, Binaries>,
+    ) -> Self {
+        let objects = |group: &str, plural: &str| -> Vec<Value> {
+            server.list_objects(group, plural, "", "").iter().map(|object| (**object).clone()).collect()
+        };
+        let ours = server.get_object("harvesterhci.io", "upgrades", NAMESPACE, UPGRADE);
+        let upgrade = ours.map(|upgrade| (*upgrade).clone()).unwrap_or_default();
+        let (vmis, nodes) = (objects("kubevirt.io", "virtualmachineinstances"), objects("", "nodes"));
+        let strategies = objects("kubevirt.io", "virtualmachines").iter().map(strategy_of).collect();
+        let judge = Judge::new(clock.now(), &vmis, &strategies, &nodes, upgrade, binaries);
+        let inner = Inner {
+            judge,
+            truth: Truth::default(),
+            ears: KINDS.iter().map(|(group, plural)| server.subscribe(group, plural)).collect(),
+            seats: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            working: String::new(),
+            last_line: clock.now(),
+            report: None,
+            booting: Vec::new(),
+        };
+        let inner = Arc::new(Mutex::new(inner));
+        Self { server: server.clone(), clock, faults: Arc::new(faults.to_vec()), inner }
+    }
+
+    /// A node's turn begins.
+    pub(super) fn begin(&self, node: &str, seat: &Seat) {
+        {
+            let mut inner = self.inner();
+            inner.seats.insert(node.to_owned(), Watched::of(seat));
+            node.clone_into(&mut inner.working);
+        }
+        let (own, name) = (Arc::downgrade(&self.inner), node.to_owned());
+        let (clock, again) = (self.clock, self.clone_weak());
+        seat.machine.on_power_cut(Arc::new(move || {
+            if let Some(inner) = own.upgrade() {
+                let mut inner = lock(&inner);
+                inner.truth.powerless.insert(name.clone());
+                inner.judge.power_lost(&name);
+                inner.last_line = clock.now();
+            }
+        }));
+        seat.machine.on_effect(Arc::new(move || again.look()));
+    }
+
+    /// A node's turn is over; what is not needed any more is let go.
+    pub(super) fn end(&self, node: &str, asks: Option<&str>) {
+        self.look();
+        let now = self.clock.now();
+        let mut inner = self.inner();
+        let Inner { judge, truth, .. } = &mut *inner;
+        judge.run_ended(now, node, asks, truth);
+        if let Some(seat) = inner.seats.remove(node) {
+            // One that has just lost its power still has to come up, and to say so.
+            if seat.machine.rke2_is_running() {
+                seat.machine.unplug();
+            } else {
+                inner.booting.push(seat.machine);
+            }
+        }
+        inner.truth.durable.remove(node);
+        inner.report = None;
+    }
+
+    /// The API accepted a request to stop a VM.
+    pub(super) fn stop_heard(&self, namespace: &str, name: &str) {
+        let now = self.clock.now();
+        self.inner().judge.stop_accepted(now, &VmKey::new(namespace, name));
+    }
+
+    /// Something was seen that nobody may do.
+    pub(super) fn with_judge<T>(&self, look: impl FnOnce(&mut Judge) -> T) -> T {
+        look(&mut self.inner().judge)
+    }
+
+    /// All that was broken.
+    pub(super) fn broken(&self) -> Vec<Broken> {
+        self.inner().judge.broken().to_vec()
+    }
+
+    /// A node's lines so far, those of lives that were killed before they could tell included.
+    pub(super) fn lines(&self, node: &str) -> Vec<Entry> {
+        self.inner().lines.get(node).cloned().unwrap_or_default()
+    }
+
+    /// Looks at everything that may have changed.
+    pub(super) fn look(&self) {
+        let now = self.clock.now();
+        let mut inner = self.inner();
+        inner.look(now);
+        let told = inner.hear(now);
+        let Inner { judge, truth, working, .. } = &mut *inner;
+        judge.opened(now, working, truth);
+        drop(inner);
+        for event in &told {
+            self.play_users(event);
+        }
+    }
+
+    /// Follows the cluster as long as the rehearsal lasts.
+    pub(super) async fn follow(self) {
+        use futures::StreamExt;
+        let wakers = KINDS.iter().map(|(group, plural)| self.server.subscribe(group, plural));
+        let mut any = futures::stream::select_all(wakers);
+        while any.next().await.is_some() {
+            self.look();
+        }
+    }
+
+    fn play_users(&self, event: &Event) {
+        let object = event.object();
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let off = matches!(event, Event::Deleted(_)) && text("/kind") == "VirtualMachineInstance";
+        let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
+        if !off || !self.faults.contains(&Fault::Vm(key.clone(), Flaw::UserStarts)) {
+            return;
+        }
+        let client = self.server.client();
+        tokio::spawn(async move {
+            tokio::time::sleep(USER).await;
+            if let Err(error) = vms::start(&client, &key).await {
+                tracing::debug!(%error, "the user's start was refused");
+            }
+        });
+    }
+
+    fn clone_weak(&self) -> Weak {
+        let Self { server, clock, faults, inner } = self;
+        Weak {
+            server: server.clone(),
+            clock: *clock,
+            faults: Arc::clone(faults),
+            inner: Arc::downgrade(inner),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+}
+
+/// A director that does not keep the rehearsal alive: machines hold it.
+struct Weak {
+    server: ApiServer,
+    clock: Clock,
+    faults: Arc<Vec<Fault>>,
+    inner: std::sync::Weak<Mutex<Inner>>,
+}
+
+impl Weak {
+    fn look(&self) {
+        if let Some(inner) = self.inner.upgrade() {
+            let (server, faults) = (self.server.clone(), Arc::clone(&self.faults));
+            Director { server, clock: self.clock, faults, inner }.look();
+        }
+    }
+}
+
+fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn strategy_of(vm: &Value) -> (VmKey, String) {
+    let text = |pointer: &str| vm.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let strategy = match (text("/spec/runStrategy"), vm.pointer("/spec/running")) {
+        ("", Some(Value::Bool(true))) => "Always",
+        (strategy, _) => strategy,
+    };
+    (VmKey::new(text("/metadata/namespace"), text("/metadata/name")), strategy.to_owned())
+}
+
+/// What the judge wants to hear of.
+const KINDS: [(&str, &str); 4] = [
+    ("kubevirt.io", "virtualmachineinstances"),
+    ("", "nodes"),
+    ("agent.harvesterhci.io", "nodeupgrades"),
+    ("harvesterhci.io", "upgrades"),
+];
+
+impl Inner {
+    fn look(&mut self, now: Timestamp) {
+        let node = self.working.clone();
+        let Some(seat) = self.seats.get_mut(&node) else { return };
+        let changed = seat.has_changed();
+        if changed && seat.read_journal(&mut self.truth, self.lines.entry(node.clone()).or_default(), &node) {
+            self.last_line = now;
+        }
+        if seat.machine.is_up() {
+            self.truth.powerless.remove(&node);
+        } else {
+            self.truth.powerless.insert(node.clone());
+        }
+        let starts = seat.machine.starts_since(seat.starts);
+        seat.starts += starts.len();
+        for start in starts {
+            let ordered = matches!(start.cause, Cause::Agent(_));
+            let start = Start { node: node.clone(), sha256: start.sha256, guests: start.guests, ordered };
+            self.judge.rke2_started(now, &start, &self.truth);
+        }
+        if changed {
+            let live = seat.machine.read(Path::new(&seat.live)).map(|content| sha256(&content));
+            self.judge.live_binary(now, &node, live.as_deref(), || seat.machine.guests_now(), &self.truth);
+            seat.is_fenced_on_disk();
+        }
+        self.judge.fence(now, &node, seat.fence, seat.machine.is_fenced(), &self.truth);
+        if let Some(report) = &self.report {
+            self.judge.report(now, &node, &report.borrow(), self.last_line);
+        }
+    }
+
+    /// Everything that the cluster told since the last time.
+    fn hear(&mut self, now: Timestamp) -> Vec<Event> {
+        let mut told = Vec::new();
+        for ear in &mut self.ears {
+            while let Some(event) = ear.take() {
+                told.push(event);
+            }
+        }
+        for event in &told {
+            let object = event.object();
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let there = (!matches!(event, Event::Deleted(_))).then_some(&**object);
+            match text("/kind") {
+                "VirtualMachineInstance" => {
+                    let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
+                    self.judge.instance(now, &key, there, &self.truth);
+                }
+                "Node" => self.judge.node(now, object, &self.truth),
+                "NodeUpgrade" => self.judge.order(now, object, &self.truth),
+                // An exported cluster may have others, of earlier times.
+                "Upgrade" if text("/metadata/name") == UPGRADE => {
+                    self.judge.upgrade(now, object, &self.working);
+                }
+                _ => {}
+            }
+        }
+        told
+    }
+}
+
+impl Listener for Director {
+    fn line(&self, node: &str, entry: &Entry) {
+        let now = self.clock.now();
+        let mut inner = self.inner();
+        inner.last_line = now;
+        let stray = entry.record == Record::PreDrained
+            && self.faults.contains(&Fault::Node(node.to_owned(), Flaw::StrayGuest));
+        if let (true, Some(seat)) = (stray, inner.seats.get(node)) {
+            seat.stray.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn begins(&self, report: watch::Receiver<NodeReport>) {
+        let now = self.clock.now();
+        let mut inner = self.inner();
+        inner.report = Some(report);
+        inner.last_line = now;
+    }
+
+    fn ends(&self) {
+        self.inner().report = None;
+    }
+}

@@ -1,0 +1,161 @@
+//! What the judge keeps of nodes and of Harvester's `Upgrade`: our marks, whose they are, and whether they are gone at the
+//! end.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Invariant, Judge, Truth};
+use crate::cluster::nodes::{DRAIN_TAINT, OWNER_ANNOTATION};
+use crate::flow::phase::Phase;
+
+/// A node before anything was done to it, and as it is now.
+#[derive(Debug, Clone)]
+pub(super) struct Before {
+    was: Marks,
+    is: Marks,
+    fenced: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Marks {
+    cordoned: bool,
+    tainted: bool,
+    owner: Option<String>,
+}
+
+fn marks(node: &Value) -> Marks {
+    let taints = node.pointer("/spec/taints").and_then(Value::as_array).into_iter().flatten();
+    let owner = node.pointer("/metadata/annotations").and_then(|all| all.get(OWNER_ANNOTATION));
+    Marks {
+        cordoned: node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)),
+        tainted: taints
+            .filter(|taint| taint["effect"] == "NoSchedule")
+            .any(|taint| taint["key"] == DRAIN_TAINT),
+        owner: owner.and_then(Value::as_str).map(str::to_owned),
+    }
+}
+
+pub(super) fn before(node: &Value) -> (String, Before) {
+    let name = node.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let was = marks(node);
+    (name, Before { is: was.clone(), was, fenced: false })
+}
+
+impl Judge {
+    /// A node as it is now: marks of ours only with an intent on its disk, signed with the upgrade's uid.
+    pub fn node(&mut self, now: Timestamp, node: &Value, truth: &Truth) {
+        let name = node.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some(known) = self.nodes.get_mut(&name) else { return };
+        let is = marks(node);
+        let (was, before) = (known.was.clone(), std::mem::replace(&mut known.is, is.clone()));
+        let added = (is.cordoned && !before.cordoned) || (is.tainted && !before.tainted);
+        if !added {
+            return;
+        }
+        let durable = truth.durable.get(&name);
+        if durable.and_then(crate::flow::progress::Progress::cordon_before).is_none() {
+            self.note(now, Invariant::I6, format!("{name} was closed with no intent in its journal"));
+        }
+        let uid =
+            durable.and_then(crate::flow::progress::Progress::plan).map(|plan| plan.upgrade_uid.clone());
+        if is.owner != uid && is != was {
+            self.note(now, Invariant::I6, format!("{name} was closed and does not say for which upgrade"));
+        }
+        self.ledger_written(now, &name, truth);
+    }
+
+    /// Is systemd keeping everybody else from RKE2's unit? `on_disk` is the drop-in, `loaded` what systemd keeps to.
+    pub fn fence(&mut self, now: Timestamp, node: &str, on_disk: bool, loaded: bool, truth: &Truth) {
+        let Some(known) = self.nodes.get_mut(node) else { return };
+        known.fenced = on_disk || loaded;
+        let Some(durable) = truth.durable.get(node) else {
+            if on_disk || loaded {
+                self.note(now, Invariant::I6, format!("{node} is fenced with no intent in its journal"));
+            }
+            return;
+        };
+        if on_disk && durable.fenced_units().is_empty() {
+            self.note(now, Invariant::I6, format!("{node} is fenced with no intent in its journal"));
+        }
+        // From the fence to post-drain the unit is ours alone; after a boot systemd reads the drop-in by itself.
+        let should = durable.fenced() && !durable.post_drained() && !durable.is_cancelled();
+        if should && !loaded && !truth.powerless.contains(node) && !Self::taking_down(node, truth) {
+            let what =
+                format!("the journal of {node} says fenced, and systemd would let anybody restart RKE2");
+            self.note(now, Invariant::I1, what);
+        }
+    }
+
+    /// Once the journal says that a node is open again, it carries nothing of ours.
+    pub fn opened(&mut self, now: Timestamp, node: &str, truth: &Truth) {
+        let open = truth.durable.get(node).is_some_and(crate::flow::progress::Progress::post_drained);
+        if open {
+            self.all_is_back(now, node);
+        }
+    }
+
+    /// Post-drain lowers the fence before its line is written.
+    fn taking_down(node: &str, truth: &Truth) -> bool {
+        truth.durable.get(node).is_some_and(|durable| durable.verified() || durable.held().is_some())
+    }
+
+    /// Nothing of ours is left.
+    pub(super) fn all_is_back(&mut self, now: Timestamp, node: &str) {
+        let Some(known) = self.nodes.get(node).cloned() else { return };
+        if known.is != known.was {
+            let what =
+                format!("{node} is said to be open again and is {:?}, it was {:?}", known.is, known.was);
+            self.note(now, Invariant::I6, what);
+        }
+        if known.fenced {
+            self.note(
+                now,
+                Invariant::I6,
+                format!("{node} is said to be open again and its fence still stands"),
+            );
+        }
+    }
+
+    /// The `Upgrade` as it is now: of all that others read only our key of `nodeStatuses` may differ, in Harvester's words.
+    pub fn upgrade(&mut self, now: Timestamp, upgrade: &Value, working: &str) {
+        let mut ours = upgrade.clone();
+        let mut known = self.upgrade.clone();
+        for object in [&mut ours, &mut known] {
+            strip(object, working);
+        }
+        if ours != known {
+            let what = format!("the Upgrade changed in more than nodeStatuses.{working}");
+            self.note(now, Invariant::I7, what);
+        }
+        let state = upgrade.pointer("/status/nodeStatuses").and_then(|all| all.get(working));
+        let state = state.and_then(|state| state.get("state")).and_then(Value::as_str).unwrap_or_default();
+        if !Phase::ALL.iter().any(|phase| phase.as_str() == state) {
+            let what = format!("nodeStatuses.{working} says `{state}`, which Harvester does not know");
+            self.note(now, Invariant::I7, what);
+        }
+        self.upgrade = upgrade.clone();
+    }
+
+    /// The `NodeUpgrade` as it is now: the mirror never shows a line that a power cut could take back.
+    pub fn order(&mut self, now: Timestamp, order: &Value, truth: &Truth) {
+        let node = order.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+        let shown = order.pointer("/status/journalSeq").and_then(Value::as_u64).unwrap_or(0);
+        let durable = truth.durable.get(node).map_or(0, crate::flow::progress::Progress::seq);
+        if shown > durable {
+            let what = format!("the cluster was told of line {shown} of {node}, its disk holds {durable}");
+            self.note(now, Invariant::I4, what);
+        }
+    }
+}
+
+/// Takes away what changes with every write, and the one key that is ours.
+fn strip(upgrade: &mut Value, working: &str) {
+    if let Some(metadata) = upgrade.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        for field in ["resourceVersion", "generation", "managedFields"] {
+            metadata.remove(field);
+        }
+    }
+    if let Some(statuses) = upgrade.pointer_mut("/status/nodeStatuses").and_then(Value::as_object_mut) {
+        statuses.remove(working);
+    }
+}

@@ -1,0 +1,209 @@
+//! What the judge keeps of each VM: was it ever off, may it have been, and who owed it a start.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Invariant, Judge, Truth};
+use crate::flow::progress::Progress;
+use crate::flow::vms::{Fate, VmKey};
+use crate::rehearsal::timeline::seconds_between;
+
+/// One VM of the world.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    node: String,
+    movable: bool,
+    runs: bool,
+    off_since: Option<Timestamp>,
+    off: f64,
+    was_off: bool,
+    forced: bool,
+    stops: u32,
+    /// Something else than the agent ended it: a power cut, its user.
+    excused: bool,
+    /// `KubeVirt` starts it again when something else than its user ended it.
+    comes_back: bool,
+}
+
+/// How a VM fared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Away {
+    /// Seconds that its guest was off; none when it never was.
+    pub off: Option<f64>,
+    /// Its power was cut by the agent.
+    pub forced: bool,
+    /// It is off now.
+    pub still_off: bool,
+}
+
+/// `strategies` are the run strategies of the VMs that have one.
+pub(super) fn watched(
+    vmi: &Value,
+    several_nodes: bool,
+    strategies: &BTreeMap<VmKey, String>,
+) -> Option<(VmKey, Watched)> {
+    let text = |pointer: &str| vmi.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
+    let strategy = strategies.get(&key).map(String::as_str);
+    let watched = Watched {
+        comes_back: matches!(strategy, Some("Always" | "RerunOnFailure")),
+        node: text("/status/nodeName").to_owned(),
+        movable: several_nodes && is_migratable(vmi),
+        runs: true,
+        off_since: None,
+        off: 0.0,
+        was_off: false,
+        forced: false,
+        stops: 0,
+        excused: false,
+    };
+    (text("/status/phase") == "Running").then_some((key, watched))
+}
+
+fn is_migratable(vmi: &Value) -> bool {
+    let conditions = vmi.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    conditions.filter(|one| one["type"] == "LiveMigratable").any(|one| one["status"] == "True")
+}
+
+impl Judge {
+    /// A VM's instance as it is now; none when there is none.
+    pub fn instance(&mut self, now: Timestamp, key: &VmKey, vmi: Option<&Value>, truth: &Truth) {
+        let Some(known) = self.vms.get_mut(key) else { return };
+        let phase =
+            vmi.and_then(|vmi| vmi.pointer("/status/phase")).and_then(Value::as_str).unwrap_or_default();
+        let runs = phase == "Running";
+        if let Some(node) = vmi.and_then(|vmi| vmi.pointer("/status/nodeName")).and_then(Value::as_str)
+            && runs
+        {
+            node.clone_into(&mut known.node);
+        }
+        if runs == known.runs {
+            return;
+        }
+        known.runs = runs;
+        if runs {
+            if let Some(since) = known.off_since.take() {
+                known.off += seconds_between(since, now);
+            }
+            known.excused = false;
+            return;
+        }
+        (known.off_since, known.was_off) = (Some(now), true);
+        let (node, movable) = (known.node.clone(), known.movable);
+        if known.excused {
+            return;
+        }
+        let durable = truth.durable.get(&node);
+        let line = durable.and_then(|durable| durable.ledger().line(key));
+        let policy = durable.and_then(Progress::plan).map(|plan| plan.evacuation.clone()).unwrap_or_default();
+        if movable && policy.on_migration_failure == crate::flow::plan::MigrationFailure::Hold {
+            let what = format!("{key} could have moved and was shut down on {node}");
+            self.note(now, Invariant::I3, what);
+        }
+        match line.map(|line| &line.fate) {
+            Some(Fate::Stopping { forced, .. }) => {
+                let forced = *forced;
+                if let Some(known) = self.vms.get_mut(key) {
+                    known.forced |= forced;
+                }
+                if forced && policy.on_shutdown_timeout == crate::flow::plan::ShutdownTimeout::Hold {
+                    self.note(
+                        now,
+                        Invariant::I3,
+                        format!("the power of {key} was cut against the plan's policy"),
+                    );
+                }
+            }
+            Some(fate) if fate.is_owed() => {}
+            Some(_) | None => {
+                let what = format!("{key} went off on {node} and no line on the disk owes it a start");
+                self.note(now, Invariant::I2, what);
+            }
+        }
+    }
+
+    /// The API accepted a request to stop a VM.
+    pub fn stop_accepted(&mut self, now: Timestamp, key: &VmKey) {
+        let Some(known) = self.vms.get_mut(key) else { return };
+        known.stops += 1;
+        if known.stops > 1 && !known.excused {
+            self.note(now, Invariant::I4, format!("{key} was told to shut down twice"));
+        }
+    }
+
+    /// The power of a machine is gone, and with it its guests: that is not held against the agent.
+    pub fn power_lost(&mut self, node: &str) {
+        self.was_cut.insert(node.to_owned());
+        for known in self.vms.values_mut().filter(|known| known.node == node) {
+            known.excused = true;
+        }
+    }
+
+    /// The first ledger is on disk: is everybody in it who is on the node?
+    pub fn ledger_written(&mut self, now: Timestamp, node: &str, truth: &Truth) {
+        let Some(durable) = truth.durable.get(node) else { return };
+        let missing: Vec<String> = self
+            .vms
+            .iter()
+            .filter(|(key, known)| known.node == node && known.runs && durable.ledger().line(key).is_none())
+            .map(|(key, _)| key.to_string())
+            .collect();
+        if !missing.is_empty() {
+            let what = format!("{} on {node} when it was closed, and not in the ledger", missing.join(", "));
+            self.note(now, Invariant::I2, what);
+        }
+    }
+
+    /// At the end of a run: a VM that is off is owed by a line, and the operator hears of it, or nobody took it away.
+    pub(super) fn nobody_is_lost(
+        &mut self,
+        now: Timestamp,
+        node: &str,
+        durable: &Progress,
+        asks: Option<&str>,
+    ) {
+        let off: Vec<VmKey> = self
+            .vms
+            .iter()
+            .filter(|(_, known)| known.node == node && !known.runs && !known.excused)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in off {
+            let line = durable.ledger().line(&key);
+            let struck =
+                line.is_some_and(|line| matches!(line.fate, Fate::Struck { .. } | Fate::Left { .. }));
+            let owed = line.is_some_and(|line| line.fate.is_owed());
+            if !(struck || owed && asks.is_some()) {
+                self.note(
+                    now,
+                    Invariant::I2,
+                    format!("the run on {node} ended and {key} is off, owed by nobody"),
+                );
+            }
+        }
+    }
+
+    /// VMs that do not run now and that somebody has to start; a power cut ends others for good, by their own strategy.
+    #[must_use]
+    pub fn off_now(&self) -> Vec<VmKey> {
+        let off = |known: &Watched| !known.runs && (known.comes_back || !known.excused);
+        self.vms.iter().filter(|(_, known)| off(known)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// How many VMs are watched.
+    #[must_use]
+    pub fn vm_count(&self) -> usize {
+        self.vms.len()
+    }
+
+    /// How every VM fared that was off at some time.
+    pub fn away(&self, now: Timestamp) -> impl Iterator<Item = (&VmKey, Away)> {
+        self.vms.iter().filter(|(_, known)| known.was_off).map(move |(key, known)| {
+            let open = known.off_since.map_or(0.0, |since| seconds_between(since, now));
+            (key, Away { off: Some(known.off + open), forced: known.forced, still_off: !known.runs })
+        })
+    }
+}

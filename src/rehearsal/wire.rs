@@ -1,0 +1,162 @@
+//! The agent's way to the API server in memory: every request is an effect of its life, so it can be refused, lost, cut off,
+//! or the last thing that the agent does. While the server is away, requests and watches break as they do on a real wire.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame};
+use kube::client::Body;
+use nix::errno::Errno;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::{BoxError, Service};
+
+use crate::rehearsal::faults::Blow;
+use crate::sim::api::{ApiBody, ApiService};
+use crate::sim::machine::life::{Life, Verdict};
+
+/// What is wrong with the way to the API server, and when it last broke.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Blows by the number of the life's effect.
+    blows: BTreeMap<u64, Blow>,
+    away_until: Option<Instant>,
+    /// Cancelled when connections break; the next ones get a new one.
+    connections: CancellationToken,
+    requests: u64,
+}
+
+/// One life's wire; clones are the same one.
+#[derive(Clone)]
+pub(super) struct LifeWire {
+    server: ApiService,
+    life: Life,
+    trouble: Arc<Mutex<Trouble>>,
+}
+
+impl LifeWire {
+    pub(super) fn new(server: ApiService, life: Life, blows: BTreeMap<u64, Blow>) -> Self {
+        Self { server, life, trouble: Arc::new(Mutex::new(Trouble { blows, ..Trouble::default() })) }
+    }
+
+    /// The client that production code gets.
+    pub(super) fn client(&self) -> kube::Client {
+        kube::Client::new(self.clone(), "default")
+    }
+
+    /// Requests so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.trouble().requests
+    }
+
+    /// All connections break now.
+    pub(super) fn hang_up(&self) {
+        let old = std::mem::take(&mut self.trouble().connections);
+        old.cancel();
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_away(&self) -> bool {
+        let away = self.trouble().away_until.is_some_and(|until| Instant::now() < until);
+        away || !self.life.machine().api_is_up()
+    }
+
+    async fn send(mut self, request: Request<Body>) -> Result<Response<WireBody>, BoxError> {
+        self.trouble().requests += 1;
+        let what = format!("{} {}", request.method(), request.uri().path());
+        let pass = match self.life.effect("request", &what) {
+            Verdict::Dead => return Err(broken("the agent is dead")),
+            Verdict::Fail(Errno::ENOSPC) => return Ok(refused()),
+            Verdict::Fail(_) => return Err(broken("connection reset by peer")),
+            Verdict::Go(pass) => pass,
+        };
+        let blow = {
+            let number = self.life.count_so_far();
+            self.trouble().blows.remove(&number)
+        };
+        if let Some(Blow::Away(seconds)) = blow {
+            self.trouble().away_until = Some(Instant::now() + Duration::from_secs(u64::from(seconds)));
+            self.hang_up();
+        }
+        if self.is_away() {
+            return Err(broken("connection refused"));
+        }
+        let answer = self.server.call(request).await?;
+        if !pass.spent() {
+            return Err(broken("the agent is dead"));
+        }
+        if blow == Some(Blow::Lost) {
+            return Err(broken("connection reset by peer, after the request was sent"));
+        }
+        let ends = self.trouble().connections.clone().cancelled_owned();
+        Ok(answer.map(|body| WireBody::Open(Box::pin(body), Box::pin(ends))))
+    }
+}
+
+fn broken(why: &'static str) -> BoxError {
+    io::Error::new(io::ErrorKind::ConnectionReset, why).into()
+}
+
+/// What an overloaded API server says.
+fn refused() -> Response<WireBody> {
+    let status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 503,
+        "reason": "ServiceUnavailable", "message": "the server is currently unable to handle the request",
+    });
+    let mut response = Response::new(WireBody::Whole(Some(Bytes::from(status.to_string()))));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+}
+
+/// An answer that ends early when its connection breaks.
+pub(super) enum WireBody {
+    /// All of it.
+    Whole(Option<Bytes>),
+    /// As the server sends it.
+    Open(Pin<Box<ApiBody>>, Pin<Box<WaitForCancellationFutureOwned>>),
+}
+
+impl HttpBody for WireBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Open(body, broke) => {
+                if broke.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Some(Err(broken("connection reset by peer"))));
+                }
+                body.as_mut().poll_frame(context).map_err(Into::into)
+            }
+        }
+    }
+}
+
+impl Service<Request<Body>> for LifeWire {
+    type Response = Response<WireBody>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.clone().send(request).boxed()
+    }
+}

@@ -1,0 +1,303 @@
+//! The world of one rehearsal: API server, simulators, and the machines of the nodes that are upgraded, wired together.
+//! Everything in it follows from the scene, the seed and the flaws; nothing waits for anything but virtual time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use http::Method;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::crd::node_upgrade::{NodeUpgrade, NodeUpgradeSpec};
+use crate::cluster::names::safe_concat;
+use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
+use crate::flow::version::Rke2Version;
+use crate::host::clock::Clock;
+use crate::rehearsal::afflict::{afflict, take_devices_away};
+use crate::rehearsal::faults::{Fault, Flaw};
+use crate::rehearsal::life::NAMESPACE;
+use crate::rehearsal::{Order, RehearsalError, Scene};
+use crate::sim::api::ApiServer;
+use crate::sim::machine::SimMachine;
+use crate::sim::machine::image::{ARTIFACT, MachineImage, MachineSpec};
+use crate::sim::machine::release::release;
+use crate::sim::machine::rke2::Fate;
+use crate::sim::virt_api::VirtApi;
+use crate::sim::{Guests, SimError, Timing, Wire, seed, world};
+
+/// The `Upgrade` that rehearsals are about.
+pub(super) const UPGRADE: &str = "hvst-upgrade-rehearsal";
+/// Its uid, unless the scene has one of its own.
+const UPGRADE_UID: &str = "5eed0000-0000-4000-8000-000000000001";
+/// Every rehearsal begins at this moment of its own time.
+const START: &str = "2026-01-01T00:00:00Z";
+
+/// One world.
+pub(super) struct World {
+    pub(super) server: ApiServer,
+    pub(super) clock: Clock,
+    pub(super) start: Timestamp,
+    pub(super) nodes: Vec<String>,
+    pub(super) guests: Guests,
+    pub(super) upgrade_uid: String,
+    pub(super) notes: Vec<String>,
+    stop: CancellationToken,
+    from: Rke2Version,
+    to: Rke2Version,
+    order: Order,
+}
+
+/// One node's machine, and the plan for it.
+pub(super) struct Seat {
+    pub(super) machine: SimMachine,
+    pub(super) plan: NodePlan,
+    /// A VM process that the API does not know of.
+    pub(super) stray: Arc<AtomicBool>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.server.disaggregate();
+    }
+}
+
+impl World {
+    /// Builds it, and starts the simulators in it.
+    pub(super) fn build(
+        order: &Order,
+        stop_heard: impl Fn(&str, &str) + Send + Sync + 'static,
+    ) -> Result<Self, RehearsalError> {
+        let origin = Instant::now();
+        let start: Timestamp = START.parse().unwrap_or(Timestamp::UNIX_EPOCH);
+        let clock = Clock::from(start, origin);
+        let server = ApiServer::new(clock, order.seed);
+        let mut notes = Vec::new();
+        let mut names = match &order.scene {
+            Scene::Preset(preset) => {
+                let preset =
+                    seed::Preset { seed: order.seed, version: order.from.to_string(), ..preset.clone() };
+                seed::seed(&server, &preset, start).map_err(RehearsalError::from)?.nodes
+            }
+            Scene::Objects(objects) => {
+                let (seeded, oddities) = seed::adopt(&server, objects.as_ref().clone(), start);
+                notes.extend(oddities);
+                seeded.nodes
+            }
+        };
+        if names.is_empty() {
+            return Err(RehearsalError::NoNodes);
+        }
+        natural_order(&mut names);
+        for (number, name) in names.iter().enumerate() {
+            identify(&server, name, number)?;
+        }
+        let upgrade_uid = own_upgrade(&server, &names, order)?;
+        for fault in &order.faults {
+            afflict(&server, fault)?;
+        }
+        for change in &order.changes {
+            change.put(&server)?;
+        }
+        let timing = Timing::virtual_time(start);
+        let guests = Guests::default();
+        let stop = CancellationToken::new();
+        let api = VirtApi { wire: Wire::from(server.clone()), timing: timing.clone() };
+        let stop_heard = Arc::new(stop_heard);
+        server.aggregate(
+            "/apis/subresources.kubevirt.io",
+            Arc::new(move |request| {
+                let (api, stop_heard) = (api.clone(), Arc::clone(&stop_heard));
+                Box::pin(async move {
+                    let path = request.uri().path().to_owned();
+                    let response = api.respond(request).await;
+                    if response.status().is_success() && path.ends_with("/stop") {
+                        let mut parts = path.rsplit('/').skip(1);
+                        let (name, _, namespace) = (parts.next(), parts.next(), parts.next());
+                        stop_heard(namespace.unwrap_or_default(), name.unwrap_or_default());
+                    }
+                    response
+                })
+            }),
+        );
+        let running = crate::sim::run_with_guests(server.clone(), timing, guests.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = running.await {
+                tracing::error!(%error, "the simulators have ended");
+            }
+        });
+        let (from, to) = (order.from.clone(), order.to.clone());
+        let order = order.clone();
+        Ok(Self { server, clock, start, nodes: names, guests, upgrade_uid, notes, stop, from, to, order })
+    }
+
+    /// The machine of a node, switched on, with the plan for it and its order in the cluster.
+    pub(super) fn seat(&self, node: &str) -> Result<Seat, RehearsalError> {
+        let object = self.node(node)?;
+        let text =
+            |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let is_server = |name: &str| {
+            self.node(name).is_ok_and(|node| {
+                let labels = node.pointer("/metadata/labels");
+                labels.is_some_and(|labels| labels.get("node-role.kubernetes.io/control-plane").is_some())
+            })
+        };
+        // Exports of single nodes may lack the label: somebody has to be the server.
+        let servers = self.nodes.iter().filter(|name| is_server(name)).count();
+        let role = if is_server(node) || servers == 0 { Role::Server } else { Role::Agent };
+        let release = release(&self.to.to_string()).map_err(|source| RehearsalError::Machine { source })?;
+        let spec = MachineSpec {
+            seed: self.order.seed ^ crate::sim::machine::random::Dice::new(node.len() as u64).roll(),
+            role,
+            from: self.from.to_string(),
+            to: self.to.to_string(),
+            machine_id: text("/status/nodeInfo/machineID"),
+            is_only_server: role == Role::Server && servers <= 1,
+            ..MachineSpec::default()
+        };
+        let image = MachineImage::new(spec).map_err(|source| RehearsalError::Machine { source })?;
+        let machine = SimMachine::start(&image);
+        let stray = Arc::new(AtomicBool::new(false));
+        self.plug(node, &machine, &stray);
+        self.spoil(node, &machine);
+        let source = ARTIFACT.rsplit_once('/').map_or(ARTIFACT, |(folder, _)| folder);
+        let plan = NodePlan {
+            upgrade_name: UPGRADE.to_owned(),
+            upgrade_uid: self.upgrade_uid.clone(),
+            node_name: node.to_owned(),
+            role: None,
+            rke2: VersionChange { from: self.from.clone(), to: self.to.clone() },
+            artifacts: Artifacts { source: format!("file://{source}"), sha256: release.sha256.clone() },
+            swap: crate::flow::plan::SwapMode::Direct,
+            evacuation: self.order.evacuation.clone(),
+            os: None,
+        };
+        self.order_for(&plan)?;
+        Ok(Seat { machine, plan, stray })
+    }
+
+    pub(super) fn node(&self, name: &str) -> Result<crate::sim::object::Object, RehearsalError> {
+        self.server
+            .call(&Method::GET, &format!("/api/v1/nodes/{name}"), &Value::Null)
+            .map_err(|status| refused(&format!("node {name}"), &status))
+    }
+
+    /// The `NodeUpgrade` that the controller would make.
+    fn order_for(&self, plan: &NodePlan) -> Result<(), RehearsalError> {
+        let name = safe_concat(&[&plan.upgrade_name, &plan.node_name]);
+        let mut order = NodeUpgrade::new(&name, NodeUpgradeSpec::from_plan(plan));
+        order.metadata.namespace = Some(NAMESPACE.to_owned());
+        let object = serde_json::to_value(&order).unwrap_or_default();
+        let path = format!("/apis/agent.harvesterhci.io/v1alpha1/namespaces/{NAMESPACE}/nodeupgrades");
+        self.server
+            .call(&Method::POST, &path, &object)
+            .map(drop)
+            .map_err(|status| refused(&format!("NodeUpgrade {name}"), &status))
+    }
+
+    /// What happens on the machine shows in the cluster, and the other way round.
+    fn plug(&self, node: &str, machine: &SimMachine, stray: &Arc<AtomicBool>) {
+        let (guests, name, left) = (self.guests.clone(), node.to_owned(), Arc::clone(stray));
+        machine.set_guests(Arc::new(move || {
+            let known = guests.on(&name).into_iter().map(|(namespace, name)| format!("{namespace}/{name}"));
+            let left = left.load(Ordering::Relaxed).then(|| "nobody/knows".to_owned());
+            known.chain(left).collect()
+        }));
+        let gone = self.order.faults.contains(&Fault::Node(node.to_owned(), Flaw::DeviceLost));
+        let wire = || (Wire::from(self.server.clone()), node.to_owned(), self.clock);
+        let ((wire_up, name, clock), own, server) = (wire(), machine.clone(), self.server.clone());
+        machine.on_rke2_ready(Arc::new(move |version| {
+            let boot = own.boot_id();
+            told(world::kubelet_started(&wire_up, &name, version, &boot, clock.now()));
+            if gone {
+                take_devices_away(&server, &name);
+            }
+        }));
+        let (down, name, clock) = wire();
+        machine.on_rke2_stopped(Arc::new(move || told(world::kubelet_stopped(&down, &name, clock.now()))));
+        let (off, name, clock) = wire();
+        machine.on_power_cut(Arc::new(move || told(world::power_off(&off, &name, clock.now()))));
+    }
+
+    fn spoil(&self, node: &str, machine: &SimMachine) {
+        let to = self.to.to_string();
+        for fault in &self.order.faults {
+            let Fault::Node(name, flaw) = fault else { continue };
+            if name != node {
+                continue;
+            }
+            let fate = match flaw {
+                Flaw::Rke2Crashes => Fate::Crashes,
+                Flaw::Rke2Hangs => Fate::Hangs,
+                Flaw::Rke2WrongVersion => Fate::Reports(self.from.to_string()),
+                Flaw::Rke2Dies => Fate::DiesAfter(Duration::from_mins(1)),
+                Flaw::GuestIgnoresShutdown
+                | Flaw::MigrationNeverConverges
+                | Flaw::UserStarts
+                | Flaw::Cordoned
+                | Flaw::NoRoom
+                | Flaw::DeviceLost
+                | Flaw::StrayGuest => continue,
+            };
+            machine.every_start_of(&to, fate);
+        }
+    }
+}
+
+/// The API server in memory answers at once.
+fn told(write: impl Future<Output = Result<(), SimError>>) {
+    match write.now_or_never() {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::warn!(%error, "the kubelet's doings could not be shown"),
+        None => tracing::error!("the API server in memory did not answer at once"),
+    }
+}
+
+/// `node2` before `node10`.
+fn natural_order(nodes: &mut [String]) {
+    nodes.sort_by_key(|name| {
+        let digits = name.len() - name.trim_end_matches(|one: char| one.is_ascii_digit()).len();
+        let (stem, number) = name.split_at(name.len() - digits);
+        (stem.to_owned(), number.parse::<u64>().unwrap_or(0), name.clone())
+    });
+}
+
+/// An export may lack what tells machines apart; a made-up machine has a made-up identity then.
+fn identify(server: &ApiServer, node: &str, number: usize) -> Result<(), RehearsalError> {
+    let found = server.get_object("", "nodes", "", node);
+    let known = found.as_ref().and_then(|node| node.pointer("/status/nodeInfo/machineID"));
+    if known.and_then(Value::as_str).is_some_and(|id| !id.is_empty()) {
+        return Ok(());
+    }
+    let id = format!("{:032x}", 0x5eed_0000_0000_u64 + number as u64);
+    let body = json!({"status": {"nodeInfo": {"machineID": id}}});
+    let answer = server.call(&Method::PATCH, &format!("/api/v1/nodes/{node}/status"), &body);
+    answer.map(drop).map_err(|status| refused(&format!("node {node}"), &status))
+}
+
+/// The `Upgrade` that is rehearsed; an export may have others, which are left alone.
+fn own_upgrade(server: &ApiServer, nodes: &[String], order: &Order) -> Result<String, RehearsalError> {
+    let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let object = world::upgrade(UPGRADE, &order.to.to_string(), &order.from.to_string(), &names);
+    let mut object = serde_json::to_value(&object).unwrap_or_default();
+    if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.insert("uid".to_owned(), json!(UPGRADE_UID));
+    }
+    server.load(object).map_err(|status| refused("the Upgrade", &status))?;
+    Ok(UPGRADE_UID.to_owned())
+}
+
+fn refused(what: &str, status: &crate::sim::api::Status) -> RehearsalError {
+    RehearsalError::World { what: what.to_owned(), why: status.message.clone() }
+}
+
+impl From<SimError> for RehearsalError {
+    fn from(error: SimError) -> Self {
+        let why = crate::agent::step_error::chain(&error);
+        Self::World { what: "the cluster".to_owned(), why }
+    }
+}

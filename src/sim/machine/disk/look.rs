@@ -1,0 +1,228 @@
+//! Reading: the way from a path to what it names, and what can be said about that. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::inode::{Body, Inode, Table};
+use super::{Disk, Mount, ROOT};
+use crate::host::effects::{FileKind, Stat};
+use crate::host::fs::FsKind;
+
+const MAX_SYMLINKS: usize = 40;
+
+/// What `stat(2)` says.
+pub type DiskStat = Stat;
+
+/// Where a path leads.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The directory that holds the name, and all above it, from the root.
+    pub(super) dirs: Vec<u64>,
+    /// The last component; empty for the root itself.
+    pub(super) name: OsString,
+    /// What it names now.
+    pub(super) ino: Option<u64>,
+}
+
+impl Found {
+    pub(super) fn parent(&self) -> Result<u64, Errno> {
+        self.dirs.last().copied().ok_or(Errno::ENOENT)
+    }
+}
+
+impl Disk {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `EISDIR`, `ELOOP`.
+    pub fn read(&self, path: &Path) -> Result<Arc<Vec<u8>>, Errno> {
+        self.content(self.ino(path, true)?)
+    }
+
+    /// The content of a file as a power cut now would leave it, if it loses all that it can.
+    ///
+    /// # Errors
+    /// As [`Disk::read`].
+    pub fn read_durable(&self, path: &Path) -> Result<Arc<Vec<u8>>, Errno> {
+        let platter = Self { cache: Arc::clone(&self.platter), ..self.clone() };
+        platter.read(path)
+    }
+
+    /// What a path is; of a symlink itself unless `follow`.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `ELOOP`.
+    pub fn stat(&self, path: &Path, follow: bool) -> Result<DiskStat, Errno> {
+        let inode = self.inode(self.ino(path, follow)?)?;
+        let kind = match inode.body {
+            Body::File(_) => FileKind::File,
+            Body::Dir(_) => FileKind::Dir,
+            Body::Symlink(_) => FileKind::Symlink,
+        };
+        let device = self.mount_of(inode)?.spec.device;
+        let Inode { mode, uid, gid, .. } = *inode;
+        Ok(Stat { kind, len: inode.len(), mode, uid, gid, device })
+    }
+
+    /// Where a symlink points.
+    ///
+    /// # Errors
+    /// `EINVAL` for anything else.
+    pub fn read_link(&self, path: &Path) -> Result<PathBuf, Errno> {
+        match &self.inode(self.ino(path, false)?)?.body {
+            Body::Symlink(target) => Ok(target.clone()),
+            Body::File(_) | Body::Dir(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Full paths of what is in a directory.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ENOENT`.
+    pub fn read_dir(&self, path: &Path) -> Result<Vec<PathBuf>, Errno> {
+        let names = self.names(self.ino(path, true)?)?;
+        Ok(names.keys().map(|name| path.join(name)).collect())
+    }
+
+    /// Bytes that fit still.
+    ///
+    /// # Errors
+    /// There is no such path.
+    pub fn free_bytes(&self, path: &Path) -> Result<u64, Errno> {
+        Ok(self.free(self.stat(path, true)?.device))
+    }
+
+    /// What kind of file system a path is on.
+    ///
+    /// # Errors
+    /// There is no such path.
+    pub fn file_system(&self, path: &Path) -> Result<FsKind, Errno> {
+        let inode = self.inode(self.ino(path, true)?)?;
+        Ok(self.mount_of(inode)?.spec.kind.clone())
+    }
+
+    pub(super) fn free(&self, device: u64) -> u64 {
+        let capacity = self.devices.get(&device).map_or(0, |device| device.capacity);
+        capacity.saturating_sub(self.used(device))
+    }
+
+    pub(super) fn used(&self, device: u64) -> u64 {
+        let named = self.reachable(&self.cache);
+        let on_device = |inode: &&Arc<Inode>| {
+            self.mounts.get(inode.mount).is_some_and(|mount| mount.spec.device == device)
+        };
+        let inodes = named.iter().filter_map(|ino| self.cache.get(ino)).filter(on_device);
+        inodes.filter(|inode| matches!(inode.body, Body::File(_))).map(|inode| inode.len()).sum()
+    }
+
+    /// Everything that has a name in `table`.
+    pub(super) fn reachable(&self, table: &Table) -> BTreeSet<u64> {
+        let mut todo: Vec<u64> = self.mounts.iter().map(|mount| mount.root).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(ino) = todo.pop() {
+            if let Some(inode) = table.get(&ino)
+                && seen.insert(ino)
+                && let Body::Dir(names) = &inode.body
+            {
+                todo.extend(names.values());
+            }
+        }
+        seen
+    }
+
+    pub(super) fn inode(&self, ino: u64) -> Result<&Inode, Errno> {
+        self.cache.get(&ino).map(Arc::as_ref).ok_or(Errno::ENOENT)
+    }
+
+    pub(super) fn content(&self, ino: u64) -> Result<Arc<Vec<u8>>, Errno> {
+        match &self.inode(ino)?.body {
+            Body::File(content) => Ok(Arc::clone(content)),
+            Body::Dir(_) => Err(Errno::EISDIR),
+            Body::Symlink(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(super) fn names(&self, ino: u64) -> Result<&BTreeMap<OsString, u64>, Errno> {
+        match &self.inode(ino)?.body {
+            Body::Dir(names) => Ok(names),
+            Body::File(_) | Body::Symlink(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    pub(super) fn mount_of(&self, inode: &Inode) -> Result<&Mount, Errno> {
+        self.mounts.get(inode.mount).ok_or(Errno::EIO)
+    }
+
+    pub(super) fn is_mount_point(&self, ino: u64) -> bool {
+        self.mounts.iter().any(|mount| mount.root == ino)
+    }
+
+    /// What exists at `path`.
+    pub(super) fn ino(&self, path: &Path, follow: bool) -> Result<u64, Errno> {
+        self.find(path, follow)?.ino.ok_or(Errno::ENOENT)
+    }
+
+    /// Goes along `path`; its last component need not exist.
+    pub(super) fn find(&self, path: &Path, follow: bool) -> Result<Found, Errno> {
+        let mut todo = parts(path);
+        let mut dirs = vec![ROOT];
+        let mut links = 0;
+        while let Some(name) = todo.pop_front() {
+            let here = dirs.last().copied().ok_or(Errno::EIO)?;
+            let names = self.names(here)?;
+            if name == ".." {
+                if dirs.len() > 1 {
+                    dirs.pop();
+                }
+                continue;
+            }
+            let Some(ino) = names.get(&name).map(|ino| self.over_mounts(*ino)) else {
+                return if todo.is_empty() {
+                    Ok(Found { dirs, name, ino: None })
+                } else {
+                    Err(Errno::ENOENT)
+                };
+            };
+            if let Body::Symlink(target) = &self.inode(ino)?.body
+                && (follow || !todo.is_empty())
+            {
+                links += 1;
+                if links > MAX_SYMLINKS {
+                    return Err(Errno::ELOOP);
+                }
+                if target.is_absolute() {
+                    dirs.truncate(1);
+                }
+                for part in parts(target).into_iter().rev() {
+                    todo.push_front(part);
+                }
+                continue;
+            }
+            if todo.is_empty() {
+                return Ok(Found { dirs, name, ino: Some(ino) });
+            }
+            dirs.push(ino);
+        }
+        // The path ended in the root, in `..`, or in a symlink to one of them.
+        let ino = dirs.last().copied();
+        Ok(Found { dirs, name: OsString::new(), ino })
+    }
+
+    fn over_mounts(&self, ino: u64) -> u64 {
+        self.mounts.iter().rev().find(|mount| mount.point == Some(ino)).map_or(ino, |mount| mount.root)
+    }
+}
+
+fn parts(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_os_string()),
+            Component::ParentDir => Some(OsString::from("..")),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+        })
+        .collect()
+}

@@ -1,0 +1,149 @@
+//! Orders to the manager, by whoever gives them: refused where a drop-in says so, carried out otherwise. Dependencies of
+//! transient units go past those refusals, as they do in systemd.
+
+use super::service::Phase;
+use super::unit_file::UnitFile;
+use crate::sim::machine::rke2::Cause;
+use crate::sim::machine::state::State;
+
+/// A unit that `StartTransientUnit` made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sim::machine) struct Transient {
+    /// It conflicts with RKE2's unit.
+    pub(super) conflicts: bool,
+    /// It stays `active (exited)` until it is stopped.
+    pub(super) remains: bool,
+    /// It waits for RKE2 to stop.
+    pub(super) waits: bool,
+}
+
+/// Why the manager does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::sim::machine) enum Refusal {
+    /// `RefuseManualStart=` or `RefuseManualStop=`.
+    OnlyByDependency(String),
+    /// Not loaded, or no file.
+    NoSuchUnit(String),
+    /// A unit of that name is there.
+    UnitExists(String),
+}
+
+/// What is ordered by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sim::machine) enum Order {
+    Start,
+    Stop,
+    Restart,
+}
+
+impl State {
+    /// An order by name, of a life of the agent or of somebody else. Returns the job.
+    pub(in crate::sim::machine) fn order(
+        &mut self,
+        order: Order,
+        name: &str,
+        cause: Cause,
+    ) -> Result<u32, Refusal> {
+        if self.transients.contains_key(name) {
+            if matches!(order, Order::Stop | Order::Restart) {
+                self.transients.remove(name);
+            }
+            return Ok(self.new_job());
+        }
+        let Some(unit) = self.service.unit.as_ref().filter(|_| name == self.service.name) else {
+            let why = match order {
+                Order::Stop => format!("Unit {name} not loaded."),
+                Order::Start | Order::Restart => format!("Unit {name} not found."),
+            };
+            return Err(Refusal::NoSuchUnit(why));
+        };
+        let refused = match order {
+            Order::Start => unit.refuse_start,
+            Order::Stop => unit.refuse_stop,
+            Order::Restart => unit.refuse_start || unit.refuse_stop,
+        };
+        if refused {
+            return Err(Refusal::OnlyByDependency(format!(
+                "Operation refused, unit {name} may be requested by dependency only (it is configured to refuse \
+                 manual start/stop)."
+            )));
+        }
+        match order {
+            Order::Start => self.begin_start(cause),
+            Order::Stop => self.begin_stop(),
+            Order::Restart => {
+                self.begin_stop();
+                self.begin_start(cause);
+            }
+        }
+        Ok(self.new_job())
+    }
+
+    /// Starts a unit that exists only for its dependencies.
+    pub(super) fn start_transient(
+        &mut self,
+        name: &str,
+        transient: Transient,
+        wants: bool,
+        cause: Cause,
+    ) -> Result<u32, Refusal> {
+        if self.transients.contains_key(name) {
+            return Err(Refusal::UnitExists(format!(
+                "Unit {name} was already loaded or has a fragment file."
+            )));
+        }
+        if transient.conflicts {
+            self.begin_stop();
+        }
+        if wants {
+            self.begin_start(cause);
+        }
+        let is_early = transient.conflicts && self.service.phase == Phase::Stopping;
+        // One that neither waits nor remains has run and is collected by now.
+        if is_early || transient.remains {
+            self.transients.insert(name.to_owned(), Transient { waits: is_early, ..transient });
+        }
+        Ok(self.new_job())
+    }
+
+    pub(super) fn after_stop(&mut self) {
+        self.transients.retain(|_, transient| {
+            let ran = std::mem::take(&mut transient.waits);
+            !ran || transient.remains
+        });
+    }
+
+    fn begin_start(&mut self, cause: Cause) {
+        // Conflicts= works in both directions.
+        self.transients.retain(|_, transient| !transient.conflicts);
+        match self.service.phase {
+            Phase::Starting | Phase::Running => {}
+            Phase::Dead | Phase::Failed | Phase::AutoRestart => self.spawn(cause),
+            Phase::Stopping => self.service.start_next = Some(cause),
+        }
+    }
+
+    pub(super) fn reset_failed(&mut self, name: &str) -> Result<(), Refusal> {
+        if self.transients.contains_key(name) {
+            return Ok(());
+        }
+        if name != self.service.name {
+            return Err(Refusal::NoSuchUnit(format!("Unit {name} not loaded.")));
+        }
+        self.service.n_restarts = 0;
+        if self.service.phase == Phase::Failed {
+            self.service.result = "success";
+            self.enter(Phase::Dead);
+        }
+        Ok(())
+    }
+
+    /// `daemon-reload`: from now on the files count as they are on disk.
+    pub(in crate::sim::machine) fn reload(&mut self) {
+        let fresh = UnitFile::load(&self.disk, &self.service.name);
+        // What runs keeps running when its file is gone; systemd just no longer knows how to start it.
+        self.service.unit = fresh;
+        self.service.stale = None;
+        self.announce();
+    }
+}

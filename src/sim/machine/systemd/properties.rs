@@ -1,0 +1,124 @@
+//! What `GetAll` answers: the properties of systemd 252 that clients of service managers read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use zbus::{ObjectPath, Variant};
+
+use super::service::{Phase, Service};
+use crate::sim::machine::state::State;
+
+const UNIT_FOLDER: &str = "/org/freedesktop/systemd1/unit/";
+
+pub(super) type Properties<'a> = BTreeMap<&'static str, Variant<'a>>;
+
+impl State {
+    pub(super) fn unit_properties(&mut self, name: &str) -> Properties<'_> {
+        let stale = self.needs_reload();
+        let service = &self.service;
+        if let Some(transient) = self.transients.get(name) {
+            let active = if transient.waits { "activating" } else { "active" };
+            let sub = if transient.waits { "start" } else { "exited" };
+            return Properties::from([
+                ("Id", Variant::from(name.to_owned())),
+                ("LoadState", Variant::from("loaded")),
+                ("ActiveState", Variant::from(active)),
+                ("SubState", Variant::from(sub)),
+            ]);
+        }
+        let Some(unit) = service.unit.as_ref().filter(|_| name == service.name) else {
+            return Properties::from([
+                ("Id", Variant::from(name.to_owned())),
+                ("LoadState", Variant::from("not-found")),
+                ("ActiveState", Variant::from("inactive")),
+                ("SubState", Variant::from("dead")),
+            ]);
+        };
+        let (active, sub) = words(service.phase);
+        let drop_ins: Vec<&str> = unit.drop_ins.iter().map(|(path, _)| path.as_str()).collect();
+        let job = match service.job {
+            0 => "/".to_owned(),
+            job => job_path(job),
+        };
+        Properties::from([
+            ("Id", Variant::from(service.name.as_str())),
+            ("LoadState", Variant::from("loaded")),
+            ("ActiveState", Variant::from(active)),
+            ("SubState", Variant::from(sub)),
+            ("InvocationID", Variant::from(service.invocation.clone())),
+            ("FragmentPath", Variant::from(unit.fragment.as_str())),
+            ("DropInPaths", Variant::from(drop_ins)),
+            ("NeedDaemonReload", Variant::from(stale)),
+            ("RefuseManualStart", Variant::from(unit.refuse_start)),
+            ("RefuseManualStop", Variant::from(unit.refuse_stop)),
+            ("Job", Variant::new((service.job, ObjectPath::try_from(job).unwrap_or_default()))),
+        ])
+    }
+
+    pub(super) fn service_properties(&self, name: &str) -> Properties<'_> {
+        let service = &self.service;
+        let Some(unit) = service.unit.as_ref().filter(|_| name == service.name) else {
+            return Properties::from([("Result", Variant::from("success"))]);
+        };
+        let argv: Vec<&str> = std::iter::once(&unit.program).chain(&unit.args).map(String::as_str).collect();
+        let command = (unit.program.as_str(), argv, false, 0_u64, 0_u64, 0_u64, 0_u64, 0_u32, 0_i32, 0_i32);
+        Properties::from([
+            ("Type", Variant::from("notify")),
+            ("Restart", Variant::from("always")),
+            ("Result", Variant::from(service.result)),
+            ("MainPID", Variant::from(service.main_pid)),
+            ("ExecMainStatus", Variant::from(service.status)),
+            ("NRestarts", Variant::from(service.n_restarts)),
+            ("ExecStart", Variant::new(vec![command])),
+        ])
+    }
+}
+
+impl Service {
+    pub(super) fn words(&self) -> (&'static str, &'static str) {
+        words(self.phase)
+    }
+}
+
+fn words(phase: Phase) -> (&'static str, &'static str) {
+    match phase {
+        Phase::Dead => ("inactive", "dead"),
+        Phase::Failed => ("failed", "failed"),
+        Phase::Starting => ("activating", "start"),
+        Phase::Running => ("active", "running"),
+        Phase::AutoRestart => ("activating", "auto-restart"),
+        Phase::Stopping => ("deactivating", "stop-sigterm"),
+    }
+}
+
+pub(super) fn job_path(job: u32) -> String {
+    format!("/org/freedesktop/systemd1/job/{job}")
+}
+
+/// A unit's object: all but letters and digits are escaped.
+pub(super) fn unit_path(name: &str) -> String {
+    name.bytes().fold(UNIT_FOLDER.to_owned(), |mut path, byte| {
+        if byte.is_ascii_alphanumeric() {
+            path.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            write!(path, "_{byte:02x}").ok();
+        }
+        path
+    })
+}
+
+/// The other way round; none for another kind of object.
+pub(super) fn unit_of_path(path: &str) -> Option<String> {
+    let mut escaped = path.strip_prefix(UNIT_FOLDER)?.bytes();
+    let mut name = Vec::new();
+    while let Some(byte) = escaped.next() {
+        if byte == b'_' {
+            let digits = [escaped.next()?, escaped.next()?];
+            name.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            name.push(byte);
+        }
+    }
+    String::from_utf8(name).ok()
+}

@@ -1,0 +1,166 @@
+//! Converged worlds: objects as a cluster at rest has them, loaded into an API server in memory without any boot. The
+//! simulators find nothing to do in them. Everything follows from the preset and its seed.
+
+mod adopt;
+mod nodes;
+mod presets;
+mod vms;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::api::ApiServer;
+use super::fields::{self, name, namespace, text, uid_from};
+use super::kubelet::pod_running;
+use super::longhorn::{self, NAMESPACE as LONGHORN};
+use super::object::Object;
+use super::turns::Now;
+use super::{SimError, Timing, workloads};
+pub use adopt::adopt;
+pub use presets::{Preset, Storage};
+
+/// What was seeded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seeded {
+    /// The nodes, in order.
+    pub nodes: Vec<String>,
+    /// Namespace and name of each VM, in order.
+    pub vms: Vec<(String, String)>,
+}
+
+/// Loads a converged world.
+///
+/// # Errors
+/// [`SimError::Refused`] when the server does not take an object.
+pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<Seeded, SimError> {
+    let seeding = Seeding { server, preset, timing: Timing::virtual_time(now) };
+    let mut seeded = Seeded::default();
+    for namespace in ["default", "team-a", "kube-system", "harvester-system", LONGHORN] {
+        let metadata = json!({"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}});
+        seeding.load(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata,
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}))?;
+    }
+    let mut nodes = Vec::new();
+    for index in 0..preset.nodes {
+        let node = nodes::node(&seeding, index);
+        seeded.nodes.push(name(&node).to_owned());
+        nodes.push(seeding.load(node)?);
+    }
+    let mut disks = Vec::new();
+    for index in 0..preset.vms {
+        let one = vms::vm(&seeding, index, &nodes);
+        seeded.vms.push((namespace(&one.vm).to_owned(), name(&one.vm).to_owned()));
+        for object in [one.vm, one.vmi, one.pod] {
+            seeding.load(object)?;
+        }
+        let stamp = seeding.stamp();
+        for object in one.disk.iter().flat_map(|disk| longhorn::disk(disk, preset.seed, &stamp)) {
+            let object = seeding.load(object)?;
+            if preset.storage == Storage::Whole {
+                disks.push(object);
+            }
+        }
+    }
+    if preset.storage == Storage::Whole {
+        instance_managers(&seeding, &nodes, &disks)?;
+    }
+    if preset.workloads {
+        pods_of_others(&seeding, &nodes)?;
+    }
+    Ok(seeded)
+}
+
+/// Builds objects of one world.
+struct Seeding<'a> {
+    server: &'a ApiServer,
+    preset: &'a Preset,
+    timing: Timing,
+}
+
+impl Seeding<'_> {
+    fn now(&self) -> Now<'_> {
+        Now { timing: &self.timing, instant: self.timing.origin }
+    }
+
+    fn stamp(&self) -> String {
+        self.now().stamp()
+    }
+
+    /// Gives an object the uid that follows from who it is, and a birthday.
+    fn identify(&self, object: &mut Value) {
+        let who =
+            format!("{} {} {}/{}", self.preset.seed, text(object, "/kind"), namespace(object), name(object));
+        if text(object, "/metadata/uid").is_empty() {
+            fields::merge(object, &json!({"metadata": {"uid": uid_from(&who)}}));
+        }
+        if text(object, "/metadata/creationTimestamp").is_empty() {
+            fields::merge(object, &json!({"metadata": {"creationTimestamp": self.stamp()}}));
+        }
+    }
+
+    fn load(&self, mut object: Value) -> Result<Object, SimError> {
+        self.identify(&mut object);
+        let what = format!("{} {}", text(&object, "/kind"), name(&object));
+        let mut object = self
+            .server
+            .load(object)
+            .map_err(|source| SimError::Refused { what, source: Box::new(source.into()) })?;
+        object.cool();
+        Ok(object)
+    }
+
+    /// A pod that runs on a node.
+    fn load_pod(&self, mut pod: Value, home: &Object) -> Result<Object, SimError> {
+        self.identify(&mut pod);
+        fields::merge(&mut pod, &json!({"spec": {"nodeName": name(home)}}));
+        let status = pod_running(Some(home), &pod, &self.now());
+        fields::merge(&mut pod, &json!({"status": status}));
+        self.load(pod)
+    }
+}
+
+fn instance_managers(seeding: &Seeding<'_>, nodes: &[Object], disks: &[Object]) -> Result<(), SimError> {
+    for node in nodes {
+        let mut manager = longhorn::instance_manager(name(node));
+        let of = |kind: &str| -> Map<String, Value> {
+            let here = disks
+                .iter()
+                .filter(|disk| text(disk, "/kind") == kind && text(disk, "/spec/nodeID") == name(node));
+            here.map(|disk| longhorn::instance(disk)).collect()
+        };
+        fields::merge(
+            &mut manager,
+            &json!({"status": {"instanceEngines": of("Engine"), "instanceReplicas": of("Replica")}}),
+        );
+        let manager = seeding.load(manager)?;
+        seeding.load_pod(longhorn::manager_pod(&manager, name(node)), node)?;
+        let mut budget = longhorn::budget(name(node));
+        let status = longhorn::budget_status(&budget);
+        fields::merge(&mut budget, &json!({"metadata": {"generation": 1}, "status": status}));
+        seeding.load(budget)?;
+    }
+    Ok(())
+}
+
+/// How many nodes share an application, so that its budget stays small.
+const NODES_PER_APPLICATION: usize = 3;
+
+fn pods_of_others(seeding: &Seeding<'_>, nodes: &[Object]) -> Result<(), SimError> {
+    let canal = seeding.load(workloads::daemon_set("kube-system", "rke2-canal"))?;
+    for (index, nodes) in nodes.chunks(NODES_PER_APPLICATION).enumerate() {
+        let [mut set, mut budget] =
+            workloads::application("harvester-system", &format!("store-{}", index + 1), nodes.len());
+        workloads::settled(&mut set, nodes.len());
+        workloads::settled(&mut budget, nodes.len());
+        let set = seeding.load(set)?;
+        seeding.load(budget)?;
+        for node in nodes {
+            seeding.load_pod(workloads::daemon_pod(&canal, name(node)), node)?;
+            seeding.load_pod(workloads::pod(&set, &fields::suffix(name(node))), node)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
