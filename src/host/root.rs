@@ -111,7 +111,8 @@ impl HostRoot {
     }
 }
 
-fn components(path: &Path) -> VecDeque<OsString> {
+/// The parts of a path as a lookup takes them, one after the other; `..` stays for it to follow.
+pub(crate) fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter_map(|component| match component {
             Component::Normal(name) => Some(name.to_os_string()),

@@ -25,7 +25,6 @@ use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::sim::api::{ApiServer, Event, Subscription};
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::release::sha256;
-use crate::sim::machine::rke2::Cause;
 use seat::Watched;
 
 /// How long a user waits before the VM that went off is started again.
@@ -262,8 +261,7 @@ impl Inner {
         let starts = seat.machine.starts_since(seat.starts);
         seat.starts += starts.len();
         for start in starts {
-            let ordered = matches!(start.cause, Cause::Agent(_));
-            let start = Start { node: node.clone(), sha256: start.sha256, guests: start.guests, ordered };
+            let start = Start { node: node.clone(), sha256: start.sha256, guests: start.guests };
             self.judge.rke2_started(now, &start, &self.truth);
         }
         if changed {
@@ -281,7 +279,7 @@ impl Inner {
     fn hear(&mut self, now: Timestamp) -> Vec<Event> {
         let mut told = Vec::new();
         for ear in &mut self.ears {
-            while let Some(event) = ear.take() {
+            while let Some(event) = ear.try_next() {
                 told.push(event);
             }
         }

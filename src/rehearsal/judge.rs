@@ -77,8 +77,6 @@ pub struct Start {
     pub sha256: String,
     /// Guests whose processes ran there at that moment.
     pub guests: Vec<String>,
-    /// The agent ordered it.
-    pub ordered: bool,
 }
 
 /// What an approved binary is, per node.

@@ -119,7 +119,7 @@ pub(super) async fn roll(order: &Order) -> Result<Rehearsed, RehearsalError> {
         away.map(|(vm, away)| VmLine {
             vm: vm.clone(),
             moved_to: moved.remove(vm).unwrap_or_default(),
-            off: away.off,
+            off: Some(away.off),
             forced: away.forced || forced.contains(vm),
             still_off: away.still_off,
         })

@@ -3,16 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use http::{Request, Response, StatusCode};
-use http_body::{Body as HttpBody, Frame};
 use kube::client::Body;
 use nix::errno::Errno;
 use tokio::time::Instant;
@@ -72,7 +70,7 @@ impl LifeWire {
         away || !self.life.machine().api_is_up()
     }
 
-    async fn send(mut self, request: Request<Body>) -> Result<Response<WireBody>, BoxError> {
+    async fn send(mut self, request: Request<Body>) -> Result<Response<ApiBody>, BoxError> {
         self.trouble().requests += 1;
         let what = format!("{} {}", request.method(), request.uri().path());
         let pass = match self.life.effect("request", &what) {
@@ -100,7 +98,7 @@ impl LifeWire {
             return Err(broken("connection reset by peer, after the request was sent"));
         }
         let ends = self.trouble().connections.clone().cancelled_owned();
-        Ok(answer.map(|body| WireBody::Open(Box::pin(body), Box::pin(ends))))
+        Ok(answer.map(|body| breakable(body, ends)))
     }
 }
 
@@ -109,46 +107,30 @@ fn broken(why: &'static str) -> BoxError {
 }
 
 /// What an overloaded API server says.
-fn refused() -> Response<WireBody> {
+fn refused() -> Response<ApiBody> {
     let status = serde_json::json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 503,
         "reason": "ServiceUnavailable", "message": "the server is currently unable to handle the request",
     });
-    let mut response = Response::new(WireBody::Whole(Some(Bytes::from(status.to_string()))));
+    let mut response = Response::new(ApiBody::from(Bytes::from(status.to_string())));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response
 }
 
-/// An answer that ends early when its connection breaks.
-pub(super) enum WireBody {
-    /// All of it.
-    Whole(Option<Bytes>),
-    /// As the server sends it.
-    Open(Pin<Box<ApiBody>>, Pin<Box<WaitForCancellationFutureOwned>>),
-}
-
-impl HttpBody for WireBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Open(body, broke) => {
-                if broke.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(Some(Err(broken("connection reset by peer"))));
-                }
-                body.as_mut().poll_frame(context).map_err(Into::into)
-            }
+/// The same answer, which ends early when its connection breaks.
+fn breakable(body: ApiBody, broke: WaitForCancellationFutureOwned) -> ApiBody {
+    let (mut pieces, mut broke) = (body.into_stream(), Box::pin(broke));
+    let pieces = futures::stream::poll_fn(move |context| {
+        if broke.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(broken("connection reset by peer"))));
         }
-    }
+        pieces.poll_next_unpin(context)
+    });
+    ApiBody::stream(pieces.boxed())
 }
 
 impl Service<Request<Body>> for LifeWire {
-    type Response = Response<WireBody>;
+    type Response = Response<ApiBody>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 

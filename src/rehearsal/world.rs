@@ -1,6 +1,7 @@
 //! The world of one rehearsal: API server, simulators, and the machines of the nodes that are upgraded, wired together.
 //! Everything in it follows from the scene, the seed and the flaws; nothing waits for anything but virtual time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::crd::node_upgrade::{NodeUpgrade, NodeUpgradeSpec};
 use crate::cluster::names::safe_concat;
 use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
-use crate::flow::version::Rke2Version;
 use crate::host::clock::Clock;
 use crate::rehearsal::afflict::{afflict, take_devices_away};
 use crate::rehearsal::faults::{Fault, Flaw};
@@ -31,7 +31,7 @@ use crate::sim::{Guests, SimError, Timing, Wire, seed, world};
 
 /// The `Upgrade` that rehearsals are about.
 pub(super) const UPGRADE: &str = "hvst-upgrade-rehearsal";
-/// Its uid, unless the scene has one of its own.
+/// Its uid.
 const UPGRADE_UID: &str = "5eed0000-0000-4000-8000-000000000001";
 /// Every rehearsal begins at this moment of its own time.
 const START: &str = "2026-01-01T00:00:00Z";
@@ -43,11 +43,10 @@ pub(super) struct World {
     pub(super) start: Timestamp,
     pub(super) nodes: Vec<String>,
     pub(super) guests: Guests,
-    pub(super) upgrade_uid: String,
     pub(super) notes: Vec<String>,
     stop: CancellationToken,
-    from: Rke2Version,
-    to: Rke2Version,
+    /// Nodes of the control plane.
+    servers: BTreeSet<String>,
     order: Order,
 }
 
@@ -93,10 +92,7 @@ impl World {
             return Err(RehearsalError::NoNodes);
         }
         natural_order(&mut names);
-        for (number, name) in names.iter().enumerate() {
-            identify(&server, name, number)?;
-        }
-        let upgrade_uid = own_upgrade(&server, &names, order)?;
+        own_upgrade(&server, &names, order)?;
         for fault in &order.faults {
             afflict(&server, fault)?;
         }
@@ -130,9 +126,9 @@ impl World {
                 tracing::error!(%error, "the simulators have ended");
             }
         });
-        let (from, to) = (order.from.clone(), order.to.clone());
+        let servers = names.iter().filter(|name| is_server(&server, name)).cloned().collect();
         let order = order.clone();
-        Ok(Self { server, clock, start, nodes: names, guests, upgrade_uid, notes, stop, from, to, order })
+        Ok(Self { server, clock, start, nodes: names, guests, notes, stop, servers, order })
     }
 
     /// The machine of a node, switched on, with the plan for it and its order in the cluster.
@@ -140,23 +136,18 @@ impl World {
         let object = self.node(node)?;
         let text =
             |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let is_server = |name: &str| {
-            self.node(name).is_ok_and(|node| {
-                let labels = node.pointer("/metadata/labels");
-                labels.is_some_and(|labels| labels.get("node-role.kubernetes.io/control-plane").is_some())
-            })
-        };
         // Exports of single nodes may lack the label: somebody has to be the server.
-        let servers = self.nodes.iter().filter(|name| is_server(name)).count();
-        let role = if is_server(node) || servers == 0 { Role::Server } else { Role::Agent };
-        let release = release(&self.to.to_string()).map_err(|source| RehearsalError::Machine { source })?;
+        let is_agent = !self.servers.is_empty() && !self.servers.contains(node);
+        let role = if is_agent { Role::Agent } else { Role::Server };
+        let release =
+            release(&self.order.to.to_string()).map_err(|source| RehearsalError::Machine { source })?;
         let spec = MachineSpec {
             seed: self.order.seed ^ crate::sim::machine::random::Dice::new(node.len() as u64).roll(),
             role,
-            from: self.from.to_string(),
-            to: self.to.to_string(),
+            from: self.order.from.to_string(),
+            to: self.order.to.to_string(),
             machine_id: text("/status/nodeInfo/machineID"),
-            is_only_server: role == Role::Server && servers <= 1,
+            is_only_server: role == Role::Server && self.servers.len() <= 1,
             ..MachineSpec::default()
         };
         let image = MachineImage::new(spec).map_err(|source| RehearsalError::Machine { source })?;
@@ -167,10 +158,10 @@ impl World {
         let source = ARTIFACT.rsplit_once('/').map_or(ARTIFACT, |(folder, _)| folder);
         let plan = NodePlan {
             upgrade_name: UPGRADE.to_owned(),
-            upgrade_uid: self.upgrade_uid.clone(),
+            upgrade_uid: UPGRADE_UID.to_owned(),
             node_name: node.to_owned(),
             role: None,
-            rke2: VersionChange { from: self.from.clone(), to: self.to.clone() },
+            rke2: VersionChange { from: self.order.from.clone(), to: self.order.to.clone() },
             artifacts: Artifacts { source: format!("file://{source}"), sha256: release.sha256.clone() },
             swap: crate::flow::plan::SwapMode::Direct,
             evacuation: self.order.evacuation.clone(),
@@ -224,7 +215,7 @@ impl World {
     }
 
     fn spoil(&self, node: &str, machine: &SimMachine) {
-        let to = self.to.to_string();
+        let to = self.order.to.to_string();
         for fault in &self.order.faults {
             let Fault::Node(name, flaw) = fault else { continue };
             if name != node {
@@ -233,7 +224,7 @@ impl World {
             let fate = match flaw {
                 Flaw::Rke2Crashes => Fate::Crashes,
                 Flaw::Rke2Hangs => Fate::Hangs,
-                Flaw::Rke2WrongVersion => Fate::Reports(self.from.to_string()),
+                Flaw::Rke2WrongVersion => Fate::Reports(self.order.from.to_string()),
                 Flaw::Rke2Dies => Fate::DiesAfter(Duration::from_mins(1)),
                 Flaw::GuestIgnoresShutdown
                 | Flaw::MigrationNeverConverges
@@ -257,6 +248,12 @@ fn told(write: impl Future<Output = Result<(), SimError>>) {
     }
 }
 
+fn is_server(server: &ApiServer, node: &str) -> bool {
+    let found = server.get_object("", "nodes", "", node);
+    let labels = found.as_ref().and_then(|node| node.pointer("/metadata/labels"));
+    labels.is_some_and(|labels| labels.get("node-role.kubernetes.io/control-plane").is_some())
+}
+
 /// `node2` before `node10`.
 fn natural_order(nodes: &mut [String]) {
     nodes.sort_by_key(|name| {
@@ -266,29 +263,15 @@ fn natural_order(nodes: &mut [String]) {
     });
 }
 
-/// An export may lack what tells machines apart; a made-up machine has a made-up identity then.
-fn identify(server: &ApiServer, node: &str, number: usize) -> Result<(), RehearsalError> {
-    let found = server.get_object("", "nodes", "", node);
-    let known = found.as_ref().and_then(|node| node.pointer("/status/nodeInfo/machineID"));
-    if known.and_then(Value::as_str).is_some_and(|id| !id.is_empty()) {
-        return Ok(());
-    }
-    let id = format!("{:032x}", 0x5eed_0000_0000_u64 + number as u64);
-    let body = json!({"status": {"nodeInfo": {"machineID": id}}});
-    let answer = server.call(&Method::PATCH, &format!("/api/v1/nodes/{node}/status"), &body);
-    answer.map(drop).map_err(|status| refused(&format!("node {node}"), &status))
-}
-
 /// The `Upgrade` that is rehearsed; an export may have others, which are left alone.
-fn own_upgrade(server: &ApiServer, nodes: &[String], order: &Order) -> Result<String, RehearsalError> {
+fn own_upgrade(server: &ApiServer, nodes: &[String], order: &Order) -> Result<(), RehearsalError> {
     let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
     let object = world::upgrade(UPGRADE, &order.to.to_string(), &order.from.to_string(), &names);
     let mut object = serde_json::to_value(&object).unwrap_or_default();
     if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.insert("uid".to_owned(), json!(UPGRADE_UID));
     }
-    server.load(object).map_err(|status| refused("the Upgrade", &status))?;
-    Ok(UPGRADE_UID.to_owned())
+    server.load(object).map(drop).map_err(|status| refused("the Upgrade", &status))
 }
 
 fn refused(what: &str, status: &crate::sim::api::Status) -> RehearsalError {

@@ -31,8 +31,8 @@ pub(super) struct Watched {
 /// How a VM fared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Away {
-    /// Seconds that its guest was off; none when it never was.
-    pub off: Option<f64>,
+    /// Seconds that its guest was off.
+    pub off: f64,
     /// Its power was cut by the agent.
     pub forced: bool,
     /// It is off now.
@@ -203,7 +203,7 @@ impl Judge {
     pub fn away(&self, now: Timestamp) -> impl Iterator<Item = (&VmKey, Away)> {
         self.vms.iter().filter(|(_, known)| known.was_off).map(move |(key, known)| {
             let open = known.off_since.map_or(0.0, |since| seconds_between(since, now));
-            (key, Away { off: Some(known.off + open), forced: known.forced, still_off: !known.runs })
+            (key, Away { off: known.off + open, forced: known.forced, still_off: !known.runs })
         })
     }
 }

@@ -43,11 +43,6 @@ impl Subscription {
         Self { first: VecDeque::new(), events, refusal: None }
     }
 
-    /// The next event if it is there already.
-    pub fn take(&mut self) -> Option<Event> {
-        self.first.pop_front().or_else(|| self.events.try_recv().ok())
-    }
-
     /// An event that comes before those that are still to happen.
     pub(super) fn first(&mut self, event: Event) {
         self.first.push_back(event);

@@ -40,13 +40,13 @@ async fn a_fork_goes_its_own_way() {
         node(&base, name);
     }
     let mut heard = base.subscribe("", "nodes");
-    while heard.take().is_some() {}
+    while heard.try_next().is_some() {}
     let fork = base.fork(clock());
     assert_eq!(fork.resource_version(), base.resource_version());
     let elsewhere = fork.clone();
     std::thread::spawn(move || label(&elsewhere, "n1", "b")).join().unwrap();
     assert_eq!((zone(&base, "n1"), zone(&fork, "n1")), (json!("a"), json!("b")));
-    assert_eq!(heard.take(), None, "who watches the one hears nothing of the other");
+    assert_eq!(heard.try_next(), None, "who watches the one hears nothing of the other");
     base.call(&Method::DELETE, "/api/v1/nodes/n2", &Value::Null).unwrap();
     assert_eq!(zone(&fork, "n2"), "a");
     assert_eq!(fork.list_objects("", "nodes", "", "zone=a").len(), 1, "its index is its own");
@@ -107,10 +107,10 @@ async fn a_subscription_tells_everything_in_order() {
     let after = label(&server, "n1", "b");
     label(&server, "n1", "b");
     server.call(&Method::DELETE, "/api/v1/nodes/n1", &Value::Null).unwrap();
-    assert_eq!(heard.take(), Some(Event::Added(before)));
-    assert_eq!(heard.take(), Some(Event::Modified(after)), "a write that changes nothing is no event");
-    assert!(matches!(heard.take(), Some(Event::Deleted(_))));
-    assert_eq!(heard.take(), None);
+    assert_eq!(heard.try_next(), Some(Event::Added(before)));
+    assert_eq!(heard.try_next(), Some(Event::Modified(after)), "a write that changes nothing is no event");
+    assert!(matches!(heard.try_next(), Some(Event::Deleted(_))));
+    assert_eq!(heard.try_next(), None);
 }
 
 #[tokio::test(start_paused = true)]

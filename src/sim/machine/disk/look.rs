@@ -1,8 +1,8 @@
 //! Reading: the way from a path to what it names, and what can be said about that. Changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -11,6 +11,7 @@ use super::inode::{Body, Inode, Table};
 use super::{Disk, Mount, ROOT};
 use crate::host::effects::{FileKind, Stat};
 use crate::host::fs::FsKind;
+use crate::host::root::components;
 
 const MAX_SYMLINKS: usize = 40;
 
@@ -168,7 +169,7 @@ impl Disk {
 
     /// Goes along `path`; its last component need not exist.
     pub(super) fn find(&self, path: &Path, follow: bool) -> Result<Found, Errno> {
-        let mut todo = parts(path);
+        let mut todo = components(path);
         let mut dirs = vec![ROOT];
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
@@ -197,7 +198,7 @@ impl Disk {
                 if target.is_absolute() {
                     dirs.truncate(1);
                 }
-                for part in parts(target).into_iter().rev() {
+                for part in components(target).into_iter().rev() {
                     todo.push_front(part);
                 }
                 continue;
@@ -215,14 +216,4 @@ impl Disk {
     fn over_mounts(&self, ino: u64) -> u64 {
         self.mounts.iter().rev().find(|mount| mount.point == Some(ino)).map_or(ino, |mount| mount.root)
     }
-}
-
-fn parts(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_os_string()),
-            Component::ParentDir => Some(OsString::from("..")),
-            Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
-        })
-        .collect()
 }
