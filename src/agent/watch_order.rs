@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cluster::Cluster;
 use crate::cluster::crd::node_upgrade::{Control, NodeUpgrade};
 use crate::cluster::names::safe_concat;
+use crate::cluster::watch_pace::WatchPace;
 use crate::flow::phase::Phase;
 use crate::flow::plan::NodePlan;
 
@@ -22,7 +23,7 @@ const FIRST_WORD: Duration = Duration::from_secs(5);
 pub async fn watch_orders(cluster: Cluster, node: String, orders: mpsc::Sender<NodeUpgrade>) {
     let api: Api<NodeUpgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let only_mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    let mut stream = pin!(watcher(api, only_mine).default_backoff());
+    let mut stream = pin!(watcher(api, only_mine).backoff(WatchPace::of(&node)));
     while let Some(event) = stream.next().await {
         match event {
             Ok(Event::Apply(order) | Event::InitApply(order)) => {
@@ -62,7 +63,7 @@ pub async fn follow_control(cluster: Cluster, plan: NodePlan, control: watch::Se
     let name = safe_concat(&[&plan.upgrade_name, &plan.node_name]);
     let api: Api<NodeUpgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let only_this = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut stream = pin!(watcher(api, only_this).default_backoff());
+    let mut stream = pin!(watcher(api, only_this).backoff(WatchPace::of(&plan.node_name)));
     loop {
         tokio::select! {
             biased;

@@ -9,6 +9,7 @@ pub mod names;
 pub mod nodes;
 pub mod restore_list;
 pub mod vms;
+pub mod watch_pace;
 
 use std::error::Error as _;
 use std::future::Future;

@@ -16,6 +16,7 @@ use crate::agent::steps::pre_drain_world::World;
 use crate::agent::steps::vm_actions;
 use crate::cluster::crd::kubevirt::{VirtualMachineInstance, VirtualMachineInstanceMigration};
 use crate::cluster::vms;
+use crate::cluster::watch_pace::WatchPace;
 use crate::flow::evacuate::{self, VmAction};
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
@@ -55,9 +56,9 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let instances: Api<VirtualMachineInstance> = Api::all(client.clone());
     let migrations: Api<VirtualMachineInstanceMigration> = Api::all(client);
     let on_node = watcher::Config::default().labels(&selector);
-    let mut instances: Watch<_> = Box::pin(watcher(instances, on_node).default_backoff());
-    let mut migrations: Watch<_> =
-        Box::pin(watcher(migrations, watcher::Config::default()).default_backoff());
+    let pace = WatchPace::of(&run.plan.node_name);
+    let mut instances: Watch<_> = Box::pin(watcher(instances, on_node).backoff(pace.clone()));
+    let mut migrations: Watch<_> = Box::pin(watcher(migrations, watcher::Config::default()).backoff(pace));
     let mut listed = run.journal.progress().ledger().stopped_names();
     let mut look_soon = FIRST_LOOK;
     loop {
