@@ -1,9 +1,13 @@
 //! Reads fields of loosely typed objects and builds the small values that every player writes: conditions, finalizer
 //! lists, owner references. It never talks to the API and never changes an object in place.
 
+mod made_up;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+
+pub(super) use made_up::{hash, hash_of, is_hex, suffix, uid_from};
 
 /// Finalizer of the VMI controller: holds a VMI until its pods are gone.
 pub(super) const FOREGROUND: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
@@ -13,6 +17,8 @@ pub(super) const VM_FINALIZER: &str = "kubevirt.io/virtualMachineControllerFinal
 pub(super) const VMIM_FINALIZER: &str = "kubevirt.io/migrationJobFinalize";
 /// Label on pods that names the migration they are the target of.
 pub(super) const MIGRATION_JOB: &str = "kubevirt.io/migrationJobUID";
+/// Annotation on migrations that an evacuation asked for.
+pub(super) const EVACUATION: &str = "kubevirt.io/evacuationMigration";
 /// Label of a VMI, written together with `status.nodeName`.
 pub(super) const NODE_LABEL: &str = "kubevirt.io/nodeName";
 /// Annotation: where the first launcher pod of a VM has to run.
@@ -53,6 +59,11 @@ impl At for Value {
         }
         Some(at)
     }
+}
+
+/// An object of these fields; the values are taken as they are, where `json!` would copy them.
+pub(super) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Object(fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect())
 }
 
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
@@ -252,35 +263,6 @@ pub(super) fn quantity(asked: &str) -> Option<u128> {
     value(whole)?.checked_mul(factor)?.checked_add(value(part)?.checked_mul(factor)? / scale)
 }
 
-/// Five letters that follow from `seed` alone, for names that must be the same in every replay.
-pub(super) fn suffix(seed: &str) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut rest = hash(seed);
-    (0..5)
-        .map(|_| {
-            let index = usize::try_from(rest % LETTERS.len() as u64).unwrap_or(0);
-            rest /= LETTERS.len() as u64;
-            LETTERS.get(index).map_or('x', |letter| char::from(*letter))
-        })
-        .collect()
-}
-
-/// A number that follows from `seed` alone: FNV-1a, the same in every build, with its bits mixed.
-pub(super) fn hash(seed: &str) -> u64 {
-    let fnv = seed.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mixed = (fnv ^ (fnv >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed ^ (mixed >> 31)
-}
-
-/// A uid that follows from `seed` alone, shaped as Kubernetes shapes them.
-pub(super) fn uid_from(seed: &str) -> String {
-    let (high, low) = (hash(seed), hash(&format!("{seed}#")));
-    let (a, b, c) = (high >> 32, (high >> 16) & 0xffff, high & 0xfff);
-    format!("{a:08x}-{b:04x}-4{c:03x}-{:04x}-{:012x}", 0x8000 | (low >> 50), low & 0xffff_ffff_ffff)
-}
-
 /// A JSON merge patch, in place.
 pub(super) fn merge(into: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
@@ -325,9 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_the_same_in_every_build() {
-        assert_eq!((suffix("a").as_str(), hash("a")), ("brb7j", 13_561_939_348_052_093_883));
-        assert_eq!(uid_from("a").len(), 36);
+    fn a_merge_patch_removes_what_it_says_is_null() {
         let mut object = json!({"a": {"b": 1, "c": 2}});
         merge(&mut object, &json!({"a": {"b": null, "d": {"e": 3, "f": null}}}));
         assert_eq!(object, json!({"a": {"c": 2, "d": {"e": 3}}}));

@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::fields::{MIGRATION_JOB, OFF, annotation, label, phase, text, uid};
-use super::view::{Key, Kind, View};
+use super::view::{Entry, Key, Kind, Phase, View};
 
 /// The guests of all nodes; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +46,7 @@ impl Guests {
             None if now.is_empty() => return,
             before => before.cloned().unwrap_or_default(),
         };
-        let guest = (key.namespace.clone(), key.name.clone());
+        let guest = (key.namespace().to_owned(), key.name().to_owned());
         for node in before.difference(&now) {
             if let Some(on) = running.on.get_mut(node) {
                 on.remove(&guest);
@@ -65,20 +64,19 @@ impl Guests {
 }
 
 fn nodes_of(view: &View, key: &Key) -> BTreeSet<String> {
-    let Some(vmi) = view.get(Kind::Vmi, key).filter(|vmi| phase(vmi) == "Running") else {
+    let Some(vmi) = view.entry(Kind::Vmi, key).filter(|vmi| vmi.facts.phase == Phase::Running) else {
         return BTreeSet::new();
     };
-    let home = text(vmi, "/status/nodeName");
-    let pods = view.pods_of(vmi).filter(|pod| !pod.filed.node.is_empty() && !pod.filed.ended);
+    let pods = view.pods_of(key, vmi).filter(|pod| !pod.filed.node.is_empty() && !pod.filed.ended);
     let hosts = pods.filter(|pod| {
-        pod.filed.node == home || (phase(&pod.object) == "Running" && receives(view, key, &pod.object))
+        pod.filed.node == vmi.filed.node || (pod.facts.phase == Phase::Running && receives(view, key, pod))
     });
-    let on = hosts.map(|pod| pod.filed.node.clone());
-    on.filter(|node| view.node(node).is_none_or(|node| annotation(node, OFF).is_none())).collect()
+    let on = hosts.filter(|pod| view.node(&pod.filed.node).is_none_or(|node| !node.facts.host.is_off));
+    on.map(|pod| pod.filed.node.clone()).collect()
 }
 
 /// Whether a pod is the target of a migration that has not ended.
-fn receives(view: &View, vmi: &Key, pod: &serde_json::Value) -> bool {
-    let job = label(pod, MIGRATION_JOB);
-    job.is_some() && view.vmims_of(vmi).any(|vmim| !vmim.filed.ended && Some(uid(&vmim.object)) == job)
+fn receives(view: &View, vmi: &Key, pod: &Entry) -> bool {
+    let Some(job) = &pod.facts.job else { return false };
+    view.vmims_of(vmi).any(|vmim| !vmim.filed.ended && vmim.uid == *job)
 }

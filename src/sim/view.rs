@@ -1,38 +1,27 @@
 //! What the simulators know of the cluster: the newest seen state of each watched object, indexed by who belongs to whom.
 //! It is filled from watches and from the answers to our own writes, and never talks to the API itself.
 
+mod facts;
 mod index;
+mod key;
+mod parts;
 mod wake;
 
-use crate::sim::fields::At as _;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::fields::{self, name, namespace, text, uid};
+use super::fields::{self, text, uid};
 pub(super) use super::kind::Kind;
 use super::object::Object;
-pub(super) use index::{Filed, Health, Room, State, requests, vmi_of_pod, vmi_of_vmim};
+pub(super) use facts::{Copying, Facts, Mode, Phase, RUNTIME, Rest, Robustness, Strategy};
+pub(super) use index::{Filed, Health, Room, State, requests, vmi_of_pod};
 use index::{Index, cordons_differ, places_differ, runs_differ};
+use key::ByKind;
+pub(super) use key::Key;
+use parts::Parts;
 use wake::guest_of;
-
-/// Namespace and name; the namespace of a node is empty.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) namespace: String,
-    pub(super) name: String,
-}
-
-impl Key {
-    pub(super) fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
-    }
-
-    pub(super) fn of(object: &Value) -> Self {
-        Self::new(namespace(object), name(object))
-    }
-}
 
 /// One object to look at again.
 pub(super) type Task = (Kind, Key);
@@ -42,7 +31,8 @@ pub(super) type Task = (Kind, Key);
 pub(super) struct Entry {
     pub(super) object: Object,
     pub(super) filed: Filed,
-    uid: String,
+    pub(super) facts: Facts,
+    pub(super) uid: Box<str>,
     version: u64,
     pub(super) phase_since: Instant,
     pub(super) deleting_since: Instant,
@@ -50,21 +40,19 @@ pub(super) struct Entry {
     pub(super) copying_since: Instant,
 }
 
-const COPY_START: &str = "/status/migrationState/startTimestamp";
-
 /// All that is known.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    objects: BTreeMap<Kind, BTreeMap<Key, Entry>>,
+    objects: ByKind<BTreeMap<Key, Entry>>,
     index: Index,
-    gone: BTreeSet<String>,
-    done: BTreeMap<String, BTreeMap<&'static str, Instant>>,
+    gone: BTreeSet<Box<str>>,
+    done: BTreeMap<Box<str>, BTreeMap<&'static str, Instant>>,
     moved: BTreeSet<Key>,
 }
 
 impl View {
     pub(super) fn entry(&self, kind: Kind, key: &Key) -> Option<&Entry> {
-        self.objects.get(&kind)?.get(key)
+        self.objects.of(kind).get(key)
     }
 
     pub(super) fn get(&self, kind: Kind, key: &Key) -> Option<&Value> {
@@ -72,17 +60,20 @@ impl View {
     }
 
     pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.objects.get(&kind).into_iter().flatten()
+        self.objects.of(kind).iter()
     }
 
-    pub(super) fn node(&self, node: &str) -> Option<&Value> {
-        self.get(Kind::Node, &Key::new("", node))
+    pub(super) fn node(&self, node: &str) -> Option<&Entry> {
+        self.objects.of(Kind::Node).get(node)
     }
 
     /// Pods controlled by this very VMI (same uid), finished ones too.
-    pub(super) fn pods_of<'a>(&'a self, vmi: &'a Value) -> impl Iterator<Item = &'a Entry> {
-        let (pods, own) = (self.owned(Kind::Pod, &Key::of(vmi)), uid(vmi));
-        pods.filter(move |pod| pod.filed.owner == own)
+    pub(super) fn pods_of<'a>(
+        &'a self,
+        key: &Key,
+        vmi: &'a Entry,
+    ) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.owned(Kind::Pod, key).filter(move |pod| *pod.filed.owner == *vmi.uid)
     }
 
     pub(super) fn vmims_of<'a>(&'a self, vmi: &Key) -> impl Iterator<Item = &'a Entry> + use<'a> {
@@ -117,6 +108,11 @@ impl View {
         self.index.on(kind, node).filter_map(move |key| Some((key, self.entry(kind, key)?)))
     }
 
+    /// Engines or replicas that run on this node.
+    pub(super) fn running<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
+        self.index.running(kind, node)
+    }
+
     /// Whether any VMI is asked to leave this node.
     pub(super) fn evacuates(&self, node: &str) -> bool {
         self.index.evacuated(node).next().is_some()
@@ -133,7 +129,7 @@ impl View {
     }
 
     /// Nodes, those with the fewest launchers first, then by name.
-    pub(super) fn nodes_by_load(&self) -> impl Iterator<Item = (&str, &Value)> {
+    pub(super) fn nodes_by_load(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.index.by_load().filter_map(|name| Some((name, self.node(name)?)))
     }
 
@@ -143,7 +139,7 @@ impl View {
     }
 
     pub(super) fn mark_done(&mut self, uid: &str, what: &'static str, now: Instant) {
-        self.done.entry(uid.to_owned()).or_default().insert(what, now);
+        self.done.entry(uid.into()).or_default().insert(what, now);
     }
 
     /// VMIs whose guest may run somewhere else since this was last asked.
@@ -153,7 +149,7 @@ impl View {
 
     /// Lets go of what was parsed of an object; its text stays.
     pub(super) fn cool(&mut self, (kind, key): &Task) {
-        if let Some(entry) = self.objects.get_mut(kind).and_then(|all| all.get_mut(key)) {
+        if let Some(entry) = self.objects.of_mut(*kind).get_mut(key) {
             entry.object.cool();
         }
     }
@@ -161,65 +157,75 @@ impl View {
     /// Takes in a newer state and says what to look at because of it; an older or repeated one changes nothing.
     pub(super) fn store(&mut self, kind: Kind, object: Object, now: Instant) -> Vec<Task> {
         let value = object.value();
-        let key = Key::of(value);
-        let version = version_of(value);
-        if !self.gone.is_empty() && self.gone.contains(uid(value)) {
+        let parts = Parts::of(value);
+        let uid = parts.metadata.text("uid");
+        let version = parts.metadata.text("resourceVersion").parse().unwrap_or(0);
+        let key = Key::new(parts.metadata.text("namespace"), parts.metadata.text("name"));
+        if !self.gone.is_empty() && self.gone.contains(uid) {
             return Vec::new();
         }
         let known = self.entry(kind, &key);
-        if known.is_some_and(|known| known.version >= version && known.uid == uid(value)) {
+        let same = known.filter(|known| *known.uid == *uid);
+        if same.is_some_and(|known| known.version >= version) {
             return Vec::new();
         }
-        let same = known.filter(|known| known.uid == uid(value));
-        let since = |pointer: &str, before: fn(&Entry) -> Instant| {
-            let same = same.filter(|old| old.object.at(pointer) == value.at(pointer));
-            same.map_or(now, before)
-        };
-        let only = |of: Kind, pointer: &str, before: fn(&Entry) -> Instant| {
-            if of == kind { since(pointer, before) } else { now }
-        };
-        let phase = if kind == Kind::Node { "/status/nodeInfo/bootID" } else { "/status/phase" };
+        let facts = Facts::of(kind, parts);
+        let filed = Filed::of(kind, value, parts, &facts, same.map(|same| &same.filed));
+        let since = |same: Option<&Entry>, before: fn(&Entry) -> Instant| same.map_or(now, before);
+        let (phase, boot) = (facts.phase, &facts.host.boot);
+        let as_before = same.filter(|old| old.facts.phase == phase && old.facts.host.boot == *boot);
+        let deleted = same.filter(|old| old.facts.deleted == facts.deleted);
+        let bound = same.filter(|old| kind == Kind::Pod && old.filed.node == filed.node);
+        let copying = same.filter(|old| kind == Kind::Vmi && old.facts.copy_start() == facts.copy_start());
         let entry = Entry {
-            phase_since: since(phase, |e| e.phase_since),
-            deleting_since: since("/metadata/deletionTimestamp", |e| e.deleting_since),
-            bound_since: only(Kind::Pod, "/spec/nodeName", |e| e.bound_since),
-            copying_since: only(Kind::Vmi, COPY_START, |e| e.copying_since),
-            filed: Filed::of(kind, value, same.map(|same| &same.filed)),
-            uid: uid(value).to_owned(),
+            phase_since: since(as_before, |e| e.phase_since),
+            deleting_since: since(deleted, |e| e.deleting_since),
+            bound_since: since(bound, |e| e.bound_since),
+            copying_since: since(copying, |e| e.copying_since),
+            uid: uid.into(),
+            filed,
+            facts,
             version,
             object,
         };
+        self.replace(kind, &key, entry)
+    }
+
+    fn replace(&mut self, kind: Kind, key: &Key, entry: Entry) -> Vec<Task> {
         let mut wake = vec![(kind, key.clone())];
+        let known = self.objects.of(kind).get(key);
         let refiled = known.is_none_or(|old| old.filed != entry.filed);
-        let old = known.filter(|_| refiled).map(|old| old.filed.clone());
         let mut freed = kind == Kind::Pod && refiled && entry.filed.ended;
         if kind == Kind::Node {
-            let differ = |how: fn(&Value, &Value) -> bool| known.map(|old| how(&old.object, &entry.object));
-            let (runs, cordons) = (differ(runs_differ) == Some(true), differ(cordons_differ) == Some(true));
-            freed = differ(places_differ).unwrap_or(true);
+            let runs = known.is_some_and(|old| runs_differ(old, &entry));
+            freed = known.is_none_or(|old| places_differ(&old.object, &entry.object, runs));
             if runs {
-                let bound = self.bound_to(&key.name);
+                let bound = self.bound_to(key.name());
                 let vmis = bound.iter().filter(|(kind, _)| *kind == Kind::Vmi).map(|(_, vmi)| vmi.clone());
                 self.moved.extend(vmis);
                 wake.extend(bound);
-            } else if cordons {
-                wake.extend(self.volumes_on(&key.name));
+            } else if known.is_some_and(|old| cordons_differ(&old.object, &entry.object)) {
+                wake.extend(self.volumes_on(key.name()));
             }
-        }
-        if let Some(old) = &old {
-            self.index.set(kind, &key, old, false);
-            wake.extend(self.woken_by(kind, &key, old, true));
+            self.index.add_node(key.name());
         }
         if refiled {
-            self.index.set(kind, &key, &entry.filed, true);
-            self.moved.extend(guest_of(kind, &key, &entry.filed));
+            if let Some(old) = self.objects.of(kind).get(key) {
+                self.index.set(kind, key, &old.filed, false);
+                self.woken_by(kind, key, &old.filed, true, &mut wake);
+            }
+            self.index.set(kind, key, &entry.filed, true);
+            self.moved.extend(guest_of(kind, key, &entry.filed));
         }
-        if kind == Kind::Node {
-            self.index.add_node(&key.name);
+        match self.objects.of_mut(kind).get_mut(key) {
+            Some(known) => *known = entry,
+            None => {
+                self.objects.of_mut(kind).insert(key.clone(), entry);
+            }
         }
-        let filed = entry.filed.clone();
-        self.objects.entry(kind).or_default().insert(key.clone(), entry);
-        wake.extend(self.woken_by(kind, &key, &filed, refiled));
+        if let Some(entry) = self.objects.of(kind).get(key) {
+            self.woken_by(kind, key, &entry.filed, refiled, &mut wake);
+        }
         if freed {
             wake.extend(self.unbound());
         }
@@ -228,15 +234,16 @@ impl View {
 
     /// Notes that a pod was bound, ahead of the watch: the next pod must not get the same devices.
     pub(super) fn bind(&mut self, pod: &Key, node: &str, now: Instant) {
-        let Some(entry) = self.objects.get_mut(&Kind::Pod).and_then(|pods| pods.get_mut(pod)) else { return };
+        let Some(entry) = self.objects.of_mut(Kind::Pod).get_mut(pod) else { return };
         let mut bound = Value::clone(&entry.object);
         fields::merge(&mut bound, &serde_json::json!({"spec": {"nodeName": node}}));
-        let filed = Filed::of(Kind::Pod, &bound, Some(&entry.filed));
+        let parts = Parts::of(&bound);
+        let filed = Filed::of(Kind::Pod, &bound, parts, &entry.facts, Some(&entry.filed));
+        let before = std::mem::replace(&mut entry.filed, filed);
         entry.object = Object::of(bound);
         entry.bound_since = now;
-        let before = std::mem::replace(&mut entry.filed, filed.clone());
         self.index.set(Kind::Pod, pod, &before, false);
-        self.index.set(Kind::Pod, pod, &filed, true);
+        self.index.set(Kind::Pod, pod, &entry.filed, true);
     }
 
     /// Forgets an object because we removed it ourselves; late watch events about it are ignored.
@@ -255,7 +262,7 @@ impl View {
         self.gone.remove(uid(object));
         // A successor of the same name may be known already, from the answer to our own create.
         match self.entry(kind, &key) {
-            Some(known) if known.uid == uid(object) => self.forget(kind, &key),
+            Some(known) if *known.uid == *uid(object) => self.forget(kind, &key),
             Some(_) | None => Vec::new(),
         }
     }
@@ -268,16 +275,15 @@ impl View {
     }
 
     fn forget(&mut self, kind: Kind, key: &Key) -> Vec<Task> {
-        let Some(entry) = self.objects.get_mut(&kind).and_then(|all| all.remove(key)) else {
-            return Vec::new();
-        };
+        let Some(entry) = self.objects.of_mut(kind).remove(key) else { return Vec::new() };
         self.index.set(kind, key, &entry.filed, false);
         self.moved.extend(guest_of(kind, key, &entry.filed));
         if kind == Kind::Node {
-            self.index.drop_node(&key.name);
+            self.index.drop_node(key.name());
         }
         self.done.remove(&entry.uid);
-        let mut wake = self.woken_by(kind, key, &entry.filed, true);
+        let mut wake = vec![(kind, key.clone())];
+        self.woken_by(kind, key, &entry.filed, true, &mut wake);
         if kind == Kind::Pod {
             wake.extend(self.unbound());
         }
@@ -294,3 +300,6 @@ pub(super) fn version_of(object: &Value) -> u64 {
 pub(super) fn is_live_pod(pod: &Entry) -> bool {
     !pod.filed.ended
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,8 +104,9 @@ impl Write {
         Self::Patch { kind, key: Key::of(object), status: false, body }
     }
 
-    pub(super) fn patch_status(kind: Kind, object: &Value, status: &Value) -> Self {
-        let Self::Patch { kind, key, body, .. } = Self::patch(kind, object, json!({"status": status})) else {
+    pub(super) fn patch_status(kind: Kind, object: &Value, status: Value) -> Self {
+        let body = fields::object([("status", status)]);
+        let Self::Patch { kind, key, body, .. } = Self::patch(kind, object, body) else {
             return Self::Event { body: Value::Null };
         };
         // VMIs have no status subresource: their status is written with the object.
@@ -171,7 +172,7 @@ async fn perform_one(
         }
         Write::Patch { kind, key, status, body } => {
             let of = if status { "/status" } else { "" };
-            let path = format!("{}{of}", kind.path(&key.namespace, &key.name));
+            let path = format!("{}{of}", kind.path(key.namespace(), key.name()));
             let patched = wire.send(Method::PATCH, &path, &body).await;
             gone_is_fine(kind, key, patched)
         }
@@ -181,14 +182,14 @@ async fn perform_one(
             if let (Some(grace), Some(fields)) = (grace, options.as_object_mut()) {
                 fields.insert("gracePeriodSeconds".to_owned(), grace.into());
             }
-            let deleted = wire.send(Method::DELETE, &kind.path(&key.namespace, &key.name), &options).await;
+            let deleted = wire.send(Method::DELETE, &kind.path(key.namespace(), key.name()), &options).await;
             gone_is_fine(kind, key, deleted)
         }
         Write::Bind { pod, uid, node } => {
             let binding = json!({"apiVersion": "v1", "kind": "Binding",
-                "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": uid},
+                "metadata": {"name": pod.name(), "namespace": pod.namespace(), "uid": uid},
                 "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-            let path = format!("{}/binding", Kind::Pod.path(&pod.namespace, &pod.name));
+            let path = format!("{}/binding", Kind::Pod.path(pod.namespace(), pod.name()));
             wire.send(Method::POST, &path, &binding).await?;
             Ok(Some(Learned::Bound(pod, node)))
         }
@@ -208,7 +209,7 @@ async fn perform_one(
         }
         Write::Renew { node, body } => {
             let path =
-                format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", node.name);
+                format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", node.name());
             wire.send(Method::PATCH, &path, &body).await?;
             Ok(None)
         }
@@ -218,7 +219,9 @@ async fn perform_one(
 
 fn gone_is_fine(kind: Kind, key: Key, answer: kube::Result<Object>) -> kube::Result<Option<Learned>> {
     match answer {
-        Ok(object) if text(&object, "/kind") == "Status" => Ok(Some(Learned::Gone(kind, key))),
+        Ok(object) if object.get("kind").and_then(Value::as_str) == Some("Status") => {
+            Ok(Some(Learned::Gone(kind, key)))
+        }
         Ok(object) => Ok(Some(learned(kind, object))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(Learned::Gone(kind, key))),
         Err(error) => Err(error),
@@ -227,9 +230,11 @@ fn gone_is_fine(kind: Kind, key: Key, answer: kube::Result<Object>) -> kube::Res
 
 /// An object whose deletion nothing holds up any more is gone with the answer that shows it.
 fn learned(kind: Kind, object: Object) -> Learned {
-    let held = !fields::list(&object, "/metadata/finalizers").is_empty()
-        || object.at("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0) > 0;
-    if fields::is_deleting(&object) && !held {
+    let is_held = || {
+        !fields::list(&object, "/metadata/finalizers").is_empty()
+            || object.at("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0) > 0
+    };
+    if fields::is_deleting(&object) && !is_held() {
         Learned::Gone(kind, Key::of(&object))
     } else {
         Learned::Now(kind, object)
@@ -244,7 +249,7 @@ mod tests {
     fn a_patch_is_bound_to_the_version_it_was_decided_on() {
         let vmi = json!({"metadata": {"name": "a", "namespace": "default", "resourceVersion": "7"}});
         let Write::Patch { status, body, .. } =
-            Write::patch_status(Kind::Vmi, &vmi, &json!({"phase": "Running"}))
+            Write::patch_status(Kind::Vmi, &vmi, json!({"phase": "Running"}))
         else {
             panic!("not a patch")
         };

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::sim::fields::{
-    self, DIRTY, LOCAL_DISK, NODE_LABEL, OFF, SHUTDOWN, annotation, conditions_with, did_run, grace_seconds,
-    is_deleting, is_final, memory_mib, phase, text, transitions_with, uid,
+    self, DIRTY, LOCAL_DISK, NODE_LABEL, SHUTDOWN, annotation, conditions_with, did_run, grace_seconds,
+    memory_mib, text, transitions_with, uid,
 };
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Key, Kind, View};
+use crate::sim::view::{Entry, Key, Kind, Phase, View};
 use crate::sim::wire::Write;
 
 const COMPONENT: &str = "virt-handler";
@@ -22,31 +22,33 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some(entry) = view.entry(Kind::Vmi, key) else {
         return Decision::nothing();
     };
+    if !matches!(entry.facts.phase, Phase::Scheduled | Phase::Running) {
+        return Decision::nothing();
+    }
     let vmi = &entry.object;
-    let node = text(vmi, "/status/nodeName");
-    let pod = view.pods_of(vmi).find(|pod| pod.filed.node == node && !pod.filed.ended);
-    let leaving = [Some(entry), pod].into_iter().flatten().filter(|e| is_deleting(&e.object));
+    let node = &entry.filed.node;
+    let pod = view.pods_of(key, entry).find(|pod| pod.filed.node == *node && !pod.filed.ended);
+    let leaving = [Some(entry), pod].into_iter().flatten().filter(|e| e.facts.is_deleting());
     let leaving = leaving.map(|e| e.deleting_since).min();
-    if view.node(node).is_some_and(|node| annotation(node, OFF).is_some()) {
+    if view.node(node).is_some_and(|node| node.facts.host.is_off) {
         // No machine, no guest and nobody who could say so.
         return Decision::nothing();
     }
-    match (phase(vmi), leaving) {
+    match (entry.facts.phase == Phase::Running, leaving) {
         // There is no guest yet that could be asked to leave.
-        ("Scheduled", Some(_)) => end(vmi, Ending::Died, now),
-        ("Scheduled", None) => {
+        (false, Some(_)) => end(vmi, Ending::Died, now),
+        (false, None) => {
             let due = entry.phase_since + Duration::from_millis(now.timing.boot_ms);
             now.once(due, || boot(vmi, now))
         }
-        ("Running", Some(since)) => shut_down(view, vmi, pod, since, now),
-        ("Running", None) => copy(view, entry, now),
-        _ => Decision::nothing(),
+        (true, Some(since)) => shut_down(view, vmi, pod, since, now),
+        (true, None) => copy(view, key, entry, now),
     }
 }
 
 fn boot(vmi: &Value, now: &Now<'_>) -> Decision {
     let event = now.event(Kind::Vmi, vmi, false, COMPONENT, ("Started", "VirtualMachineInstance started."));
-    Decision::write([Write::patch_status(Kind::Vmi, vmi, &running_status(vmi, now)), event])
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, running_status(vmi, now)), event])
 }
 
 /// What virt-handler writes once the guest runs.
@@ -131,7 +133,7 @@ fn end(vmi: &Value, ending: Ending, now: &Now<'_>) -> Decision {
     let said = "Guest VM is not reported as running";
     let status = json!({"phase": phase, "phaseTransitionTimestamps": transitions_with(vmi, phase, &stamp),
         "conditions": conditions_with(vmi, "Ready", "False", "GuestNotRunning", said, &stamp)});
-    let mut writes = vec![Write::patch_status(Kind::Vmi, vmi, &status)];
+    let mut writes = vec![Write::patch_status(Kind::Vmi, vmi, status)];
     if matches!(ending, Ending::Forced | Ending::Destroyed) {
         writes.push(now.event(
             Kind::Vmi,
@@ -147,18 +149,18 @@ fn end(vmi: &Value, ending: Ending, now: &Now<'_>) -> Decision {
     Decision::write(writes)
 }
 
-fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
+fn copy(view: &View, key: &Key, entry: &Entry, now: &Now<'_>) -> Decision {
+    let Some(copying) = entry.facts.copying.as_deref() else { return Decision::nothing() };
+    if copying.job.is_empty() || copying.completed {
+        return Decision::nothing();
+    }
     let vmi = &entry.object;
     let state = |field: &str| vmi.at("/status/migrationState").and_then(|state| state.get(field));
     let said = |field: &str| state(field).and_then(Value::as_str).unwrap_or_default();
     let on = |field: &str| state(field) == Some(&Value::Bool(true));
-    let job = said("migrationUid");
-    if job.is_empty() || on("completed") {
-        return Decision::nothing();
-    }
-    let target =
-        view.pods_of(vmi).find(|pod| fields::name(&pod.object) == said("targetPod")).map(|pod| &*pod.object);
-    let broken = target.is_none_or(|pod| is_final(pod) || is_deleting(pod));
+    let mut pods = view.keyed_owned(Kind::Pod, key).filter(|(_, pod)| *pod.filed.owner == *entry.uid);
+    let target = pods.find(|(pod, _)| *pod.name() == *copying.target_pod).map(|(_, pod)| pod);
+    let broken = target.is_none_or(|pod| pod.filed.ended || pod.facts.is_deleting());
     if on("abortRequested") || broken {
         let why = if broken { "target pod shutdown during migration" } else { "Live migration aborted" };
         let mut ended =
@@ -168,23 +170,22 @@ fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
         }
         let event = now.event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", why));
         let status = json!({"migrationState": ended});
-        return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status), event]);
+        return Decision::write([Write::patch_status(Kind::Vmi, vmi, status), event]);
     }
-    if said("targetNodeAddress").is_empty() {
-        let ip = target.map(|pod| text(pod, "/status/podIP")).unwrap_or_default();
+    if !copying.is_prepared {
+        let ip = target.map(|pod| text(&pod.object, "/status/podIP")).unwrap_or_default();
         let status = json!({"migrationState":
             {"targetNodeAddress": ip, "targetDirectMigrationNodePorts": {"49152": 49152}}});
-        return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)]);
+        return Decision::write([Write::patch_status(Kind::Vmi, vmi, status)]);
     }
-    if said("startTimestamp").is_empty() {
-        let ready = view
-            .vmims_of(&Key::of(vmi))
-            .any(|vmim| uid(&vmim.object) == job && phase(&vmim.object) == "TargetReady");
+    if !copying.has_started() {
+        let ready =
+            view.vmims_of(key).any(|vmim| vmim.uid == copying.job && vmim.facts.phase == Phase::TargetReady);
         if !ready {
             return Decision::nothing();
         }
         let status = json!({"migrationState": {"startTimestamp": now.stamp()}});
-        return Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)]);
+        return Decision::write([Write::patch_status(Kind::Vmi, vmi, status)]);
     }
     let memory = memory_mib(vmi);
     let dirty = annotation(vmi, DIRTY).and_then(|dirty| dirty.parse().ok()).unwrap_or(0);
@@ -209,7 +210,7 @@ fn copy(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
             let ended = json!({"completed": true, "failed": true, "failureReason": why,
                 "abortStatus": "Succeeded", "endTimestamp": now.stamp()});
             let event = now.event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", &why));
-            Decision::write([Write::patch_status(Kind::Vmi, vmi, &json!({"migrationState": ended})), event])
+            Decision::write([Write::patch_status(Kind::Vmi, vmi, json!({"migrationState": ended})), event])
         });
     }
     let due = entry.copying_since + now.timing.copying(memory, dirty).unwrap_or_default();

@@ -13,7 +13,6 @@ pub(super) use node::{node_object, node_status};
 pub(super) use pods::running_status as pod_running;
 pub use power::{kubelet_started, kubelet_stopped, power_off};
 
-use super::fields;
 use super::turns::{Decision, Now};
 use super::view::{Kind, Task, View};
 
@@ -31,9 +30,7 @@ pub(super) fn decide(view: &View, (kind, key): &Task, now: &Now<'_>) -> Decision
         Kind::Vmi => guest::decide(view, key, now),
         Kind::Node => node::decide(view, key, now),
         Kind::Pod => match view.entry(*kind, key) {
-            Some(pod) if fields::text(&pod.object, "/spec/nodeName").is_empty() => {
-                schedule::decide(view, pod, now)
-            }
+            Some(pod) if pod.filed.node.is_empty() => schedule::decide(view, pod, now),
             Some(pod) => pods::decide(view, pod, now),
             None => Decision::nothing(),
         },

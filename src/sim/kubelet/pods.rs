@@ -7,44 +7,41 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::power::has_kubelet;
-use crate::sim::fields::{
-    self, MIGRATION_JOB, condition, conditions_with, is_deleting, is_final, label, list, phase, text, uid,
-};
+use crate::sim::fields::{self, condition, conditions_with, label, list, text, uid};
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Kind, View, vmi_of_pod};
+use crate::sim::view::{Entry, Kind, Phase, RUNTIME, View};
 use crate::sim::wire::Write;
 
 pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     let pod = &entry.object;
-    let node = &entry.filed.node;
-    let Some(host) = view.node(node).filter(|node| has_kubelet(node)) else {
+    let Some(host) = view.node(&entry.filed.node).filter(|node| has_kubelet(node)) else {
         // No kubelet, nobody who would touch the pod.
         return Decision::nothing();
     };
-    if !is_final(pod) && list(pod, "/status/containerStatuses").iter().any(|one| is_lost(one, pod, host)) {
-        return Decision::write([Write::patch_status(Kind::Pod, pod, &after_reboot(pod, host, now))]);
+    if !entry.filed.ended && is_lost(entry, host) {
+        let status = after_reboot(pod, &host.object, now);
+        return Decision::write([Write::patch_status(Kind::Pod, pod, status)]);
     }
-    let ended = guest_ended(view, pod);
-    if is_deleting(pod) {
+    let ended = guest_ended(view, entry);
+    if entry.facts.is_deleting() {
         let Some(due) = removal(entry, ended, now) else {
             return Decision::nothing();
         };
         return now.once(due, || Decision::write([Write::delete(Kind::Pod, pod, Some(0))]));
     }
-    if is_final(pod) {
+    if entry.filed.ended {
         return Decision::nothing();
     }
     if let Some(since) = ended {
         let due = since + Duration::from_millis(now.timing.t_pod_ms);
-        return now
-            .once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, &completed(pod, now))]));
+        return now.once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, completed(pod, now))]));
     }
-    if phase(pod) == "Running" {
+    if entry.facts.phase == Phase::Running {
         return Decision::nothing();
     }
     let due = entry.bound_since + Duration::from_millis(now.timing.pod_ready_ms);
-    let status = || running_status(Some(host), pod, now);
-    now.once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, &status())]))
+    let status = || running_status(Some(&host.object), pod, now);
+    now.once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, status())]))
 }
 
 /// When a deleted pod goes; `None` while its guest still holds it up.
@@ -52,7 +49,7 @@ fn removal(entry: &Entry, ended: Option<Instant>, now: &Now<'_>) -> Option<Insta
     let pod = &entry.object;
     let grace = pod.at("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30);
     let killed = entry.deleting_since + now.timing.seconds(grace);
-    if is_final(pod) {
+    if entry.filed.ended {
         return Some(entry.deleting_since);
     }
     if label(pod, "kubevirt.io") == Some("virt-launcher") {
@@ -64,33 +61,30 @@ fn removal(entry: &Entry, ended: Option<Instant>, now: &Now<'_>) -> Option<Insta
 }
 
 /// Since when a launcher has no guest any more; `None` while it has one, and for other pods.
-fn guest_ended(view: &View, pod: &Value) -> Option<Instant> {
-    let vmi_key = vmi_of_pod(pod)?;
-    let Some(vmi) = view.entry(Kind::Vmi, &vmi_key).filter(|vmi| fields::is_controlled_by(pod, &vmi.object))
-    else {
-        return view.entry(Kind::Pod, &crate::sim::view::Key::of(pod)).map(|pod| pod.deleting_since);
+fn guest_ended(view: &View, pod: &Entry) -> Option<Instant> {
+    let vmi_key = pod.filed.vmi.as_ref()?;
+    let Some(vmi) = view.entry(Kind::Vmi, vmi_key).filter(|vmi| *pod.filed.owner == *vmi.uid) else {
+        return Some(pod.deleting_since);
     };
-    if is_final(&vmi.object) {
+    if vmi.filed.ended {
         return Some(vmi.phase_since);
     }
-    if let Some(job) = label(pod, MIGRATION_JOB) {
-        let migration = view.vmims_of(&vmi_key).find(|vmim| uid(&vmim.object) == job);
-        let here = text(&vmi.object, "/status/nodeName") == text(pod, "/spec/nodeName");
+    let here = vmi.filed.node == pod.filed.node;
+    if let Some(job) = &pod.facts.job {
         if here {
             return None;
         }
-        return match migration {
-            Some(migration) if !is_final(&migration.object) => None,
+        return match view.vmims_of(vmi_key).find(|vmim| vmim.uid == *job) {
+            Some(migration) if !migration.filed.ended => None,
             Some(migration) => Some(migration.phase_since),
             None => Some(vmi.phase_since),
         };
     }
-    let at = text(&vmi.object, "/status/nodeName");
-    if at.is_empty() {
+    if vmi.filed.node.is_empty() {
         // Nothing has started yet: a deleted pod need not wait for anything.
-        return is_deleting(pod).then_some(vmi.phase_since);
+        return pod.facts.is_deleting().then_some(vmi.phase_since);
     }
-    (at != text(pod, "/spec/nodeName")).then_some(vmi.copying_since)
+    (!here).then_some(vmi.copying_since)
 }
 
 /// What the kubelet of `node` writes once the pod's containers run.
@@ -120,20 +114,19 @@ pub(in crate::sim) fn running_status(node: Option<&Value>, pod: &Value, now: &No
            "conditions": conditions, "containerStatuses": containers})
 }
 
-const RUNTIME: &str = "containerd://sim-";
-
 /// A container's id names the boot that it was started in.
 fn container_id(pod: &Value, node: &Value) -> String {
-    format!(
-        "{RUNTIME}{:016x}",
-        fields::hash(&format!("{} {}", uid(pod), text(node, "/status/nodeInfo/bootID")))
-    )
+    format!("{RUNTIME}{:016x}", fields::hash_of(&[uid(pod), " ", text(node, "/status/nodeInfo/bootID")]))
 }
 
-/// Whether a container was started in an earlier boot of its node.
-fn is_lost(container: &Value, pod: &Value, node: &Value) -> bool {
-    let id = text(container, "/containerID");
-    id.starts_with(RUNTIME) && id != container_id(pod, node)
+/// Whether a container of a pod was started in an earlier boot of its node.
+fn is_lost(pod: &Entry, node: &Entry) -> bool {
+    let boot = node.facts.host.boot.as_deref().unwrap_or_default();
+    let own = || fields::hash_of(&[&pod.uid, " ", boot]);
+    !pod.facts.containers.is_empty() && {
+        let own = own();
+        pod.facts.containers.iter().any(|id| *id != own)
+    }
 }
 
 /// What the kubelet finds after a reboot: pods that never restart have failed, the others run again.

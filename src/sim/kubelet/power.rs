@@ -10,7 +10,7 @@ use crate::sim::fields::{
     AWAY, DEVICES, OFF, annotation, condition_is, conditions_with, list, map, name, text,
 };
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Key, Kind};
+use crate::sim::view::{Entry, Key, Kind};
 use crate::sim::wire::{Wire, Write};
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -95,8 +95,8 @@ fn without_taint(node: &Value) -> Value {
 }
 
 /// Whether a kubelet is there that could do something about pods.
-pub(super) fn has_kubelet(node: &Value) -> bool {
-    annotation(node, AWAY).is_none() && condition_is(node, "Ready", "True")
+pub(super) fn has_kubelet(node: &Entry) -> bool {
+    !node.facts.host.is_away && node.facts.is_ready
 }
 
 /// What time does: a node whose kubelet stays away is not ready, devices come back.

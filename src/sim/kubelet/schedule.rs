@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::sim::fields::{
-    self, FIRST_NODE, annotation, condition, condition_is, conditions_with, is_deleting, is_final, label,
-    list, map, name, text, uid,
+    self, FIRST_NODE, annotation, condition, conditions_with, is_deleting, is_final, label, list, map, name,
+    text, uid,
 };
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Key, Kind, View, requests, vmi_of_pod};
@@ -31,7 +31,7 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
             let conditions =
                 conditions_with(pod, "PodScheduled", "False", "Unschedulable", &message, &now.stamp());
             let status =
-                Write::patch_status(Kind::Pod, pod, &json!({"phase": "Pending", "conditions": conditions}));
+                Write::patch_status(Kind::Pod, pod, json!({"phase": "Pending", "conditions": conditions}));
             let event = now.event(Kind::Pod, pod, true, "default-scheduler", ("FailedScheduling", &message));
             Decision::write([status, event])
         }
@@ -49,7 +49,7 @@ fn place(view: &View, pod: &Value) -> Result<String, String> {
     let mut nodes = 0;
     for (_, node) in view.all(Kind::Node) {
         nodes += 1;
-        if let Some(reason) = misfit(view, pod, &wanted, &node.object) {
+        if let Some(reason) = misfit(view, pod, &wanted, node) {
             *reasons.entry(reason).or_insert(0) += 1;
         }
     }
@@ -58,13 +58,14 @@ fn place(view: &View, pod: &Value) -> Result<String, String> {
     Err(format!("0/{nodes} nodes are available: {}.", reasons.join(", ")))
 }
 
-fn misfit(view: &View, pod: &Value, wanted: &BTreeMap<String, u128>, node: &Value) -> Option<String> {
-    if !condition_is(node, "Ready", "True") {
+fn misfit(view: &View, pod: &Value, wanted: &BTreeMap<String, u128>, node: &Entry) -> Option<String> {
+    if !node.facts.is_ready {
         return Some("node(s) were not ready".to_owned());
     }
-    if node.at("/spec/unschedulable") == Some(&Value::Bool(true)) {
+    if node.facts.host.is_cordoned {
         return Some("node(s) were unschedulable".to_owned());
     }
+    let node = &node.object;
     if let Some(taint) = list(node, "/spec/taints").iter().find(|taint| !tolerated(pod, taint)) {
         let (key, value) = (text(taint, "/key"), text(taint, "/value"));
         return Some(format!("node(s) had untolerated taint {{{key}: {value}}}"));

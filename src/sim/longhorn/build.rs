@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::NAMESPACE;
-use crate::sim::fields::{hash, name, suffix, text, uid, uid_from};
+use crate::sim::fields::{hash, is_hex, name, suffix, text, uid, uid_from};
 
 const IMAGE: &str = "longhornio/longhorn-engine:v1.11.2";
 const MANAGER_IMAGE: &str = "longhornio/longhorn-instance-manager:v1.11.2";
@@ -76,6 +76,14 @@ pub(in crate::sim) fn instance_manager_name(node: &str) -> String {
     format!("instance-manager-{:016x}{:016x}", hash(node), hash(MANAGER_IMAGE))
 }
 
+/// Whether an instance manager of this name is the one of the node: what [`instance_manager_name`] says, without making
+/// the name.
+pub(in crate::sim) fn runs_on(manager: &str, node: &str) -> bool {
+    let digits = manager.strip_prefix("instance-manager-").filter(|digits| digits.len() == 32);
+    let halves = digits.and_then(|digits| digits.split_at_checked(16));
+    halves.is_some_and(|(of, image)| is_hex(of, hash(node)) && is_hex(image, hash(MANAGER_IMAGE)))
+}
+
 fn labels(node: &str) -> Value {
     json!({"longhorn.io/component": "instance-manager", "longhorn.io/managed-by": "longhorn-manager",
         "longhorn.io/node": node, "longhorn.io/instance-manager-type": "aio", "longhorn.io/data-engine": "v1",
@@ -122,4 +130,22 @@ pub(in crate::sim) fn budget(node: &str) -> Value {
             "labels": {"longhorn.io/managed-by": "longhorn-manager"}},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": labels(node)}},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_is_known_by_its_name() {
+        let own = instance_manager_name("node1");
+        assert!(runs_on(&own, "node1"));
+        let shorter = own.trim_end_matches(|last: char| last.is_ascii_hexdigit());
+        for other in
+            [instance_manager_name("node2"), own.to_uppercase(), format!("{own}0"), shorter.to_owned()]
+        {
+            assert!(!runs_on(&other, "node1"), "{other}");
+        }
+        assert!(!runs_on("", "node1"));
+    }
 }

@@ -2,15 +2,15 @@
 //! take it (`node-drain-policy: allow-if-replica-is-stopped`).
 
 use crate::sim::fields::At as _;
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::{NAMESPACE, build, is_schedulable, manager_of};
-use crate::sim::fields::{OFF, annotation, condition_is, is_deleting, name, phase, text};
+use crate::sim::fields::{is_deleting, name, text};
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Health, Key, Kind, State, View};
+use crate::sim::view::{Entry, Health, Key, Kind, Phase, State, View};
 use crate::sim::wire::Write;
 
 /// Between two looks at whether a budget may go.
@@ -22,7 +22,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let node = &entry.filed.node;
     let pod = view.get(Kind::Pod, key);
     let host = view.node(node);
-    let state = state(host, pod);
+    let state = state(host, view.entry(Kind::Pod, key));
     let mut writes = Vec::new();
     let keeps = matches!(state, "running" | "unknown");
     let mut status = Map::new();
@@ -36,7 +36,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         }
     }
     if !status.is_empty() {
-        writes.push(Write::patch_status(Kind::InstanceManager, manager, &Value::Object(status)));
+        writes.push(Write::patch_status(Kind::InstanceManager, manager, Value::Object(status)));
     }
     match (state, pod) {
         ("error", Some(pod)) if !is_deleting(pod) => writes.push(Write::delete(Kind::Pod, pod, Some(0))),
@@ -49,22 +49,28 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     Decision { writes, again }
 }
 
-fn state(host: Option<&Value>, pod: Option<&Value>) -> &'static str {
-    let down =
-        host.is_none_or(|host| !condition_is(host, "Ready", "True") || annotation(host, OFF).is_some());
+fn state(host: Option<&Entry>, pod: Option<&Entry>) -> &'static str {
+    let down = host.is_none_or(|host| !host.facts.is_ready || host.facts.host.is_off);
     match pod {
         _ if down => "unknown",
         None => "error",
-        Some(pod) if is_deleting(pod) => "error",
-        Some(pod) => match phase(pod) {
-            "Running" if condition_is(pod, "Ready", "True") => "running",
-            "Running" | "Pending" | "" => "starting",
-            _ => "error",
+        Some(pod) if pod.facts.is_deleting() => "error",
+        Some(pod) => match pod.facts.phase {
+            Phase::Running if pod.facts.is_ready => "running",
+            Phase::Running | Phase::Pending | Phase::Unset => "starting",
+            Phase::Scheduling
+            | Phase::Scheduled
+            | Phase::PreparingTarget
+            | Phase::TargetReady
+            | Phase::Succeeded
+            | Phase::Failed
+            | Phase::Other => "error",
         },
     }
 }
 
-/// What is new and what is gone of the map of what runs in a manager, as a merge patch.
+/// What is new and what is gone of the map of what runs in a manager, as a merge patch. Both lists are in order of the
+/// names, so one pass over the two finds what is in only one of them.
 fn instances(
     view: &View,
     manager: &Value,
@@ -73,28 +79,31 @@ fn instances(
     keeps: bool,
 ) -> Map<String, Value> {
     let known = manager.at("/status").and_then(|status| status.get(field)?.as_object());
-    let runs = |one: &Entry| keeps && one.filed.state == State::Running;
+    let mut known = known.into_iter().flat_map(Map::keys).peekable();
+    let mut running = view.running(kind, node).filter(|_| keeps).peekable();
     let mut patch = Map::new();
-    let mut kept = 0;
-    for (key, one) in view.keyed_on(kind, node).filter(|(_, one)| runs(one)) {
-        if known.is_some_and(|known| known.contains_key(&key.name)) {
-            kept += 1;
-        } else {
-            let (name, instance) = build::instance(&one.object);
-            patch.insert(name, instance);
+    loop {
+        let order = match (running.peek(), known.peek()) {
+            (Some(one), Some(name)) => one.name().cmp(name.as_str()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return patch,
+        };
+        if order.is_le()
+            && let Some(one) = running.next()
+            && order.is_lt()
+        {
+            let fresh = view.get(kind, one).map(build::instance);
+            patch.extend(fresh);
+        }
+        if order.is_ge()
+            && let Some(name) = known.next()
+            && order.is_gt()
+        {
+            // A merge patch removes a key only when told so.
+            patch.insert(name.clone(), Value::Null);
         }
     }
-    if known.is_some_and(|known| known.len() > kept) {
-        let running: BTreeSet<&str> = view
-            .keyed_on(kind, node)
-            .filter(|(_, one)| runs(one))
-            .map(|(key, _)| key.name.as_str())
-            .collect();
-        let gone = known.into_iter().flat_map(Map::keys).filter(|name| !running.contains(name.as_str()));
-        // A merge patch removes a key only when told so.
-        patch.extend(gone.map(|name| (name.clone(), Value::Null)));
-    }
-    patch
 }
 
 fn budget(
@@ -117,7 +126,7 @@ fn budget(
             let status = status(budget);
             let had = budget.at("/status").unwrap_or(&Value::Null);
             if status.as_object().into_iter().flatten().any(|(field, value)| had.get(field) != Some(value)) {
-                writes.push(Write::patch_status(Kind::Budget, budget, &status));
+                writes.push(Write::patch_status(Kind::Budget, budget, status));
             }
             return cordoned.then(|| now.instant + LOOK_AGAIN);
         }

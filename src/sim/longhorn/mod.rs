@@ -6,14 +6,10 @@ mod build;
 mod instances;
 mod volume;
 
-use crate::sim::fields::At as _;
-use serde_json::Value;
-
-use super::fields::{OFF, annotation};
 use super::turns::{Decision, Now};
 use super::view::{Entry, Kind, State, Task, View};
 use build::instance_manager_name;
-pub(super) use build::{Disk, budget, disk, instance, instance_manager, manager_pod};
+pub(super) use build::{Disk, budget, disk, instance, instance_manager, manager_pod, runs_on};
 pub(super) use instances::status as budget_status;
 
 /// Where all of Longhorn lives.
@@ -45,9 +41,9 @@ fn manager_of<'a>(view: &'a View, node: &str) -> Option<&'a Entry> {
 fn is_alive(view: &View, node: &str) -> bool {
     manager_of(view, node)
         .is_some_and(|manager| matches!(manager.filed.state, State::Running | State::Unknown))
-        && view.node(node).is_some_and(|node| annotation(node, OFF).is_none())
+        && view.node(node).is_some_and(|node| !node.facts.host.is_off)
 }
 
-fn is_schedulable(node: Option<&Value>) -> bool {
-    node.is_some_and(|node| node.at("/spec/unschedulable") != Some(&Value::Bool(true)))
+fn is_schedulable(node: Option<&Entry>) -> bool {
+    node.is_some_and(|node| !node.facts.host.is_cordoned)
 }

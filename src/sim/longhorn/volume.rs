@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::{instance_manager_name, is_alive, is_schedulable, manager_of};
-use crate::sim::fields::{condition_is, name, text, uid};
+use super::{instance_manager_name, is_alive, is_schedulable, manager_of, runs_on};
+use crate::sim::fields::{self, text};
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Health, Key, Kind, State, View};
+use crate::sim::view::{Entry, Health, Key, Kind, Mode, Rest, Robustness, State, View};
 use crate::sim::wire::Write;
 
 pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
@@ -17,42 +17,20 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some(engine) = view.owned(Kind::Engine, key).next() else {
         return Decision::nothing();
     };
-    let (volume, engine) = (entry.object.value(), engine.object.value());
     let node = home(view, entry);
     let mut work = Work { writes: Vec::new(), again: None };
     let attached = !node.is_empty();
-    let mut modes: Vec<(&str, &str)> = Vec::new();
-    for replica in view.owned(Kind::Replica, key) {
-        let busy = modes.iter().any(|(_, mode)| *mode == "WO");
-        if let Some(mode) = work.replica(view, replica, (volume, engine), (attached, busy), now) {
-            modes.push((name(&replica.object), mode));
+    let mut modes: Vec<(&str, Mode)> = Vec::new();
+    for (replica_key, replica) in view.keyed_owned(Kind::Replica, key) {
+        let busy = modes.iter().any(|(_, mode)| *mode == Mode::Building);
+        let known = engine.facts.modes.iter().find(|(name, _)| **name == *replica_key.name());
+        let was = known.map(|(_, mode)| *mode);
+        if let Some(mode) = work.replica(view, replica, (entry, was), (attached, busy), now) {
+            modes.push((replica_key.name(), mode));
         }
     }
-    let state = if attached { "running" } else { "stopped" };
-    work.patch(Kind::Engine, engine, "/spec", &[("nodeID", Is(node)), ("desireState", Is(state))], None);
-    let status = [
-        ("currentState", Is(state)),
-        ("started", On(attached)),
-        ("instanceManagerName", if attached { RunsIn(node) } else { Is("") }),
-    ];
-    work.patch(Kind::Engine, engine, "/status", &status, modes_patch(engine, &modes));
-    work.patch(Kind::Volume, volume, "/spec", &[("nodeID", Is(node))], None);
-    let wanted = volume.at("/spec/numberOfReplicas").and_then(Value::as_u64).unwrap_or(1);
-    let whole = modes.iter().filter(|(_, mode)| *mode == "RW").count() as u64;
-    let robustness = match whole {
-        _ if !attached => "unknown",
-        0 => "faulted",
-        whole if whole < wanted => "degraded",
-        _ => "healthy",
-    };
-    let degrades = robustness == "degraded" && text(volume, "/status/robustness") != robustness;
-    let status = [
-        ("state", Is(if attached { "attached" } else { "detached" })),
-        ("robustness", Is(robustness)),
-        ("currentNodeID", Is(node)),
-    ];
-    let since = degrades.then(|| ("lastDegradedAt", json!(now.stamp())));
-    work.patch(Kind::Volume, volume, "/status", &status, since);
+    work.engine(engine, node, &modes);
+    work.volume(entry, node, &modes, now);
     Decision { writes: work.writes, again: work.again }
 }
 
@@ -64,14 +42,15 @@ fn home<'a>(view: &'a View, volume: &'a Entry) -> &'a str {
 }
 
 /// What an engine's modes are to become; none where they are that already.
-fn modes_patch(engine: &Value, modes: &[(&str, &str)]) -> Option<(&'static str, Value)> {
-    let known = engine.at("/status/replicaModeMap").and_then(Value::as_object);
-    let had = |name: &str| known.and_then(|known| known.get(name)?.as_str());
+fn modes_patch(engine: &Entry, modes: &[(&str, Mode)]) -> Option<(&'static str, Value)> {
+    let known = &engine.facts.modes;
+    let had = |name: &str| known.iter().find(|(known, _)| **known == *name).map(|(_, mode)| *mode);
     let fresh = modes.iter().filter(|(name, mode)| had(name) != Some(*mode));
-    let fresh = fresh.map(|(name, mode)| ((*name).to_owned(), json!(mode)));
+    let fresh = fresh.map(|(name, mode)| ((*name).to_owned(), json!(mode.word())));
     // A merge patch removes a key only when told so.
-    let gone = known.into_iter().flat_map(Map::keys).filter(|name| !modes.iter().any(|(one, _)| one == name));
-    let patch: Map<String, Value> = fresh.chain(gone.map(|name| (name.clone(), Value::Null))).collect();
+    let gone = known.iter().filter(|(name, _)| !modes.iter().any(|(one, _)| **one == **name));
+    let gone = gone.map(|(name, _)| (name.to_string(), Value::Null));
+    let patch: Map<String, Value> = fresh.chain(gone).collect();
     (!patch.is_empty()).then_some(("replicaModeMap", Value::Object(patch)))
 }
 
@@ -90,7 +69,7 @@ impl Wanted<'_> {
         match self {
             Is(text) => had.and_then(Value::as_str) == Some(text),
             On(on) => had.and_then(Value::as_bool) == Some(on),
-            RunsIn(node) => had.and_then(Value::as_str).is_some_and(|had| had == instance_manager_name(node)),
+            RunsIn(node) => had.and_then(Value::as_str).is_some_and(|had| runs_on(had, node)),
         }
     }
 
@@ -128,8 +107,57 @@ impl Work {
         }
         // One decision writes spec and status of the same object, so neither can insist on a version.
         let status = within == "/status";
-        let body = if status { json!({"status": body}) } else { json!({"spec": body}) };
+        let body = fields::object([(if status { "status" } else { "spec" }, Value::Object(body))]);
         self.writes.push(Write::Patch { kind, key: Key::of(object), status, body });
+    }
+
+    /// Moves an engine to where its volume is to be; nothing of it is read where it rests there.
+    fn engine(&mut self, entry: &Entry, node: &str, modes: &[(&str, Mode)]) {
+        let attached = !node.is_empty();
+        let rest = if attached { Rest::Runs } else { Rest::Stopped };
+        let known = entry.facts.modes.iter().map(|(name, mode)| (&**name, *mode));
+        if entry.facts.rest == rest && entry.filed.node == node && known.eq(modes.iter().copied()) {
+            return;
+        }
+        let engine = entry.object.value();
+        let state = if attached { "running" } else { "stopped" };
+        self.patch(Kind::Engine, engine, "/spec", &[("nodeID", Is(node)), ("desireState", Is(state))], None);
+        let status = [
+            ("currentState", Is(state)),
+            ("started", On(attached)),
+            ("instanceManagerName", if attached { RunsIn(node) } else { Is("") }),
+        ];
+        self.patch(Kind::Engine, engine, "/status", &status, modes_patch(entry, modes));
+    }
+
+    /// What is told of a volume with these replicas; nothing of it is read where that is told already.
+    fn volume(&mut self, entry: &Entry, node: &str, modes: &[(&str, Mode)], now: &Now<'_>) {
+        let attached = !node.is_empty();
+        let Some(known) = &entry.facts.storage else { return };
+        let whole = modes.iter().filter(|(_, mode)| *mode == Mode::Whole).count() as u64;
+        let robustness = match whole {
+            _ if !attached => Robustness::Unknown,
+            0 => Robustness::Faulted,
+            whole if whole < known.replicas => Robustness::Degraded,
+            _ => Robustness::Healthy,
+        };
+        if known.attached == Some(attached)
+            && known.robustness == robustness
+            && known.wanted_on.as_deref() == Some(node)
+            && known.is_on.as_deref() == Some(node)
+        {
+            return;
+        }
+        let volume = entry.object.value();
+        self.patch(Kind::Volume, volume, "/spec", &[("nodeID", Is(node))], None);
+        let status = [
+            ("state", Is(if attached { "attached" } else { "detached" })),
+            ("robustness", Is(robustness.word())),
+            ("currentNodeID", Is(node)),
+        ];
+        let degrades = robustness == Robustness::Degraded && known.robustness != robustness;
+        let since = degrades.then(|| ("lastDegradedAt", json!(now.stamp())));
+        self.patch(Kind::Volume, volume, "/status", &status, since);
     }
 
     /// Moves a replica on; its mode in the engine, if it has one.
@@ -137,62 +165,72 @@ impl Work {
         &mut self,
         view: &View,
         entry: &Entry,
-        (volume, engine): (&Value, &Value),
+        (volume, was): (&Entry, Option<Mode>),
         (attached, busy): (bool, bool),
         now: &Now<'_>,
-    ) -> Option<&'static str> {
-        let replica = entry.object.value();
+    ) -> Option<Mode> {
         let node = entry.filed.node.as_str();
         let failed = entry.filed.health == Health::Failed;
         let mut mode = None;
-        let (mut desired, mut state) = if attached { ("running", "running") } else { ("stopped", "stopped") };
+        let mut rest = if attached { Rest::Runs } else { Rest::Stopped };
         let mut with: &[(&str, Wanted<'_>)] = &[];
         let stamp;
         let (fails, heals);
         if attached && !is_alive(view, node) {
-            (desired, state) = ("stopped", "error");
+            rest = Rest::Broken;
             if !failed {
                 stamp = now.stamp();
                 fails = [("failedAt", Is(&stamp)), ("lastFailedAt", Is(&stamp))];
                 with = &fails;
             }
         } else if attached && failed {
-            let was =
-                engine.at("/status/replicaModeMap").and_then(|modes| modes.get(name(replica))?.as_str());
-            let begun = view.done(uid(replica), "rebuilding").filter(|_| was == Some("WO"));
-            match begun.map(|begun| begun + rebuilding(volume, now)) {
+            let begun = view.done(&entry.uid, "rebuilding").filter(|_| was == Some(Mode::Building));
+            match begun.map(|begun| begun + rebuilding(&volume.object, now)) {
                 Some(due) if now.instant >= due => {
                     stamp = now.stamp();
                     heals = [("failedAt", Is("")), ("healthyAt", Is(&stamp)), ("lastHealthyAt", Is(&stamp))];
                     with = &heals;
-                    mode = Some("RW");
+                    mode = Some(Mode::Whole);
                 }
                 Some(due) => {
                     self.look_at(due);
-                    mode = Some("WO");
+                    mode = Some(Mode::Building);
                 }
                 None if !busy && may_rebuild(view, node) => {
-                    self.writes.push(Write::Done { uid: uid(replica).to_owned(), what: "rebuilding" });
-                    self.look_at(now.instant + rebuilding(volume, now));
-                    mode = Some("WO");
+                    self.writes.push(Write::Done { uid: entry.uid.to_string(), what: "rebuilding" });
+                    self.look_at(now.instant + rebuilding(&volume.object, now));
+                    mode = Some(Mode::Building);
                 }
                 // Whatever it waits for wakes the volume: its node, the manager there, the replica before it.
-                None => (desired, state) = ("stopped", "stopped"),
+                None => rest = Rest::Stopped,
             }
         } else if attached {
-            mode = Some("RW");
+            mode = Some(Mode::Whole);
         }
+        if entry.facts.rest != rest || !with.is_empty() {
+            self.settle(entry, rest, with);
+        }
+        mode
+    }
+
+    /// Writes what a replica that comes to rest there lacks.
+    fn settle(&mut self, entry: &Entry, rest: Rest, with: &[(&str, Wanted<'_>)]) {
+        let replica = entry.object.value();
+        let (desired, state) = match rest {
+            Rest::Runs => ("running", "running"),
+            Rest::Broken => ("stopped", "error"),
+            Rest::Stopped | Rest::Nowhere => ("stopped", "stopped"),
+        };
         let mut spec = vec![("desireState", Is(desired))];
         spec.extend_from_slice(with);
         self.patch(Kind::Replica, replica, "/spec", &spec, None);
-        let runs = state == "running";
+        let runs = rest == Rest::Runs;
         let status = [
             ("currentState", Is(state)),
             ("started", On(runs)),
-            ("instanceManagerName", if runs { RunsIn(node) } else { Is("") }),
+            ("instanceManagerName", if runs { RunsIn(&entry.filed.node) } else { Is("") }),
         ];
         self.patch(Kind::Replica, replica, "/status", &status, None);
-        mode
     }
 
     fn look_at(&mut self, at: Instant) {
@@ -211,8 +249,8 @@ fn rebuilding(volume: &Value, now: &Now<'_>) -> Duration {
 
 /// A failed replica comes back only on a node that takes pods again.
 fn may_rebuild(view: &View, node: &str) -> bool {
-    let object = view.node(node);
-    object.is_some_and(|object| condition_is(object, "Ready", "True"))
-        && is_schedulable(object)
+    let host = view.node(node);
+    host.is_some_and(|host| host.facts.is_ready)
+        && is_schedulable(host)
         && manager_of(view, node).is_some_and(|manager| manager.filed.state == State::Running)
 }

@@ -30,8 +30,11 @@ pub fn adopt(server: &ApiServer, objects: Vec<Value>, now: Timestamp) -> (Seeded
     adopting.complete();
     let names = |kind: Kind| adopting.all(kind).keys().cloned().collect::<Vec<Key>>();
     let seeded = Seeded {
-        nodes: names(Kind::Node).into_iter().map(|key| key.name).collect(),
-        vms: names(Kind::Vm).into_iter().map(|key| (key.namespace, key.name)).collect(),
+        nodes: names(Kind::Node).into_iter().map(|key| key.name().to_owned()).collect(),
+        vms: names(Kind::Vm)
+            .into_iter()
+            .map(|key| (key.namespace().to_owned(), key.name().to_owned()))
+            .collect(),
     };
     (seeded, adopting.odd)
 }
@@ -127,7 +130,7 @@ impl Adopting<'_> {
     }
 
     fn complete_vmi(&mut self, key: &Key, vmi: &Object) {
-        let what = format!("VMI {}/{}", key.namespace, key.name);
+        let what = format!("VMI {}/{}", key.namespace(), key.name());
         if fields::controller(vmi).is_none() {
             self.odd.push(format!("{what} has no VM; it cannot be started again"));
         } else if !self.all(Kind::Vm).contains_key(key) {
@@ -189,7 +192,8 @@ impl Adopting<'_> {
             if !runs && fields::run_strategy(vm) == "Always" {
                 odd.push(format!(
                     "VM {}/{} should run and has no VMI; it will be started",
-                    key.namespace, key.name
+                    key.namespace(),
+                    key.name()
                 ));
             }
         }
@@ -216,7 +220,7 @@ impl Adopting<'_> {
             self.odd.push(format!("instance managers cannot be made up: {error}"));
         }
         let of = |disk: &Object| text(disk, "/spec/volumeName").to_owned();
-        let volumes: BTreeSet<&str> = self.all(Kind::Volume).keys().map(|key| key.name.as_str()).collect();
+        let volumes: BTreeSet<&str> = self.all(Kind::Volume).keys().map(Key::name).collect();
         let lost: BTreeSet<String> =
             disks.iter().map(of).filter(|volume| !volumes.contains(volume.as_str())).collect();
         self.odd.extend(

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::sim::fields;
-use crate::sim::view::{Key, Kind, Task, View, vmi_of_pod, vmi_of_vmim};
+use crate::sim::view::{Key, Kind, Task, View};
 
 /// How many VMs are written about at once.
 const BATCH: usize = 16;
@@ -97,11 +96,13 @@ fn family(view: &View, (kind, key): &Task) -> Option<Key> {
         | Kind::Engine
         | Kind::Replica
         | Kind::InstanceManager => None,
-        Kind::Vmim => view.get(*kind, key).filter(|vmim| fields::is_final(vmim)).map(vmi_of_vmim),
+        Kind::Vmim => {
+            let vmim = view.entry(*kind, key).filter(|vmim| vmim.filed.ended);
+            vmim.and_then(|vmim| vmim.filed.vmi.clone())
+        }
         Kind::Pod => {
-            let pod = view.get(*kind, key);
-            let bound = pod.filter(|pod| !fields::text(pod, "/spec/nodeName").is_empty());
-            bound.map(|pod| vmi_of_pod(pod).unwrap_or_else(|| key.clone()))
+            let bound = view.entry(*kind, key).filter(|pod| !pod.filed.node.is_empty());
+            bound.map(|pod| pod.filed.vmi.clone().unwrap_or_else(|| key.clone()))
         }
     }
 }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Key, Kind};
-use crate::sim::fields::{self, annotation, label, list, map, namespace, phase, quantity, text};
+use super::facts::{Facts, Phase};
+use super::key::ByKind;
+use super::parts::Parts;
+use super::{Entry, Key, Kind};
+use crate::sim::fields::{self, label, list, namespace, quantity, text};
 
 /// What an object is filed under.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +21,7 @@ pub(in crate::sim) struct Filed {
     /// Where a pod or a VMI is bound, or a part of the storage lives; empty when nowhere.
     pub(in crate::sim) node: String,
     /// The node that a VMI is evacuated from.
-    evacuated: String,
+    pub(in crate::sim) evacuated: String,
     /// A migration that holds a slot.
     slot: bool,
     /// What an unfinished bound pod takes from its node.
@@ -62,8 +65,17 @@ pub(in crate::sim) enum Health {
 
 impl Filed {
     /// What to file an object under, given what it was filed under before.
-    pub(super) fn of(kind: Kind, object: &Value, before: Option<&Self>) -> Self {
-        let mut filed = Self::default();
+    pub(super) fn of(
+        kind: Kind,
+        object: &Value,
+        parts: Parts<'_>,
+        facts: &Facts,
+        before: Option<&Self>,
+    ) -> Self {
+        let Parts { metadata, spec, status } = parts;
+        let namespace = || metadata.text("namespace");
+        let mut filed =
+            Self { ended: matches!(facts.phase, Phase::Succeeded | Phase::Failed), ..Self::default() };
         match kind {
             Kind::Node | Kind::Vm => {}
             // Budgets find their sets by any one of the labels that they ask for.
@@ -77,26 +89,22 @@ impl Filed {
                 filed.also = by.filter(|_| !own).into_iter().collect();
             }
             Kind::Vmi => {
-                text(object, "/status/nodeName").clone_into(&mut filed.node);
-                text(object, "/status/evacuationNodeName").clone_into(&mut filed.evacuated);
-                filed.ended = fields::is_final(object);
-                filed.state = match phase(object) {
-                    "Running" => State::Running,
-                    "Scheduled" => State::Starting,
-                    _ => State::Other,
-                };
+                status.text("nodeName").clone_into(&mut filed.node);
+                status.text("evacuationNodeName").clone_into(&mut filed.evacuated);
+                if facts.phase == Phase::Running {
+                    filed.state = State::Running;
+                } else if facts.phase == Phase::Scheduled {
+                    filed.state = State::Starting;
+                }
                 filed.also = before.map_or_else(|| claims(object), |before| before.also.clone());
             }
             Kind::Vmim => {
-                filed.vmi = Some(vmi_of_vmim(object));
-                filed.ended = fields::is_final(object);
-                filed.slot = !filed.ended && !matches!(phase(object), "" | "Pending");
+                filed.vmi = Some(Key::new(namespace(), spec.text("vmiName")));
+                filed.slot = !filed.ended && !matches!(facts.phase, Phase::Unset | Phase::Pending);
             }
             Kind::Pod => {
-                filed.vmi = vmi_of_pod(object);
-                text(object, "/spec/nodeName").clone_into(&mut filed.node);
-                filed.ended = fields::is_final(object);
-                if phase(object) == "Running" {
+                spec.text("nodeName").clone_into(&mut filed.node);
+                if facts.phase == Phase::Running {
                     filed.state = State::Running;
                 }
                 if !filed.node.is_empty() && !filed.ended {
@@ -104,33 +112,41 @@ impl Filed {
                     let known = before.and_then(|before| before.takes.clone());
                     filed.takes = Some(known.unwrap_or_else(|| Arc::new(requests(object))));
                 }
-                if let Some(owner) = fields::controller(object) {
+                let owner = fields::controller(object);
+                if let Some(owner) = owner {
                     text(owner, "/uid").clone_into(&mut filed.owner);
+                }
+                // Whose a pod is does not change while its controller is the same.
+                if let Some(before) = before.filter(|before| before.owner == filed.owner) {
+                    filed.vmi.clone_from(&before.vmi);
+                    filed.also.clone_from(&before.also);
+                } else if let Some(owner) = owner {
+                    filed.vmi = vmi_of_pod(object);
                     if filed.vmi.is_none() {
-                        filed.also = vec![Key::new(namespace(object), text(owner, "/name"))];
+                        filed.also = vec![Key::new(namespace(), text(owner, "/name"))];
                     }
                 }
             }
             Kind::Volume => {
-                let claim = object.at("/status/kubernetesStatus").unwrap_or(&Value::Null);
-                filed.also = vec![Key::new(text(claim, "/namespace"), text(claim, "/pvcName"))];
+                let claim = status.within("kubernetesStatus");
+                filed.also = vec![Key::new(claim.text("namespace"), claim.text("pvcName"))];
             }
             Kind::Engine | Kind::Replica | Kind::InstanceManager => {
-                filed.state = match text(object, "/status/currentState") {
+                filed.state = match status.text("currentState") {
                     "running" => State::Running,
-                    "stopped" if text(object, "/spec/desireState") == "stopped" => State::Stopped,
+                    "stopped" if spec.text("desireState") == "stopped" => State::Stopped,
                     "unknown" => State::Unknown,
                     _ => State::Other,
                 };
-                if !text(object, "/spec/failedAt").is_empty() {
+                if !spec.text("failedAt").is_empty() {
                     filed.health = Health::Failed;
-                } else if !text(object, "/spec/healthyAt").is_empty() {
+                } else if !spec.text("healthyAt").is_empty() {
                     filed.health = Health::Whole;
                 }
-                text(object, "/spec/nodeID").clone_into(&mut filed.node);
-                let volume = text(object, "/spec/volumeName");
+                spec.text("nodeID").clone_into(&mut filed.node);
+                let volume = spec.text("volumeName");
                 filed.also =
-                    (!volume.is_empty()).then(|| Key::new(namespace(object), volume)).into_iter().collect();
+                    (!volume.is_empty()).then(|| Key::new(namespace(), volume)).into_iter().collect();
             }
         }
         filed
@@ -163,20 +179,17 @@ pub(in crate::sim) fn vmi_of_pod(pod: &Value) -> Option<Key> {
         .flatten()
 }
 
-/// The VMI that a migration is about.
-pub(in crate::sim) fn vmi_of_vmim(vmim: &Value) -> Key {
-    Key::new(namespace(vmim), text(vmim, "/spec/vmiName"))
-}
-
 /// What a pod's containers ask for in all, in thousandths.
 pub(in crate::sim) fn requests(pod: &Value) -> BTreeMap<String, u128> {
     let mut sum = BTreeMap::new();
     for container in list(pod, "/spec/containers") {
-        let mut asked = map(container, "/resources/limits");
-        asked.extend(map(container, "/resources/requests"));
-        for (resource, amount) in asked {
+        let of = |field: &str| container.at("/resources").and_then(|all| all.get(field)?.as_object());
+        let (limits, requests) = (of("limits"), of("requests"));
+        let asked = |resource: &String| requests.is_some_and(|requests| requests.contains_key(resource));
+        let limits = limits.into_iter().flatten().filter(|(resource, _)| !asked(resource));
+        for (resource, amount) in limits.chain(requests.into_iter().flatten()) {
             let amount = amount.as_str().and_then(quantity).unwrap_or(0);
-            *sum.entry(resource).or_insert(0) += amount;
+            *sum.entry(resource.clone()).or_insert(0) += amount;
         }
     }
     sum
@@ -193,8 +206,10 @@ pub(in crate::sim) struct Room {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Pods and migrations by VMI; engines and replicas by volume; pods by owner; VMIs and volumes by claim.
-    by_owner: BTreeMap<Kind, BTreeMap<Key, BTreeSet<Key>>>,
-    by_node: BTreeMap<Kind, BTreeMap<String, BTreeSet<Key>>>,
+    by_owner: ByKind<BTreeMap<Key, BTreeSet<Key>>>,
+    by_node: ByKind<BTreeMap<String, BTreeSet<Key>>>,
+    /// Engines and replicas that run, by node.
+    running: ByKind<BTreeMap<String, BTreeSet<Key>>>,
     evacuated: BTreeMap<String, BTreeSet<Key>>,
     slots: BTreeSet<Key>,
     rooms: BTreeMap<String, Room>,
@@ -209,13 +224,16 @@ impl Index {
 
     pub(super) fn set(&mut self, kind: Kind, key: &Key, filed: &Filed, present: bool) {
         for owner in filed.vmi.iter().chain(&filed.also) {
-            file(self.by_owner.entry(kind).or_default(), owner.clone(), key, present);
+            file(self.by_owner.of_mut(kind), owner, key, present);
         }
         if kind == Kind::Pod || !filed.node.is_empty() {
-            file(self.by_node.entry(kind).or_default(), filed.node.clone(), key, present);
+            file(self.by_node.of_mut(kind), &filed.node, key, present);
+        }
+        if matches!(kind, Kind::Engine | Kind::Replica) && filed.state == State::Running {
+            file(self.running.of_mut(kind), &filed.node, key, present);
         }
         if !filed.evacuated.is_empty() {
-            file(&mut self.evacuated, filed.evacuated.clone(), key, present);
+            file(&mut self.evacuated, &filed.evacuated, key, present);
         }
         if filed.slot && present {
             self.slots.insert(key.clone());
@@ -243,11 +261,15 @@ impl Index {
     }
 
     pub(super) fn owned<'a>(&'a self, kind: Kind, owner: &Key) -> impl Iterator<Item = &'a Key> + use<'a> {
-        self.by_owner.get(&kind).and_then(|all| all.get(owner)).into_iter().flatten()
+        self.by_owner.of(kind).get(owner).into_iter().flatten()
     }
 
     pub(super) fn on<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
-        self.by_node.get(&kind).and_then(|all| all.get(node)).into_iter().flatten()
+        self.by_node.of(kind).get(node).into_iter().flatten()
+    }
+
+    pub(super) fn running<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
+        self.running.of(kind).get(node).into_iter().flatten()
     }
 
     pub(super) fn evacuated(&self, node: &str) -> impl Iterator<Item = &Key> {
@@ -273,14 +295,21 @@ impl Index {
     }
 }
 
-fn file<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Key>>, of: K, key: &Key, present: bool) {
-    if present {
-        index.entry(of).or_default().insert(key.clone());
-    } else if let Some(keys) = index.get_mut(&of) {
-        keys.remove(key);
-        if keys.is_empty() {
-            index.remove(&of);
+fn file<K: Ord + Clone>(index: &mut BTreeMap<K, BTreeSet<Key>>, of: &K, key: &Key, present: bool) {
+    match index.get_mut(of) {
+        Some(keys) if present => {
+            keys.insert(key.clone());
         }
+        Some(keys) => {
+            keys.remove(key);
+            if keys.is_empty() {
+                index.remove(of);
+            }
+        }
+        None if present => {
+            index.insert(of.clone(), BTreeSet::from([key.clone()]));
+        }
+        None => {}
     }
 }
 
@@ -289,15 +318,17 @@ pub(super) fn cordons_differ(old: &Value, new: &Value) -> bool {
     old.at("/spec/unschedulable") != new.at("/spec/unschedulable")
 }
 
-/// Whether scheduling on a node may go otherwise than before.
-pub(super) fn places_differ(old: &Value, new: &Value) -> bool {
-    ["/spec", "/metadata/labels", "/status/allocatable"].iter().any(|p| old.at(p) != new.at(p))
-        || runs_differ(old, new)
+/// Whether scheduling on a node may go otherwise than before; `runs` says whether its guests may.
+pub(super) fn places_differ(old: &Value, new: &Value, runs: bool) -> bool {
+    runs || ["/spec", "/metadata/labels", "/status/allocatable"].iter().any(|p| old.at(p) != new.at(p))
 }
 
 /// Whether pods and guests of a node may go on otherwise than before.
-pub(super) fn runs_differ(old: &Value, new: &Value) -> bool {
-    fields::condition_is(old, "Ready", "True") != fields::condition_is(new, "Ready", "True")
-        || [fields::OFF, fields::AWAY].iter().any(|key| annotation(old, key) != annotation(new, key))
-        || text(old, "/status/nodeInfo/bootID") != text(new, "/status/nodeInfo/bootID")
+pub(super) fn runs_differ(old: &Entry, new: &Entry) -> bool {
+    let boot = |entry: &'_ Entry| entry.facts.host.boot.clone().unwrap_or_default();
+    old.facts.is_ready != new.facts.is_ready
+        || boot(old) != boot(new)
+        || [fields::OFF, fields::AWAY]
+            .iter()
+            .any(|key| fields::annotation(&old.object, key) != fields::annotation(&new.object, key))
 }

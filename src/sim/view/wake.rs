@@ -24,12 +24,13 @@ impl View {
     }
 
     /// What may go on otherwise because of an object, and because of what it is filed under if that is new.
-    pub(super) fn woken_by(&self, kind: Kind, key: &Key, filed: &Filed, refiled: bool) -> Vec<Task> {
-        let mut wake = vec![(kind, key.clone())];
+    pub(super) fn woken_by(&self, kind: Kind, key: &Key, filed: &Filed, refiled: bool, wake: &mut Vec<Task>) {
         let owned = |of: Kind, owner: &Key| self.index.owned(of, owner).map(move |one| (of, one.clone()));
         match kind {
             Kind::Node => wake.extend(
-                self.index.on(Kind::InstanceManager, &key.name).map(|im| (Kind::InstanceManager, im.clone())),
+                self.index
+                    .on(Kind::InstanceManager, key.name())
+                    .map(|im| (Kind::InstanceManager, im.clone())),
             ),
             // What a guest reads of its VM it reads once.
             Kind::Vm | Kind::Volume => {}
@@ -39,7 +40,7 @@ impl View {
                     wake.extend(owned(Kind::Pod, key));
                     wake.extend(filed.also.iter().flat_map(|claim| owned(Kind::Volume, claim)));
                 }
-                self.wake_around(key, refiled, &mut wake);
+                self.wake_around(key, refiled, wake);
             }
             Kind::Vmim | Kind::Pod => {
                 if let Some(vmi) = &filed.vmi {
@@ -47,7 +48,7 @@ impl View {
                     if kind == Kind::Vmim && refiled {
                         wake.extend(owned(Kind::Pod, vmi));
                     }
-                    self.wake_around(vmi, refiled, &mut wake);
+                    self.wake_around(vmi, refiled, wake);
                 } else if kind == Kind::Pod {
                     wake.extend(filed.also.iter().flat_map(|owner| {
                         [(Kind::ReplicaSet, owner.clone()), (Kind::InstanceManager, owner.clone())]
@@ -69,7 +70,6 @@ impl View {
             // Whether its replicas live is the volumes' business; what runs in it is not.
             Kind::InstanceManager => wake.extend(self.volumes_on(&filed.node).filter(|_| refiled)),
         }
-        wake
     }
 
     /// The migrations of a VMI, and the node it is on when guests are being moved away from there.

@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::migration::{EVACUATION, free_slots};
-use crate::sim::fields::{self, is_deleting, list, name, namespace, suffix, text, uid};
+use super::migration::free_slots;
+use crate::sim::fields::{self, EVACUATION, list, name, namespace, suffix, text, uid};
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Key, Kind, View, is_live_pod};
+use crate::sim::view::{Key, Kind, Strategy, View, is_live_pod};
 use crate::sim::wire::Write;
 
 const COMPONENT: &str = "disruptionbudget-controller";
@@ -19,42 +19,45 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let tainted = list(node, "/spec/taints")
         .iter()
         .any(|t| text(t, "/key") == DRAIN && text(t, "/effect") == "NoSchedule");
-    if !tainted && !view.evacuates(&key.name) {
+    if !tainted && !view.evacuates(key.name()) {
         return Decision::nothing();
     }
-    let free = free_slots(view, &key.name);
+    let free = free_slots(view, key.name());
     if free == 0 {
         return Decision::at(now.instant + now.timing.seconds(5));
     }
-    let evicted = |vmi: &Value| text(vmi, "/status/evacuationNodeName") == key.name;
     let mut writes = Vec::new();
     let mut candidates = Vec::new();
-    for entry in view.on(Kind::Vmi, &key.name) {
-        let vmi = &entry.object;
-        if entry.filed.ended || is_deleting(vmi) || !(tainted || evicted(vmi)) {
+    for (vmi_key, entry) in view.keyed_on(Kind::Vmi, key.name()) {
+        let evicted = entry.filed.evacuated == key.name();
+        if entry.filed.ended || entry.facts.is_deleting() || !(tainted || evicted) {
             continue;
         }
-        let migratable = fields::condition_is(vmi, "LiveMigratable", "True");
-        match text(vmi, "/spec/evictionStrategy") {
-            "LiveMigrate" if !migratable && view.done(uid(vmi), "told-not-migratable").is_some() => {}
-            "LiveMigrate" if !migratable => {
-                let said = ("FailedCreate", "VirtualMachineInstance is not migrateable");
-                writes.push(now.event(Kind::Vmi, vmi, false, COMPONENT, said));
-                writes.push(Write::Done { uid: uid(vmi).to_owned(), what: "told-not-migratable" });
+        let migratable = entry.facts.is_migratable;
+        let leaves = match entry.facts.strategy {
+            Strategy::LiveMigrate if !migratable => {
+                if view.done(&entry.uid, "told-not-migratable").is_none() {
+                    let said = ("FailedCreate", "VirtualMachineInstance is not migrateable");
+                    writes.push(now.event(Kind::Vmi, &entry.object, false, COMPONENT, said));
+                    writes.push(Write::Done { uid: entry.uid.to_string(), what: "told-not-migratable" });
+                }
+                false
             }
-            "LiveMigrate" => candidates.push(vmi),
-            "LiveMigrateIfPossible" if migratable => candidates.push(vmi),
-            _ if evicted(vmi) && migratable => candidates.push(vmi),
-            _ => {}
+            Strategy::LiveMigrate => true,
+            Strategy::LiveMigrateIfPossible => migratable,
+            Strategy::Other => migratable && evicted,
+        };
+        if leaves {
+            candidates.push((vmi_key, entry));
         }
     }
-    candidates.retain(|vmi| {
-        view.vmims_of(&Key::of(vmi)).all(|vmim| vmim.filed.ended)
-            && view.pods_of(vmi).filter(|pod| is_live_pod(pod)).count() <= 1
+    candidates.retain(|(vmi_key, vmi)| {
+        view.vmims_of(vmi_key).all(|vmim| vmim.filed.ended)
+            && view.pods_of(vmi_key, vmi).filter(|pod| is_live_pod(pod)).count() <= 1
     });
     let waiting = candidates.len() > free;
-    for vmi in candidates.into_iter().take(free) {
-        let vmim = evacuation(view, vmi, &key.name);
+    for vmi in candidates.into_iter().take(free).map(|(_, vmi)| &vmi.object) {
+        let vmim = evacuation(view, vmi, key.name());
         let message = format!("Created Migration {}", name(&vmim));
         writes.push(Write::Create { kind: Kind::Vmim, object: vmim });
         writes.push(now.event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message)));

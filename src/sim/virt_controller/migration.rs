@@ -8,14 +8,13 @@ use serde_json::{Value, json};
 
 use super::vmi::launcher_pod;
 use crate::sim::fields::{
-    self, MIGRATION_JOB, VMIM_FINALIZER, annotation, condition, has_finalizer, is_deleting, is_final, label,
-    map, name, phase, text, transitions_with, uid,
+    self, VMIM_FINALIZER, condition, has_finalizer, is_deleting, is_final, label, map, name, phase, text,
+    transitions_with, uid,
 };
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Key, Kind, View, is_live_pod, vmi_of_vmim};
+use crate::sim::view::{Copying, Entry, Key, Kind, Phase, View, is_live_pod};
 use crate::sim::wire::Write;
 
-pub(super) const EVACUATION: &str = "kubevirt.io/evacuationMigration";
 pub(super) const PER_CLUSTER: usize = 5;
 pub(super) const PER_NODE: usize = 2;
 const KEPT: usize = 5;
@@ -50,33 +49,41 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some(entry) = view.entry(Kind::Vmim, key) else {
         return Decision::nothing();
     };
-    let vmim = &entry.object;
-    let vmi_key = vmi_of_vmim(vmim);
-    let vmi = view.get(Kind::Vmi, &vmi_key);
-    if is_final(vmim) {
-        return sweep(view, vmim, vmi, &vmi_key);
-    }
-    if phase(vmim).is_empty() {
-        return admit(view, vmim, vmi, &vmi_key, now);
-    }
-    let target = vmi.and_then(|vmi| target_pod(view, vmi, vmim));
-    let Some(vmi) = vmi.filter(|vmi| !is_final(vmi) && !is_deleting(vmi)) else {
-        let text = "Migration failed vmi shutdown during migration.";
-        return fail(vmim, None, vmi, text, now);
+    let Some(vmi_key) = &entry.filed.vmi else {
+        return Decision::nothing();
     };
-    let handed_off = text(vmi, "/status/migrationState/migrationUid") == uid(vmim);
-    if is_deleting(vmim) && !handed_off {
-        return fail(vmim, target, Some(vmi), "Migration failed due to being canceled", now);
+    let vmim = &entry.object;
+    let vmi = view.entry(Kind::Vmi, vmi_key);
+    if entry.filed.ended {
+        return sweep(view, entry, vmi, vmi_key);
     }
-    match phase(vmim) {
-        "Pending" => begin(view, entry, vmi, now),
-        "Scheduling" | "Scheduled" | "PreparingTarget" | "TargetReady" | "Running" => {
-            if let Some(why) = failure(vmim, vmi, target, handed_off) {
-                return fail(vmim, target, Some(vmi), why, now);
+    if entry.facts.phase == Phase::Unset {
+        return admit(view, vmim, vmi.map(|vmi| &*vmi.object), vmi_key, now);
+    }
+    let Some(vmi) = vmi.filter(|vmi| !vmi.filed.ended && !vmi.facts.is_deleting()) else {
+        let text = "Migration failed vmi shutdown during migration.";
+        return fail(vmim, None, vmi.map(|vmi| &*vmi.object), text, now);
+    };
+    let target = target_pod(view, vmi_key, vmi, entry);
+    let handed_off = *vmi.facts.copy_job() == *entry.uid;
+    if entry.facts.is_deleting() && !handed_off {
+        return fail(vmim, target, Some(&vmi.object), "Migration failed due to being canceled", now);
+    }
+    match entry.facts.phase {
+        Phase::Pending => begin(view, (vmi_key, vmi), entry, target, now),
+        Phase::Scheduling
+        | Phase::Scheduled
+        | Phase::PreparingTarget
+        | Phase::TargetReady
+        | Phase::Running => {
+            if let Some(why) = failure(entry, vmi, target, handed_off) {
+                return fail(vmim, target, Some(&vmi.object), why, now);
             }
-            target.map_or_else(Decision::nothing, |target| advance(view, entry, vmi, target, handed_off, now))
+            target.map_or_else(Decision::nothing, |target| {
+                advance(view, (vmi_key, vmi), entry, target, handed_off, now)
+            })
         }
-        _ => Decision::nothing(),
+        Phase::Unset | Phase::Succeeded | Phase::Failed | Phase::Other => Decision::nothing(),
     }
 }
 
@@ -86,21 +93,21 @@ fn admit(view: &View, vmim: &Value, vmi: Option<&Value>, vmi_key: &Key, now: &No
     let others = view.vmims_of(vmi_key).map(|other| &*other.object).filter(|other| {
         uid(other) != uid(vmim) && (!phase(other).is_empty() || before(other) < before(vmim))
     });
-    if let Some(why) = refusal(vmi, &vmi_key.name, others) {
+    if let Some(why) = refusal(vmi, vmi_key.name(), others) {
         return fail(vmim, None, None, &why, now);
     }
     if !has_finalizer(vmim, VMIM_FINALIZER) && !is_deleting(vmim) {
         let body = json!({"metadata": {"finalizers": fields::finalizers_with(vmim, VMIM_FINALIZER),
-            "labels": {"kubevirt.io/vmi-name": vmi_key.name}}});
+            "labels": {"kubevirt.io/vmi-name": vmi_key.name()}}});
         return Decision::write([Write::patch(Kind::Vmim, vmim, body)]);
     }
     move_to(vmim, "Pending", now)
 }
 
 fn move_to(vmim: &Value, phase: &str, now: &Now<'_>) -> Decision {
-    let status =
-        json!({"phase": phase, "phaseTransitionTimestamps": transitions_with(vmim, phase, &now.stamp())});
-    Decision::write([Write::patch_status(Kind::Vmim, vmim, &status)])
+    let transitions = Value::Array(transitions_with(vmim, phase, &now.stamp()));
+    let status = fields::object([("phase", phase.into()), ("phaseTransitionTimestamps", transitions)]);
+    Decision::write([Write::patch_status(Kind::Vmim, vmim, status)])
 }
 
 /// Slots free in the cluster and for migrations away from this node.
@@ -112,23 +119,30 @@ pub(super) fn free_slots(view: &View, node: &str) -> usize {
     PER_CLUSTER.saturating_sub(view.slots().count()).min(PER_NODE.saturating_sub(from_node.count()))
 }
 
-fn begin(view: &View, entry: &Entry, vmi: &Value, now: &Now<'_>) -> Decision {
+fn begin(
+    view: &View,
+    (vmi_key, vmi): (&Key, &Entry),
+    entry: &Entry,
+    target: Option<&Entry>,
+    now: &Now<'_>,
+) -> Decision {
     let vmim = &entry.object;
     let retry = now.instant + now.timing.seconds(5);
-    if target_pod(view, vmi, vmim).is_some() {
+    if target.is_some() {
         return move_to(vmim, "Scheduling", now);
     }
     let earliest = entry.phase_since + Duration::from_millis(now.timing.migration_start_ms);
-    let earliest = earliest.max(back_off_end(view, vmim, now));
+    let earliest = earliest.max(back_off_end(view, entry, vmi_key, now));
     if now.instant < earliest {
         return Decision::at(earliest);
     }
-    let live = view.pods_of(vmi).filter(|pod| is_live_pod(pod)).count();
-    let node = text(vmi, "/status/nodeName");
-    if phase(vmi) != "Running" || live != 1 || free_slots(view, node) == 0 {
+    if vmi.facts.phase != Phase::Running
+        || free_slots(view, &vmi.filed.node) == 0
+        || view.pods_of(vmi_key, vmi).filter(|pod| is_live_pod(pod)).count() != 1
+    {
         return Decision::at(retry);
     }
-    let pod = launcher_pod(vmi, Some(vmim));
+    let pod = launcher_pod(&vmi.object, Some(vmim));
     let message = format!("Created migration target pod {}", fields::name(&pod));
     let event = now.event(Kind::Vmim, vmim, false, COMPONENT, ("SuccessfulCreate", &message));
     let mut decision = move_to(vmim, "Scheduling", now);
@@ -138,15 +152,14 @@ fn begin(view: &View, entry: &Entry, vmi: &Value, now: &Now<'_>) -> Decision {
 }
 
 /// Evacuations wait 20 s after a failure, twice as long after each further one; other migrations never wait.
-fn back_off_end(view: &View, vmim: &Value, now: &Now<'_>) -> tokio::time::Instant {
+fn back_off_end(view: &View, entry: &Entry, vmi_key: &Key, now: &Now<'_>) -> tokio::time::Instant {
     let long_ago = now.timing.origin;
-    if annotation(vmim, EVACUATION).is_none() {
+    if !entry.facts.is_evacuation {
         return long_ago;
     }
-    let mut ended: Vec<&Entry> =
-        view.vmims_of(&vmi_of_vmim(vmim)).filter(|other| is_final(&other.object)).collect();
+    let mut ended: Vec<&Entry> = view.vmims_of(vmi_key).filter(|other| other.filed.ended).collect();
     ended.sort_by_key(|other| std::cmp::Reverse(other.phase_since));
-    let failures = ended.iter().take_while(|other| phase(&other.object) == "Failed").count();
+    let failures = ended.iter().take_while(|other| other.facts.phase == Phase::Failed).count();
     let Some(last) = ended.first().filter(|_| failures > 0) else {
         return long_ago;
     };
@@ -154,22 +167,20 @@ fn back_off_end(view: &View, vmim: &Value, now: &Now<'_>) -> tokio::time::Instan
     last.phase_since + now.timing.seconds(20 * 2_u64.pow(doublings))
 }
 
-fn target_pod<'a>(view: &'a View, vmi: &'a Value, vmim: &Value) -> Option<&'a Entry> {
-    view.pods_of(vmi).find(|pod| label(&pod.object, MIGRATION_JOB) == Some(uid(vmim)))
+fn target_pod<'a>(view: &'a View, key: &Key, vmi: &'a Entry, vmim: &Entry) -> Option<&'a Entry> {
+    view.pods_of(key, vmi).find(|pod| pod.facts.job.as_ref() == Some(&vmim.uid))
 }
 
-fn failure(vmim: &Value, vmi: &Value, target: Option<&Entry>, handed_off: bool) -> Option<&'static str> {
-    let completed = vmi.at("/status/migrationState/completed") == Some(&Value::Bool(true));
-    if handed_off && completed {
-        let failed = vmi.at("/status/migrationState/failed") == Some(&Value::Bool(true));
-        return failed.then_some("source node reported migration failed");
+fn failure(vmim: &Entry, vmi: &Entry, target: Option<&Entry>, handed_off: bool) -> Option<&'static str> {
+    if let Some(copying) = vmi.facts.copying.as_ref().filter(|copying| handed_off && copying.completed) {
+        return copying.failed.then_some("source node reported migration failed");
     }
-    match target.map(|pod| &pod.object) {
+    match target {
         None => Some("Migration target pod was removed during active migration."),
-        Some(pod) if is_final(pod) || is_deleting(pod) => {
+        Some(pod) if pod.filed.ended || pod.facts.is_deleting() => {
             Some("Migration failed because target pod shutdown during migration")
         }
-        Some(_) if phase(vmim) != "Scheduling" && phase(vmim) != "Scheduled" && !handed_off => {
+        Some(_) if !matches!(vmim.facts.phase, Phase::Scheduling | Phase::Scheduled) && !handed_off => {
             Some("VMI is not eligible for migration because another migration job is in progress.")
         }
         Some(_) => None,
@@ -178,34 +189,48 @@ fn failure(vmim: &Value, vmi: &Value, target: Option<&Entry>, handed_off: bool) 
 
 fn advance(
     view: &View,
+    (vmi_key, vmi): (&Key, &Entry),
     entry: &Entry,
-    vmi: &Value,
     target: &Entry,
     handed_off: bool,
     now: &Now<'_>,
 ) -> Decision {
-    let (vmim, pod) = (&entry.object, &target.object);
-    let state = |field: &str| text(vmi, &format!("/status/migrationState/{field}"));
-    match phase(vmim) {
-        "Scheduling" if fields::condition_is(pod, "Ready", "True") => move_to(vmim, "Scheduled", now),
-        "Scheduling" => wait_for_room(entry, target, vmi, now),
-        "Scheduled" if !handed_off => hand_off(view, vmim, vmi, pod),
-        "Scheduled" => move_to(vmim, "PreparingTarget", now),
-        "PreparingTarget" if !state("targetNodeAddress").is_empty() => move_to(vmim, "TargetReady", now),
-        "TargetReady" if !state("startTimestamp").is_empty() => move_to(vmim, "Running", now),
-        "Running" if vmi.at("/status/migrationState/completed") == Some(&Value::Bool(true)) => {
-            let status = json!({"phase": "Succeeded", "migrationState": map(vmi, "/status/migrationState"),
+    let vmim = &entry.object;
+    let copying = vmi.facts.copying.as_deref();
+    match entry.facts.phase {
+        Phase::Scheduling if target.facts.is_ready => move_to(vmim, "Scheduled", now),
+        Phase::Scheduling => wait_for_room(entry, target, &vmi.object, now),
+        Phase::Scheduled if !handed_off => hand_off(view, vmim, (vmi_key, vmi), &target.object),
+        Phase::Scheduled => move_to(vmim, "PreparingTarget", now),
+        Phase::PreparingTarget if copying.is_some_and(|copying| copying.is_prepared) => {
+            move_to(vmim, "TargetReady", now)
+        }
+        Phase::TargetReady if copying.is_some_and(Copying::has_started) => move_to(vmim, "Running", now),
+        Phase::Running if copying.is_some_and(|copying| copying.completed) => {
+            let status = json!({"phase": "Succeeded", "migrationState": map(&vmi.object, "/status/migrationState"),
                 "phaseTransitionTimestamps": transitions_with(vmim, "Succeeded", &now.stamp())});
             let said = ("SuccessfulMigration", "Source node reported migration succeeded");
             let event = now.event(Kind::Vmim, vmim, false, COMPONENT, said);
-            Decision::write([Write::patch_status(Kind::Vmim, vmim, &status), event])
+            Decision::write([Write::patch_status(Kind::Vmim, vmim, status), event])
         }
-        _ if is_deleting(vmim) && vmi.at("/status/migrationState/abortRequested").is_none() => {
-            let body = json!({"migrationState": {"abortRequested": true}});
-            Decision::write([Write::patch_status(Kind::Vmi, vmi, &body)])
-        }
-        _ => Decision::nothing(),
+        Phase::Unset
+        | Phase::Pending
+        | Phase::PreparingTarget
+        | Phase::TargetReady
+        | Phase::Running
+        | Phase::Succeeded
+        | Phase::Failed
+        | Phase::Other => abort(entry, vmi),
     }
+}
+
+/// Asks for the end of a migration that was deleted while the guest was copied.
+fn abort(entry: &Entry, vmi: &Entry) -> Decision {
+    if entry.facts.is_deleting() && vmi.object.at("/status/migrationState/abortRequested").is_none() {
+        let body = json!({"migrationState": {"abortRequested": true}});
+        return Decision::write([Write::patch_status(Kind::Vmi, &vmi.object, body)]);
+    }
+    Decision::nothing()
 }
 
 fn wait_for_room(entry: &Entry, target: &Entry, vmi: &Value, now: &Now<'_>) -> Decision {
@@ -217,15 +242,16 @@ fn wait_for_room(entry: &Entry, target: &Entry, vmi: &Value, now: &Now<'_>) -> D
     })
 }
 
-fn hand_off(view: &View, vmim: &Value, vmi: &Value, pod: &Value) -> Decision {
+fn hand_off(view: &View, vmim: &Value, (vmi_key, vmi): (&Key, &Entry), pod: &Value) -> Decision {
+    let pods = view.pods_of(vmi_key, vmi);
+    let vmi = &vmi.object;
     let target = text(pod, "/spec/nodeName");
     // The whole former state goes: what a merge patch does not name would live on.
     let former = map(vmi, "/status/migrationState");
     let mut state: serde_json::Map<String, Value> =
         former.keys().map(|field| (field.clone(), Value::Null)).collect();
     let source = text(vmi, "/status/nodeName");
-    let source_pod =
-        view.pods_of(vmi).map(|pod| &*pod.object).find(|pod| text(pod, "/spec/nodeName") == source);
+    let source_pod = pods.map(|pod| &*pod.object).find(|pod| text(pod, "/spec/nodeName") == source);
     state.extend(map(
         &json!({"migrationUid": uid(vmim), "sourceNode": source, "sourcePod": source_pod.map(name),
                 "targetNode": target, "targetPod": name(pod), "mode": "PreCopy"}),
@@ -243,7 +269,7 @@ fn fail(vmim: &Value, target: Option<&Entry>, vmi: Option<&Value>, why: &str, no
     state.entry("failureReason").or_insert_with(|| json!(why));
     let status = json!({"phase": "Failed", "migrationState": state,
         "phaseTransitionTimestamps": transitions_with(vmim, "Failed", &now.stamp())});
-    let mut writes = vec![Write::patch_status(Kind::Vmim, vmim, &status)];
+    let mut writes = vec![Write::patch_status(Kind::Vmim, vmim, status)];
     if let Some(pod) = target.map(|pod| &pod.object).filter(|pod| !is_deleting(pod)) {
         writes.push(Write::delete(Kind::Pod, pod, None));
     }
@@ -252,26 +278,30 @@ fn fail(vmim: &Value, target: Option<&Entry>, vmi: Option<&Value>, why: &str, no
 }
 
 /// After the end: a VMI that still believes in this migration is told, the finalizer goes, old migrations go.
-fn sweep(view: &View, vmim: &Value, vmi: Option<&Value>, vmi_key: &Key) -> Decision {
+fn sweep(view: &View, entry: &Entry, vmi: Option<&Entry>, vmi_key: &Key) -> Decision {
+    let vmim = &entry.object;
     if has_finalizer(vmim, VMIM_FINALIZER) {
-        let doomed = vmi.and_then(|vmi| target_pod(view, vmi, vmim)).map(|pod| &pod.object);
-        let doomed = doomed.filter(|pod| phase(vmim) == "Failed" && !is_deleting(pod) && !is_final(pod));
+        let doomed = vmi.and_then(|vmi| target_pod(view, vmi_key, vmi, entry));
+        let failed = entry.facts.phase == Phase::Failed;
+        let doomed = doomed.filter(|pod| failed && !pod.facts.is_deleting() && !pod.filed.ended);
         let finalizers = fields::finalizers_without(vmim, VMIM_FINALIZER);
         let freed = Write::patch(Kind::Vmim, vmim, json!({"metadata": {"finalizers": finalizers}}));
-        let pod = doomed.map(|pod| Write::delete(Kind::Pod, pod, None));
+        let pod = doomed.map(|pod| Write::delete(Kind::Pod, &pod.object, None));
         return Decision::write(pod.into_iter().chain([freed]).collect::<Vec<_>>());
     }
-    if is_deleting(vmim) {
+    if entry.facts.is_deleting() {
         return Decision::nothing();
     }
-    let mut ended: Vec<&Entry> = view.vmims_of(vmi_key).filter(|other| is_final(&other.object)).collect();
+    let mut ended: Vec<&Entry> = view.vmims_of(vmi_key).filter(|other| other.filed.ended).collect();
+    let spare = if vmi.is_some() { ended.len().saturating_sub(KEPT) } else { ended.len() };
+    if spare == 0 {
+        return Decision::nothing();
+    }
     ended.sort_by_key(|other| {
         (text(&other.object, "/metadata/creationTimestamp").to_owned(), name(&other.object).to_owned())
     });
-    let spare = if vmi.is_some() { ended.len().saturating_sub(KEPT) } else { ended.len() };
     // A refused migration of a VMI that never existed would have had no object at all; it stays to be read.
-    let refused = annotation(vmim, EVACUATION).is_none() && label(vmim, "kubevirt.io/vmi-name").is_none();
-    let doomed =
-        ended.iter().take(spare).any(|other| uid(&other.object) == uid(vmim)) && !(vmi.is_none() && refused);
+    let refused = !entry.facts.is_evacuation && label(vmim, "kubevirt.io/vmi-name").is_none();
+    let doomed = ended.iter().take(spare).any(|other| other.uid == entry.uid) && !(vmi.is_none() && refused);
     if doomed { Decision::write([Write::delete(Kind::Vmim, vmim, None)]) } else { Decision::nothing() }
 }

@@ -60,7 +60,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             let made = new_vmi(vm, now);
             let message = format!(
                 "Started the virtual machine by creating the new virtual machine instance {}",
-                key.name
+                key.name()
             );
             let event = now.event(Kind::Vm, vm, false, COMPONENT, ("SuccessfulCreate", &message));
             return Decision::write([Write::Create { kind: Kind::Vmi, object: made }, event]);
@@ -161,7 +161,7 @@ fn status_write(vm: &Value, vmi: Option<&Value>, requests: &[Value], now: &Now<'
     if wanted.is_empty() {
         return Decision::nothing();
     }
-    Decision::write([Write::patch_status(Kind::Vm, vm, &Value::Object(wanted))])
+    Decision::write([Write::patch_status(Kind::Vm, vm, Value::Object(wanted))])
 }
 
 /// What differs from the wanted status, nothing else.

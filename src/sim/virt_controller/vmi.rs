@@ -5,28 +5,30 @@ use serde_json::{Value, json};
 
 use crate::sim::fields::{
     self, FIRST_NODE, FOREGROUND, MIGRATION_JOB, NODE_LABEL, VM_FINALIZER, annotation, condition,
-    conditions_with, grace_seconds, has_finalizer, is_deleting, is_final, label, list, map, name, namespace,
-    phase, suffix, text, transitions_with, uid,
+    conditions_with, grace_seconds, has_finalizer, is_deleting, list, map, name, namespace, suffix, text,
+    transitions_with, uid,
 };
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Key, Kind, View};
+use crate::sim::view::{Entry, Key, Kind, Phase, View};
 use crate::sim::wire::Write;
 
 const COMPONENT: &str = "virtualmachine-controller";
 
 pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
-    let Some(vmi) = view.get(Kind::Vmi, key) else {
+    let Some(entry) = view.entry(Kind::Vmi, key) else {
         return Decision::nothing();
     };
-    let pods: Vec<&Entry> = view.pods_of(vmi).collect();
-    if is_deleting(vmi) {
+    let vmi = &entry.object;
+    let pods: Vec<&Entry> = view.pods_of(key, entry).collect();
+    let deleting = entry.facts.is_deleting();
+    if deleting {
         let doomed = delete_pods(vmi, &pods, now);
         if !doomed.writes.is_empty() {
             return doomed;
         }
     }
-    if is_final(vmi) {
-        if is_deleting(vmi) && pods.is_empty() && has_finalizer(vmi, FOREGROUND) {
+    if entry.filed.ended {
+        if deleting && pods.is_empty() && has_finalizer(vmi, FOREGROUND) {
             let finalizers = fields::finalizers_without(vmi, FOREGROUND);
             return Decision::write([Write::patch(
                 Kind::Vmi,
@@ -36,14 +38,14 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         }
         return Decision::nothing();
     }
-    let first = pods.iter().find(|pod| label(&pod.object, MIGRATION_JOB).is_none()).map(|pod| &pod.object);
-    match phase(vmi) {
-        "" | "Pending" if is_deleting(vmi) => fail(vmi, now),
-        "" | "Pending" => {
+    let first = || pods.iter().find(|pod| pod.facts.job.is_none());
+    match entry.facts.phase {
+        Phase::Unset | Phase::Pending if deleting => fail(vmi, now),
+        Phase::Unset | Phase::Pending => {
             let scheduling = json!({"phase": "Scheduling",
                 "phaseTransitionTimestamps": transitions_with(vmi, "Scheduling", &now.stamp())});
-            let moved = Write::patch_status(Kind::Vmi, vmi, &scheduling);
-            if first.is_some() {
+            let moved = Write::patch_status(Kind::Vmi, vmi, scheduling);
+            if first().is_some() {
                 return Decision::write([moved]);
             }
             let pod = launcher_pod(vmi, None);
@@ -51,22 +53,22 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             let event = now.event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulCreate", &message));
             Decision::write([Write::Create { kind: Kind::Pod, object: pod }, moved, event])
         }
-        "Scheduling" => match first {
+        Phase::Scheduling => match first() {
             None => fail(vmi, now),
-            Some(pod) if is_final(pod) => fail(vmi, now),
-            Some(pod) => place(vmi, pod, now),
+            Some(pod) if pod.filed.ended => fail(vmi, now),
+            Some(pod) => place(vmi, &pod.object, now),
         },
-        "Scheduled" | "Running" => {
-            let node = text(vmi, "/status/nodeName");
-            let own = pods.iter().find(|pod| pod.filed.node == node);
-            match own.map(|pod| &pod.object) {
+        Phase::Scheduled | Phase::Running => {
+            match pods.iter().find(|pod| pod.filed.node == entry.filed.node) {
                 // A launcher that was killed takes its guest with it, and nobody else reports that.
                 None => fail(vmi, now),
-                Some(pod) if phase(pod) == "Failed" => fail(vmi, now),
-                Some(pod) => refresh(vmi, pod, &pods, now),
+                Some(pod) if pod.facts.phase == Phase::Failed => fail(vmi, now),
+                Some(pod) => refresh(entry, pod, &pods, now),
             }
         }
-        _ => Decision::nothing(),
+        Phase::PreparingTarget | Phase::TargetReady | Phase::Succeeded | Phase::Failed | Phase::Other => {
+            Decision::nothing()
+        }
     }
 }
 
@@ -76,12 +78,12 @@ fn fail(vmi: &Value, now: &Now<'_>) -> Decision {
     let status = json!({"phase": "Failed",
         "phaseTransitionTimestamps": transitions_with(vmi, "Failed", &stamp),
         "conditions": conditions_with(vmi, "Ready", "False", "PodNotExists", said, &stamp)});
-    Decision::write([Write::patch_status(Kind::Vmi, vmi, &status)])
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, status)])
 }
 
 fn delete_pods(vmi: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision {
     let mut writes = Vec::new();
-    for pod in pods.iter().map(|pod| &pod.object).filter(|pod| !is_deleting(pod)) {
+    for pod in pods.iter().filter(|pod| !pod.facts.is_deleting()).map(|pod| &pod.object) {
         let message = format!("Deleted virtual machine pod {}", name(pod));
         writes.push(Write::delete(Kind::Pod, pod, None));
         writes.push(now.event(Kind::Vmi, vmi, false, COMPONENT, ("SuccessfulDelete", &message)));
@@ -115,26 +117,27 @@ fn place(vmi: &Value, pod: &Value, now: &Now<'_>) -> Decision {
     }
     let conditions =
         conditions_with(vmi, "PodScheduled", "False", text(why, "/reason"), text(why, "/message"), &stamp);
-    Decision::write([Write::patch_status(Kind::Vmi, vmi, &json!({"conditions": conditions}))])
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, json!({"conditions": conditions}))])
 }
 
 /// Keeps `activePods` and the Ready condition true to the pods.
-fn refresh(vmi: &Value, pod: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision {
+fn refresh(entry: &Entry, pod: &Entry, pods: &[&Entry], now: &Now<'_>) -> Decision {
+    let vmi = &entry.object;
     let mut status = serde_json::Map::new();
     let present = || pods.iter().filter(|pod| !pod.filed.node.is_empty());
     let known = vmi.at("/status/activePods").and_then(Value::as_object);
     let is_known = |pod: &&&Entry| {
-        known.is_some_and(|known| known.get(uid(&pod.object)).is_some_and(|node| *node == pod.filed.node))
+        known.is_some_and(|known| known.get(&*pod.uid).is_some_and(|node| *node == pod.filed.node))
     };
     let count = present().count();
     if known.map_or(0, serde_json::Map::len) != count || !present().all(|pod| is_known(&pod)) {
-        let active = present().map(|pod| (uid(&pod.object).to_owned(), json!(pod.filed.node)));
+        let active = present().map(|pod| (pod.uid.to_string(), json!(pod.filed.node)));
         // A merge patch removes a key only when told so.
         let stale = known.into_iter().flat_map(serde_json::Map::keys).map(|uid| (uid.clone(), Value::Null));
         status.insert("activePods".to_owned(), Value::Object(stale.chain(active).collect()));
     }
-    let told = condition(vmi, "Ready").map(|c| text(c, "/reason")).unwrap_or_default();
-    if is_deleting(pod) && phase(vmi) == "Running" && told != "PodTerminating" {
+    let told = || condition(vmi, "Ready").map(|c| text(c, "/reason")).unwrap_or_default();
+    if pod.facts.is_deleting() && entry.facts.phase == Phase::Running && told() != "PodTerminating" {
         let message = "virt-launcher pod is terminating";
         let conditions = conditions_with(vmi, "Ready", "False", "PodTerminating", message, &now.stamp());
         status.insert("conditions".to_owned(), json!(conditions));
@@ -142,7 +145,7 @@ fn refresh(vmi: &Value, pod: &Value, pods: &[&Entry], now: &Now<'_>) -> Decision
     if status.is_empty() {
         return Decision::nothing();
     }
-    Decision::write([Write::patch_status(Kind::Vmi, vmi, &Value::Object(status))])
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, Value::Object(status))])
 }
 
 /// The launcher pod of a VMI, or the target pod of a migration of it.

@@ -50,7 +50,7 @@ fn replace(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         .iter()
         .any(|field| set.at(&format!("/status/{field}")) != status.get(field))
     {
-        writes.push(Write::patch_status(Kind::ReplicaSet, set, &status));
+        writes.push(Write::patch_status(Kind::ReplicaSet, set, status));
     }
     Decision::write(writes)
 }
@@ -103,7 +103,7 @@ fn budget(view: &View, key: &Key) -> Decision {
     if wanted.iter().all(|(field, value)| had(field) == value) {
         return Decision::nothing();
     }
-    Decision::write([Write::patch_status(Kind::Budget, budget, &json!(wanted))])
+    Decision::write([Write::patch_status(Kind::Budget, budget, json!(wanted))])
 }
 
 /// A number, or a share of all in percent, rounded up.
