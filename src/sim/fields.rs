@@ -63,23 +63,37 @@ impl At for Value {
 
 /// An object of these fields; the values are taken as they are, where `json!` would copy them.
 pub(super) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    Value::Object(fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect())
+    with(Value::Object(Map::new()), fields)
+}
+
+/// An object with these fields besides its own; the same.
+pub(super) fn with<const N: usize>(mut object: Value, fields: [(&str, Value); N]) -> Value {
+    if let Some(all) = object.as_object_mut() {
+        all.extend(fields.into_iter().map(|(field, value)| (field.to_owned(), value)));
+    }
+    object
 }
 
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.at(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The text of a field of the metadata, which everybody asks for all the time.
+pub(super) fn metadata<'a>(object: &'a Value, field: &str) -> &'a str {
+    let metadata = object.as_object().and_then(|object| object.get("metadata")?.as_object());
+    metadata.and_then(|metadata| metadata.get(field)?.as_str()).unwrap_or_default()
+}
+
 pub(super) fn name(object: &Value) -> &str {
-    text(object, "/metadata/name")
+    metadata(object, "name")
 }
 
 pub(super) fn namespace(object: &Value) -> &str {
-    text(object, "/metadata/namespace")
+    metadata(object, "namespace")
 }
 
 pub(super) fn uid(object: &Value) -> &str {
-    text(object, "/metadata/uid")
+    metadata(object, "uid")
 }
 
 pub(super) fn phase(object: &Value) -> &str {
@@ -87,7 +101,7 @@ pub(super) fn phase(object: &Value) -> &str {
 }
 
 pub(super) fn is_deleting(object: &Value) -> bool {
-    !text(object, "/metadata/deletionTimestamp").is_empty()
+    !metadata(object, "deletionTimestamp").is_empty()
 }
 
 /// Whether a VMI, a pod or a migration has ended.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::fields::{self, text, uid};
+use super::fields::{self, uid};
 pub(super) use super::kind::Kind;
 use super::object::Object;
 pub(super) use facts::{Copying, Facts, Mode, Phase, RUNTIME, Rest, Robustness, Strategy};
@@ -293,7 +293,7 @@ impl View {
 
 /// The number of a version.
 pub(super) fn version_of(object: &Value) -> u64 {
-    text(object, "/metadata/resourceVersion").parse().unwrap_or(0)
+    fields::metadata(object, "resourceVersion").parse().unwrap_or(0)
 }
 
 /// A pod that counts against "one live pod per VMI".

@@ -94,7 +94,7 @@ pub(super) enum Learned {
 impl Write {
     pub(super) fn patch(kind: Kind, object: &Value, mut body: Value) -> Self {
         // A merge patch with the version in it is refused when somebody else was faster.
-        let version = text(object, "/metadata/resourceVersion");
+        let version = fields::metadata(object, "resourceVersion");
         if let Some(fields) = body.as_object_mut() {
             let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
             if let Some(metadata) = metadata.as_object_mut().filter(|_| !version.is_empty()) {

@@ -66,9 +66,11 @@ pub(in crate::sim) fn running_status(vmi: &Value, now: &Now<'_>) -> Value {
         ],
         &stamp,
     );
-    json!({"phase": "Running", "phaseTransitionTimestamps": transitions_with(vmi, "Running", &stamp),
-        "conditions": conditions, "selinuxContext": "none",
-        "migrationMethod": "LiveMigration", "migrationTransport": "Unix"})
+    let status = json!({"phase": "Running", "selinuxContext": "none",
+        "migrationMethod": "LiveMigration", "migrationTransport": "Unix"});
+    let transitions = Value::Array(transitions_with(vmi, "Running", &stamp));
+    let lists = [("phaseTransitionTimestamps", transitions), ("conditions", Value::Array(conditions))];
+    fields::with(status, lists)
 }
 
 /// Why a guest cannot be migrated; `None` when it can.

@@ -110,8 +110,10 @@ pub(in crate::sim) fn running_status(node: Option<&Value>, pod: &Value, now: &No
         &stamp,
     );
     let host = host.filter(|host| host.parse::<std::net::IpAddr>().is_ok());
-    json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": host, "startTime": stamp,
-           "conditions": conditions, "containerStatuses": containers})
+    let status =
+        json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": host, "startTime": stamp});
+    let lists = [("conditions", Value::Array(conditions)), ("containerStatuses", Value::Array(containers))];
+    fields::with(status, lists)
 }
 
 /// A container's id names the boot that it was started in.

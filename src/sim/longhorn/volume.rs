@@ -14,7 +14,7 @@ use crate::sim::wire::Write;
 
 pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some(entry) = view.entry(Kind::Volume, key) else { return Decision::nothing() };
-    let Some(engine) = view.owned(Kind::Engine, key).next() else {
+    let Some((engine_key, engine)) = view.keyed_owned(Kind::Engine, key).next() else {
         return Decision::nothing();
     };
     let node = home(view, entry);
@@ -25,12 +25,12 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         let busy = modes.iter().any(|(_, mode)| *mode == Mode::Building);
         let known = engine.facts.modes.iter().find(|(name, _)| **name == *replica_key.name());
         let was = known.map(|(_, mode)| *mode);
-        if let Some(mode) = work.replica(view, replica, (entry, was), (attached, busy), now) {
+        if let Some(mode) = work.replica(view, (replica_key, replica), (entry, was), (attached, busy), now) {
             modes.push((replica_key.name(), mode));
         }
     }
-    work.engine(engine, node, &modes);
-    work.volume(entry, node, &modes, now);
+    work.engine((engine_key, engine), node, &modes);
+    work.volume((key, entry), node, &modes, now);
     Decision { writes: work.writes, again: work.again }
 }
 
@@ -92,7 +92,7 @@ impl Work {
     fn patch(
         &mut self,
         kind: Kind,
-        object: &Value,
+        (key, object): (&Key, &Value),
         within: &'static str,
         wanted: &[(&str, Wanted<'_>)],
         with: Option<(&'static str, Value)>,
@@ -108,11 +108,11 @@ impl Work {
         // One decision writes spec and status of the same object, so neither can insist on a version.
         let status = within == "/status";
         let body = fields::object([(if status { "status" } else { "spec" }, Value::Object(body))]);
-        self.writes.push(Write::Patch { kind, key: Key::of(object), status, body });
+        self.writes.push(Write::Patch { kind, key: key.clone(), status, body });
     }
 
     /// Moves an engine to where its volume is to be; nothing of it is read where it rests there.
-    fn engine(&mut self, entry: &Entry, node: &str, modes: &[(&str, Mode)]) {
+    fn engine(&mut self, (key, entry): (&Key, &Entry), node: &str, modes: &[(&str, Mode)]) {
         let attached = !node.is_empty();
         let rest = if attached { Rest::Runs } else { Rest::Stopped };
         let known = entry.facts.modes.iter().map(|(name, mode)| (&**name, *mode));
@@ -121,17 +121,23 @@ impl Work {
         }
         let engine = entry.object.value();
         let state = if attached { "running" } else { "stopped" };
-        self.patch(Kind::Engine, engine, "/spec", &[("nodeID", Is(node)), ("desireState", Is(state))], None);
+        self.patch(
+            Kind::Engine,
+            (key, engine),
+            "/spec",
+            &[("nodeID", Is(node)), ("desireState", Is(state))],
+            None,
+        );
         let status = [
             ("currentState", Is(state)),
             ("started", On(attached)),
             ("instanceManagerName", if attached { RunsIn(node) } else { Is("") }),
         ];
-        self.patch(Kind::Engine, engine, "/status", &status, modes_patch(entry, modes));
+        self.patch(Kind::Engine, (key, engine), "/status", &status, modes_patch(entry, modes));
     }
 
     /// What is told of a volume with these replicas; nothing of it is read where that is told already.
-    fn volume(&mut self, entry: &Entry, node: &str, modes: &[(&str, Mode)], now: &Now<'_>) {
+    fn volume(&mut self, (key, entry): (&Key, &Entry), node: &str, modes: &[(&str, Mode)], now: &Now<'_>) {
         let attached = !node.is_empty();
         let Some(known) = &entry.facts.storage else { return };
         let whole = modes.iter().filter(|(_, mode)| *mode == Mode::Whole).count() as u64;
@@ -149,7 +155,7 @@ impl Work {
             return;
         }
         let volume = entry.object.value();
-        self.patch(Kind::Volume, volume, "/spec", &[("nodeID", Is(node))], None);
+        self.patch(Kind::Volume, (key, volume), "/spec", &[("nodeID", Is(node))], None);
         let status = [
             ("state", Is(if attached { "attached" } else { "detached" })),
             ("robustness", Is(robustness.word())),
@@ -157,14 +163,14 @@ impl Work {
         ];
         let degrades = robustness == Robustness::Degraded && known.robustness != robustness;
         let since = degrades.then(|| ("lastDegradedAt", json!(now.stamp())));
-        self.patch(Kind::Volume, volume, "/status", &status, since);
+        self.patch(Kind::Volume, (key, volume), "/status", &status, since);
     }
 
     /// Moves a replica on; its mode in the engine, if it has one.
     fn replica(
         &mut self,
         view: &View,
-        entry: &Entry,
+        (key, entry): (&Key, &Entry),
         (volume, was): (&Entry, Option<Mode>),
         (attached, busy): (bool, bool),
         now: &Now<'_>,
@@ -208,13 +214,13 @@ impl Work {
             mode = Some(Mode::Whole);
         }
         if entry.facts.rest != rest || !with.is_empty() {
-            self.settle(entry, rest, with);
+            self.settle((key, entry), rest, with);
         }
         mode
     }
 
     /// Writes what a replica that comes to rest there lacks.
-    fn settle(&mut self, entry: &Entry, rest: Rest, with: &[(&str, Wanted<'_>)]) {
+    fn settle(&mut self, (key, entry): (&Key, &Entry), rest: Rest, with: &[(&str, Wanted<'_>)]) {
         let replica = entry.object.value();
         let (desired, state) = match rest {
             Rest::Runs => ("running", "running"),
@@ -223,14 +229,14 @@ impl Work {
         };
         let mut spec = vec![("desireState", Is(desired))];
         spec.extend_from_slice(with);
-        self.patch(Kind::Replica, replica, "/spec", &spec, None);
+        self.patch(Kind::Replica, (key, replica), "/spec", &spec, None);
         let runs = rest == Rest::Runs;
         let status = [
             ("currentState", Is(state)),
             ("started", On(runs)),
             ("instanceManagerName", if runs { RunsIn(&entry.filed.node) } else { Is("") }),
         ];
-        self.patch(Kind::Replica, replica, "/status", &status, None);
+        self.patch(Kind::Replica, (key, replica), "/status", &status, None);
     }
 
     fn look_at(&mut self, at: Instant) {

@@ -191,21 +191,29 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Va
     let mut requests = room.clone();
     requests.insert("memory".to_owned(), json!(format!("{}Mi", fields::memory_mib(vmi))));
     let seed = migration.map_or_else(|| uid(vmi), uid);
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {
-            "name": format!("virt-launcher-{}-{}", name(vmi), suffix(seed)), "namespace": namespace(vmi),
-            "labels": labels, "annotations": annotations,
-            "ownerReferences": [fields::owner_reference("VirtualMachineInstance", vmi)],
-        },
-        "spec": {
-            "automountServiceAccountToken": false, "enableServiceLinks": false, "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": grace_seconds(vmi) + 30,
-            "nodeSelector": selector, "affinity": affinity, "tolerations": list(vmi, "/spec/tolerations"),
-            "containers": [{"name": "compute", "image": "sim/launcher",
-                "resources": {"limits": room, "requests": requests}}],
-        },
-    })
+    let metadata =
+        json!({"name": format!("virt-launcher-{}-{}", name(vmi), suffix(seed)), "namespace": namespace(vmi)});
+    let metadata = fields::with(
+        metadata,
+        [
+            ("labels", Value::Object(labels)),
+            ("annotations", Value::Object(annotations)),
+            ("ownerReferences", Value::Array(vec![fields::owner_reference("VirtualMachineInstance", vmi)])),
+        ],
+    );
+    let resources = fields::object([("limits", Value::Object(room)), ("requests", Value::Object(requests))]);
+    let container = json!({"name": "compute", "image": "sim/launcher"});
+    let spec = json!({"automountServiceAccountToken": false, "enableServiceLinks": false, "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace_seconds(vmi) + 30, "tolerations": list(vmi, "/spec/tolerations")});
+    let spec = fields::with(
+        spec,
+        [
+            ("nodeSelector", Value::Object(selector)),
+            ("affinity", Value::Object(affinity)),
+            ("containers", Value::Array(vec![fields::with(container, [("resources", resources)])])),
+        ],
+    );
+    fields::with(json!({"apiVersion": "v1", "kind": "Pod"}), [("metadata", metadata), ("spec", spec)])
 }
 
 /// The VMI of a VM that starts, as it is after admission.
