@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::Invariant;
 use crate::rehearsal::schedule::Places;
-use crate::rehearsal::{Order, RehearsalError, Rehearsed, rehearse};
+use crate::rehearsal::{Order, RehearsalError, Rehearsed, Stand, rehearse};
 
 /// Which schedules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,12 +86,17 @@ pub fn check(order: &Order, which: Which, told: impl Fn(u64, u64) + Sync) -> Res
     std::thread::scope(|scope| {
         for _ in 0..threads() {
             scope.spawn(|| {
+                // All schedules are of one cluster: each thread builds it once.
+                let stand = Stand::build(order);
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).0.next();
-                    let Some((index, (seed, faults))) = next else { return };
-                    let order =
-                        Order { seed, faults: [order.faults.clone(), faults].concat(), ..order.clone() };
-                    let outcome = rehearse(&order);
+                    let Some((index, faults)) = next else { return };
+                    let order = Order { faults: [order.faults.clone(), faults].concat(), ..order.clone() };
+                    let outcome = match &stand {
+                        Ok(stand) => stand.rehearse(&order),
+                        // It says again why there is none.
+                        Err(_) => rehearse(&order),
+                    };
                     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
                     let (_, checked, failures) = &mut *queue;
                     checked.run += 1;
@@ -138,17 +143,18 @@ pub fn complaints(rehearsed: &Rehearsed) -> Vec<String> {
     why
 }
 
-fn schedules(places: &Places, order: &Order, which: Which) -> Vec<(u64, Vec<Fault>)> {
+/// What goes wrong in each; the cluster is the same in all, random or not.
+fn schedules(places: &Places, order: &Order, which: Which) -> Vec<Vec<Fault>> {
     match which {
-        Which::Every => places.singles().map(|faults| (order.seed, faults)).collect(),
+        Which::Every => places.singles().collect(),
         Which::Sample(wanted) => {
             let all: Vec<Vec<Fault>> = places.singles().collect();
             let step = (all.len() as u64).checked_div(wanted).unwrap_or(1).max(1);
             let step = usize::try_from(step).unwrap_or(usize::MAX);
-            all.into_iter().step_by(step).map(|faults| (order.seed, faults)).collect()
+            all.into_iter().step_by(step).collect()
         }
-        Which::Random(count) => (order.seed..order.seed.saturating_add(count))
-            .map(|seed| (order.seed, places.random(seed)))
-            .collect(),
+        Which::Random(count) => {
+            (order.seed..order.seed.saturating_add(count)).map(|seed| places.random(seed)).collect()
+        }
     }
 }

@@ -36,6 +36,7 @@ use crate::rehearsal::judge::Broken;
 use crate::rehearsal::schedule::Places;
 use crate::rehearsal::timeline::Timeline;
 use crate::rehearsal::unblock::{Change, NodeState};
+use crate::rehearsal::world::Ground;
 use crate::sim::seed::Preset;
 
 /// What a rehearsal is about.
@@ -116,16 +117,46 @@ pub enum RehearsalError {
 /// # Errors
 /// [`RehearsalError`], before anything was rehearsed.
 pub fn rehearse(order: &Order) -> Result<Rehearsed, RehearsalError> {
+    in_own_time(async { roll::roll(order, Ground::build(order)?).await })?
+}
+
+/// Many rehearsals in one cluster: it is built once, and each of them begins where it began. What comes of them is what
+/// [`rehearse`] would have given.
+#[derive(Debug)]
+pub struct Stand {
+    ground: Ground,
+}
+
+impl Stand {
+    /// Builds the cluster of an order.
+    ///
+    /// # Errors
+    /// [`RehearsalError`] as of [`rehearse`].
+    pub fn build(order: &Order) -> Result<Self, RehearsalError> {
+        Ok(Self { ground: in_own_time(async { Ground::build(order) })?? })
+    }
+
+    /// Runs one rehearsal on this thread, of an order for the same scene, seed and first version.
+    ///
+    /// # Errors
+    /// [`RehearsalError`], before anything was rehearsed.
+    pub fn rehearse(&self, order: &Order) -> Result<Rehearsed, RehearsalError> {
+        in_own_time(roll::roll(order, self.ground.clone()))?
+    }
+}
+
+/// Lets time pass as soon as everybody waits for it.
+fn in_own_time<T>(work: impl Future<Output = T>) -> Result<T, RehearsalError> {
     // Nothing but the clock: without I/O to wait for, paused time goes on as soon as everybody waits.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .map_err(RehearsalError::Runtime)?;
-    let quiet = tracing::subscriber::NoSubscriber::new();
     // What the agent logs is about a machine that does not exist; whoever asks for details gets it all the same.
     if tracing::enabled!(tracing::Level::DEBUG) {
-        return runtime.block_on(roll::roll(order));
+        return Ok(runtime.block_on(work));
     }
-    tracing::subscriber::with_default(quiet, || runtime.block_on(roll::roll(order)))
+    let quiet = tracing::subscriber::NoSubscriber::new();
+    Ok(tracing::subscriber::with_default(quiet, || runtime.block_on(work)))
 }

@@ -15,7 +15,7 @@ use crate::rehearsal::life::{Account, Lived, Stage, live, plan_of};
 use crate::rehearsal::schedule::{EffectKind, Places};
 use crate::rehearsal::timeline::{Blocked, Timeline, VmLine, forced, moves, node_line, seconds_between};
 use crate::rehearsal::unblock::NodeState;
-use crate::rehearsal::world::{Seat, World};
+use crate::rehearsal::world::{Ground, Seat, World};
 use crate::rehearsal::{Order, RehearsalError, Rehearsed};
 use crate::sim::machine::release::{binary, sha256};
 
@@ -56,10 +56,10 @@ struct Sum {
     asked: u32,
 }
 
-pub(super) async fn roll(order: &Order) -> Result<Rehearsed, RehearsalError> {
+pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, RehearsalError> {
     let desk: Arc<std::sync::OnceLock<Director>> = Arc::default();
     let ear = Arc::downgrade(&desk);
-    let world = World::build(order, move |namespace, name| {
+    let world = World::build(ground, order, move |namespace, name| {
         if let Some(director) = ear.upgrade().as_ref().and_then(|desk| desk.get()) {
             director.stop_heard(namespace, name);
         }

@@ -58,6 +58,22 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
 }
 
 #[test]
+fn a_rehearsal_on_shared_ground_is_the_one_on_ground_of_its_own() {
+    let told = |rehearsed: Rehearsed| {
+        let timeline = serde_json::to_string(&rehearsed.timeline).unwrap();
+        (timeline, rehearsed.places, rehearsed.notes, rehearsed.asked)
+    };
+    for preset in [Preset::small(), Preset::pair()] {
+        let stand = Stand::build(&order(preset.clone(), &[])).unwrap();
+        // What one of them does to the cluster is nothing to those after it.
+        for faults in [&[][..], &["kill@40", "power-torn@90"], &["away@150+40"], &["no-room=node1"], &[]] {
+            let order = order(preset.clone(), faults);
+            assert_eq!(told(stand.rehearse(&order).unwrap()), told(rehearse(&order).unwrap()), "{faults:?}");
+        }
+    }
+}
+
+#[test]
 fn a_kill_costs_a_restart_and_nothing_else() {
     let calm = rehearse(&order(Preset::small(), &[])).unwrap().timeline;
     let killed = rehearse(&order(Preset::small(), &["kill@120"])).unwrap();

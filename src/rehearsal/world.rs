@@ -65,16 +65,20 @@ impl Drop for World {
     }
 }
 
-impl World {
-    /// Builds it, and starts the simulators in it.
-    pub(super) fn build(
-        order: &Order,
-        stop_heard: impl Fn(&str, &str) + Send + Sync + 'static,
-    ) -> Result<Self, RehearsalError> {
-        let origin = Instant::now();
-        let start: Timestamp = START.parse().unwrap_or(Timestamp::UNIX_EPOCH);
-        let clock = Clock::from(start, origin);
-        let server = ApiServer::new(clock, order.seed);
+/// The cluster of a scene and a seed as it is before a rehearsal begins in it: rehearsals that differ only in what goes
+/// wrong can all begin from one.
+#[derive(Debug, Clone)]
+pub(super) struct Ground {
+    server: ApiServer,
+    nodes: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Ground {
+    /// Builds it; on a clock that stands still, or what it says of time would not repeat.
+    pub(super) fn build(order: &Order) -> Result<Self, RehearsalError> {
+        let start = beginning();
+        let server = ApiServer::new(Clock::from(start, Instant::now()), order.seed);
         let mut notes = Vec::new();
         let mut names = match &order.scene {
             Scene::Preset(preset) => {
@@ -92,6 +96,27 @@ impl World {
             return Err(RehearsalError::NoNodes);
         }
         natural_order(&mut names);
+        Ok(Self { server, nodes: names, notes })
+    }
+}
+
+fn beginning() -> Timestamp {
+    START.parse().unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+impl World {
+    /// Begins a world on its ground, with what is special about this order, and starts the simulators in it.
+    pub(super) fn build(
+        ground: Ground,
+        order: &Order,
+        stop_heard: impl Fn(&str, &str) + Send + Sync + 'static,
+    ) -> Result<Self, RehearsalError> {
+        let start = beginning();
+        let clock = Clock::from(start, Instant::now());
+        let Ground { server: ground, nodes: names, notes } = ground;
+        let server = ground.fork(clock);
+        // Where nobody else begins on this ground, what is written from now on need not be kept apart from it.
+        drop(ground);
         own_upgrade(&server, &names, order)?;
         for fault in &order.faults {
             afflict(&server, fault)?;
@@ -142,7 +167,7 @@ impl World {
         let release =
             release(&self.order.to.to_string()).map_err(|source| RehearsalError::Machine { source })?;
         let spec = MachineSpec {
-            seed: self.order.seed ^ crate::sim::machine::random::Dice::new(node.len() as u64).roll(),
+            seed: self.order.seed ^ world::number_of(node),
             role,
             from: self.order.from.to_string(),
             to: self.order.to.to_string(),

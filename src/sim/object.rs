@@ -1,6 +1,8 @@
 //! One stored version of an object. Its JSON text and its parsed form are made from each other when first asked for, and
 //! shared by everybody who holds the version; nothing here ever changes what the object says.
 
+mod text;
+
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -8,32 +10,49 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde_json::Value;
 
+use text::{Kept, Text};
+
 /// A version of an object; a clone costs a reference count.
 #[derive(Clone)]
 pub struct Object {
     forms: Arc<Forms>,
 }
 
-/// At least one of the two is always there.
+/// The text or the value is always there.
 struct Forms {
-    text: OnceLock<Bytes>,
+    text: OnceLock<Text>,
     value: OnceLock<Value>,
+    /// What of the text is known before it is written.
+    kept: Kept,
 }
 
 impl Object {
     /// The version with this content.
     #[must_use]
     pub fn of(value: Value) -> Self {
-        Self { forms: Arc::new(Forms { text: OnceLock::new(), value: OnceLock::from(value) }) }
+        Self::with(OnceLock::new(), OnceLock::from(value), Kept::default())
+    }
+
+    /// The version with this content after another; `is_same` says of `metadata`, `spec` and `status` whether they are the
+    /// same in both, of `metadata` but for the resourceVersion.
+    pub(super) fn after(value: Value, before: &Self, is_same: impl Fn(&str) -> bool) -> Self {
+        let kept = Kept::of(before.forms.text.get(), &before.forms.kept, is_same);
+        Self::with(OnceLock::new(), OnceLock::from(value), kept)
+    }
+
+    fn with(text: OnceLock<Text>, value: OnceLock<Value>, kept: Kept) -> Self {
+        Self { forms: Arc::new(Forms { text, value, kept }) }
     }
 
     /// Its JSON text, without a line break.
     #[must_use]
     pub fn text(&self) -> &Bytes {
-        self.forms.text.get_or_init(|| match self.forms.value.get() {
-            // A `Value` has string keys only, so writing it cannot fail.
-            Some(value) => serde_json::to_vec(value).unwrap_or_default().into_boxed_slice().into(),
-            None => Bytes::new(),
+        &self.written().bytes
+    }
+
+    fn written(&self) -> &Text {
+        self.forms.text.get_or_init(|| {
+            self.forms.value.get().map_or_else(Text::default, |value| Text::write(value, &self.forms.kept))
         })
     }
 
@@ -49,8 +68,7 @@ impl Object {
         if !self.is_warm() {
             return;
         }
-        let text = OnceLock::from(self.text().clone());
-        self.forms = Arc::new(Forms { text, value: OnceLock::new() });
+        *self = self.cold();
     }
 
     /// The same version for a reader who keeps it: what that one parses is its own to forget.
@@ -59,8 +77,11 @@ impl Object {
         if self.is_warm() {
             return self.clone();
         }
-        let text = OnceLock::from(self.text().clone());
-        Self { forms: Arc::new(Forms { text, value: OnceLock::new() }) }
+        self.cold()
+    }
+
+    fn cold(&self) -> Self {
+        Self::with(OnceLock::from(self.written().clone()), OnceLock::new(), Kept::default())
     }
 
     /// Whether the parsed form is in memory.
@@ -79,8 +100,8 @@ impl Object {
     #[must_use]
     pub fn into_value(self) -> Value {
         match Arc::try_unwrap(self.forms) {
-            Ok(Forms { text, value }) => value.into_inner().unwrap_or_else(|| {
-                serde_json::from_slice(text.get().map_or(&[][..], |text| text)).unwrap_or_default()
+            Ok(Forms { text, value, .. }) => value.into_inner().unwrap_or_else(|| {
+                serde_json::from_slice(text.get().map_or(&[][..], |text| &text.bytes)).unwrap_or_default()
             }),
             Err(forms) => Self { forms }.value().clone(),
         }

@@ -36,6 +36,12 @@ pub fn mebibytes(quantity: &str) -> Option<u64> {
     u64::try_from(bytes >> 20).ok()
 }
 
+/// A number that follows from a name alone, the same in every build.
+#[must_use]
+pub fn number_of(name: &str) -> u64 {
+    super::fields::hash(name)
+}
+
 /// How long a guest takes to power off when it is asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {

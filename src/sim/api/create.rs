@@ -7,7 +7,7 @@ use super::admission;
 use super::json::{map, meta, metadata, text};
 use super::kinds::{Generation, Kind};
 use super::status::{Cause, Status};
-use super::store::{Place, Store, key_of};
+use super::store::{Place, Store, key_of, stamp};
 
 impl Store {
     /// Creates an object in a namespace (empty for cluster-scoped kinds).
@@ -122,11 +122,20 @@ impl Store {
             (true, "") => "default".to_owned(),
             (true, namespace) => namespace.to_owned(),
         };
-        let (uid, now) = (self.ids.uid(), self.stamp());
+        let drawn = self.ids.clone();
+        self.ids.skip_uid();
+        let clock = self.clock;
         let fields = metadata(&mut new);
-        for (field, value) in [("uid", uid), ("creationTimestamp", now), ("namespace", namespace.clone())] {
-            if !value.is_empty() && fields.get(field).is_none_or(|had| had.is_null() || had == "") {
-                fields.insert(field.to_owned(), value.into());
+        let missing: [(&str, &dyn Fn() -> String); 3] = [
+            ("uid", &|| drawn.clone().uid()),
+            ("creationTimestamp", &|| stamp(clock.now())),
+            ("namespace", &|| namespace.clone()),
+        ];
+        for (field, value) in missing {
+            if (field != "namespace" || !namespace.is_empty())
+                && fields.get(field).is_none_or(|had| had.is_null() || had == "")
+            {
+                fields.insert(field.to_owned(), value().into());
             }
         }
         if kind.generation != Generation::Never && fields.get("generation").is_none_or(|had| !had.is_i64()) {

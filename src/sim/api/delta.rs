@@ -1,11 +1,13 @@
 //! What a write changed of an object: enough to go back to what it was, and to bring an older copy up to date. It knows
 //! maps and values only, and nothing of Kubernetes.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 /// The fields of one map that a write changed, in the order of the changes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Delta(Vec<(String, Was)>);
+pub(super) struct Delta(Vec<(Cow<'static, str>, Was)>);
 
 #[derive(Debug, Clone)]
 enum Was {
@@ -40,13 +42,13 @@ impl Delta {
     pub(super) fn merge_field(&mut self, into: &mut Map<String, Value>, key: &str, said: &Value) {
         if said.is_null() {
             if let Some((key, was)) = into.remove_entry(key) {
-                self.0.push((key, Was::Whole(was)));
+                self.0.push((key.into(), Was::Whole(was)));
             }
             return;
         }
         let Some(found) = into.get_mut(key) else {
             into.insert(key.to_owned(), merged(said));
-            self.0.push((key.to_owned(), Was::Absent));
+            self.0.push((key.to_owned().into(), Was::Absent));
             return;
         };
         let was = match (&mut *found, said) {
@@ -56,13 +58,12 @@ impl Delta {
                 (!within.is_empty()).then_some(Was::Within(within))
             }
             (Value::Array(items), Value::Array(said)) => renew(items, said),
-            (found, said) => {
-                let new = merged(said);
-                (new != *found).then(|| Was::Whole(std::mem::replace(found, new)))
-            }
+            // What is no map says the same before and after it was merged.
+            (found, said) if *found == *said && !said.is_object() => None,
+            (found, said) => Some(Was::Whole(std::mem::replace(found, merged(said)))),
         };
         if let Some(was) = was {
-            self.0.push((key.to_owned(), was));
+            self.0.push((key.to_owned().into(), was));
         }
     }
 
@@ -70,7 +71,7 @@ impl Delta {
     pub(super) fn merge_within(
         &mut self,
         into: &mut Map<String, Value>,
-        section: &str,
+        section: &'static str,
         key: &str,
         said: &Value,
     ) {
@@ -82,18 +83,24 @@ impl Delta {
         self.join(section, within);
     }
 
-    fn join(&mut self, section: &str, within: Self) {
+    fn join(&mut self, section: &'static str, within: Self) {
         if within.is_empty() {
             return;
         }
         match self.0.iter_mut().find(|(name, _)| name == section) {
             Some((_, Was::Within(known))) => known.0.extend(within.0),
-            Some(_) | None => self.0.push((section.to_owned(), Was::Within(within))),
+            Some(_) | None => self.0.push((section.into(), Was::Within(within))),
         }
     }
 
     /// Sets a field of a map that is in this map.
-    pub(super) fn set(&mut self, into: &mut Map<String, Value>, section: &str, key: &str, value: Value) {
+    pub(super) fn set(
+        &mut self,
+        into: &mut Map<String, Value>,
+        section: &'static str,
+        key: &'static str,
+        value: Value,
+    ) {
         let Some(fields) = into.get_mut(section).and_then(Value::as_object_mut) else {
             return;
         };
@@ -103,7 +110,7 @@ impl Delta {
             fields.insert(key.to_owned(), value);
             Was::Absent
         };
-        self.join(section, Self(vec![(key.to_owned(), was)]));
+        self.join(section, Self(vec![(key.into(), was)]));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -112,7 +119,7 @@ impl Delta {
 
     /// Which fields of the map itself changed.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(key, _)| key.as_str())
+        self.0.iter().map(|(key, _)| &**key)
     }
 
     /// Whether anything changed at a path of keys with dots between them, above it or below it.
@@ -124,15 +131,24 @@ impl Delta {
         })
     }
 
+    /// Whether nothing within a map of this map changed but one field.
+    pub(super) fn changes_only(&self, section: &str, field: &str) -> bool {
+        self.0.iter().filter(|(key, _)| key == section).all(|(_, was)| match was {
+            Was::Within(within) => within.keys().all(|key| key == field),
+            Was::Absent | Was::Whole(_) | Was::Items(_) => false,
+        })
+    }
+
     /// Undoes the changes.
     pub(super) fn undo(&self, fields: &mut Map<String, Value>) {
         for (key, was) in self.0.iter().rev() {
-            match (was, fields.get_mut(key)) {
+            match (was, fields.get_mut(&**key)) {
                 (Was::Absent, _) => {
-                    fields.remove(key);
+                    fields.remove(&**key);
                 }
-                (Was::Whole(value), _) => {
-                    fields.insert(key.clone(), value.clone());
+                (Was::Whole(value), Some(field)) => field.clone_from(value),
+                (Was::Whole(value), None) => {
+                    fields.insert(key.clone().into_owned(), value.clone());
                 }
                 (Was::Within(within), Some(Value::Object(fields))) => within.undo(fields),
                 (Was::Items(items), Some(Value::Array(list))) => items.undo(list),
@@ -144,18 +160,18 @@ impl Delta {
     /// Brings a copy from before the changes to what `now` is after them.
     pub(super) fn follow(&self, stale: &mut Map<String, Value>, now: &Map<String, Value>) {
         for (key, was) in &self.0 {
-            let Some(now) = now.get(key) else {
-                stale.remove(key);
+            let Some(now) = now.get(&**key) else {
+                stale.remove(&**key);
                 continue;
             };
-            match (was, stale.get_mut(key), now) {
+            match (was, stale.get_mut(&**key), now) {
                 (Was::Within(within), Some(Value::Object(stale)), Value::Object(now)) => {
                     within.follow(stale, now);
                 }
                 (Was::Items(items), Some(Value::Array(stale)), Value::Array(now)) => items.follow(stale, now),
-                (_, Some(stale), now) => *stale = now.clone(),
+                (_, Some(stale), now) => stale.clone_from(now),
                 (_, None, now) => {
-                    stale.insert(key.clone(), now.clone());
+                    stale.insert(key.clone().into_owned(), now.clone());
                 }
             }
         }

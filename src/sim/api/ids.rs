@@ -21,6 +21,12 @@ impl Ids {
         mixed ^ (mixed >> 31)
     }
 
+    /// Goes on as after a uid that nobody wants.
+    pub(super) fn skip_uid(&mut self) {
+        self.next();
+        self.next();
+    }
+
     /// A random uid (version 4).
     pub(super) fn uid(&mut self) -> String {
         let (high, low) = (self.next(), self.next());

@@ -70,7 +70,7 @@ impl Store {
             collections: self.collections.clone(),
             watchers: BTreeMap::new(),
             owned: self.owned.clone(),
-            warm: Warm::default(),
+            warm: self.warm.clone(),
             spares: Spares::default(),
             names: self.names.clone(),
         }

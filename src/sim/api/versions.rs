@@ -43,16 +43,19 @@ impl Store {
 
     /// Stores a version that differs by `delta` from the one that is there. Its number is in it already.
     pub(super) fn put_changed(&mut self, place: Place, key: &Key, value: Value, delta: Delta) -> Object {
-        let object = Object::of(value);
         let Some(collection) = self.collections.get_mut(place.0).map(Arc::make_mut) else {
-            return object;
+            return Object::of(value);
         };
         let kind = &collection.kind;
         let same_facts =
             !delta.touches("metadata.labels") && !kind.fields.iter().any(|path| delta.touches(path));
         let Some(entry) = collection.objects.get_mut(key) else {
-            return object;
+            return Object::of(value);
         };
+        let object = Object::after(value, &entry.object, |section| match section {
+            "metadata" => delta.changes_only(section, "resourceVersion"),
+            other => !delta.keys().any(|key| key == other),
+        });
         let facts = if same_facts { entry.facts.clone() } else { Facts::of(kind, &object) };
         let new = Entry { object: object.clone(), facts };
         let old = std::mem::replace(entry, new.clone());

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::store::{Key, Place, Store};
 
 /// How many parsed objects stay in memory.
-const WARM: usize = 4_096;
+const WARM: usize = 2_048;
 
 /// Parsed objects in the order in which they are looked at for being forgotten.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Warm {
     queue: VecDeque<(Place, Key)>,
     queued: BTreeSet<(Place, Key)>,

@@ -10,7 +10,7 @@ mod schedule;
 pub(super) use guest::running_status as guest_running;
 pub use node::register_node;
 pub(super) use node::{node_object, node_status};
-pub(super) use pods::running_status as pod_running;
+pub(super) use pods::{container_id, pod_ip, running_status as pod_running};
 pub use power::{kubelet_started, kubelet_stopped, power_off};
 
 use super::turns::{Decision, Now};

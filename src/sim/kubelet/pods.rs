@@ -91,7 +91,7 @@ fn guest_ended(view: &View, pod: &Entry) -> Option<Instant> {
 pub(in crate::sim) fn running_status(node: Option<&Value>, pod: &Value, now: &Now<'_>) -> Value {
     let stamp = now.stamp();
     let host = node.and_then(|node| list(node, "/status/addresses").first()).map(|a| text(a, "/address"));
-    let id = container_id(pod, node.unwrap_or(&Value::Null));
+    let id = container_id(uid(pod), node.map_or("", |node| text(node, "/status/nodeInfo/bootID")));
     let restarts = pod.at("/status/containerStatuses/0/restartCount").and_then(Value::as_u64);
     let restarts = restarts.map_or(0, |restarts| restarts + 1);
     let containers: Vec<Value> = list(pod, "/spec/containers")
@@ -102,8 +102,7 @@ pub(in crate::sim) fn running_status(node: Option<&Value>, pod: &Value, now: &No
                    "state": {"running": {"startedAt": stamp}}})
         })
         .collect();
-    let hash = fields::hash(uid(pod));
-    let ip = format!("10.42.{}.{}", hash % 256, 1 + hash / 256 % 254);
+    let ip = pod_ip(uid(pod));
     let conditions = fields::conditions_with_all(
         pod,
         &["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|kind| (kind, "True", "", "")),
@@ -116,9 +115,15 @@ pub(in crate::sim) fn running_status(node: Option<&Value>, pod: &Value, now: &No
     fields::with(status, lists)
 }
 
-/// A container's id names the boot that it was started in.
-fn container_id(pod: &Value, node: &Value) -> String {
-    format!("{RUNTIME}{:016x}", fields::hash_of(&[uid(pod), " ", text(node, "/status/nodeInfo/bootID")]))
+/// The id of the containers of the pod with this uid; it names the boot that they were started in.
+pub(in crate::sim) fn container_id(pod_uid: &str, boot_id: &str) -> String {
+    format!("{RUNTIME}{:016x}", fields::hash_of(&[pod_uid, " ", boot_id]))
+}
+
+/// The address of the pod with this uid.
+pub(in crate::sim) fn pod_ip(pod_uid: &str) -> String {
+    let hash = fields::hash(pod_uid);
+    format!("10.42.{}.{}", hash % 256, 1 + hash / 256 % 254)
 }
 
 /// Whether a container of a pod was started in an earlier boot of its node.

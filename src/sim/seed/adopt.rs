@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 
 use super::presets::Preset;
 use super::{Seeded, Seeding, instance_managers, vms};
-use crate::sim::Timing;
 use crate::sim::api::ApiServer;
 use crate::sim::fields::{
     self, condition_is, device_requests, is_final, merge, name, namespace, phase, quantity, text, uid,
@@ -22,7 +21,7 @@ use crate::sim::view::{Key, vmi_of_pod};
 #[must_use]
 pub fn adopt(server: &ApiServer, objects: Vec<Value>, now: Timestamp) -> (Seeded, Vec<String>) {
     let preset = Preset::sized(1, 0, 0);
-    let seeding = Seeding { server, preset: &preset, timing: Timing::virtual_time(now) };
+    let seeding = Seeding::new(server, &preset, now);
     let mut adopting = Adopting { seeding, known: BTreeMap::new(), odd: Vec::new() };
     for object in objects {
         adopting.take(object);
@@ -87,7 +86,8 @@ impl Adopting<'_> {
             self.complete_node(&mut object);
         }
         match (self.seeding.load(object), watched) {
-            (Ok(object), Some(watched)) => {
+            (Ok(mut object), Some(watched)) => {
+                object.cool();
                 self.known.entry(watched).or_default().insert(key, object);
             }
             (Ok(_), None) => {}

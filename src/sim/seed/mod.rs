@@ -2,9 +2,12 @@
 //! simulators find nothing to do in them. Everything follows from the preset and its seed.
 
 mod adopt;
+mod mold;
 mod nodes;
 mod presets;
 mod vms;
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -33,7 +36,8 @@ pub struct Seeded {
 /// # Errors
 /// [`SimError::Refused`] when the server does not take an object.
 pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<Seeded, SimError> {
-    let seeding = Seeding { server, preset, timing: Timing::virtual_time(now) };
+    let seeding = Seeding::new(server, preset, now);
+    let mut molds = vms::Molds::default();
     let mut seeded = Seeded::default();
     for namespace in ["default", "team-a", "kube-system", "harvester-system", LONGHORN] {
         let metadata = json!({"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}});
@@ -48,13 +52,12 @@ pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<Seede
     }
     let mut disks = Vec::new();
     for index in 0..preset.vms {
-        let one = vms::vm(&seeding, index, &nodes);
+        let one = molds.vm(&seeding, index, &nodes);
         seeded.vms.push((namespace(&one.vm).to_owned(), name(&one.vm).to_owned()));
         for object in [one.vm, one.vmi, one.pod] {
             seeding.load(object)?;
         }
-        let stamp = seeding.stamp();
-        for object in one.disk.iter().flat_map(|disk| longhorn::disk(disk, preset.seed, &stamp)) {
+        for object in one.disk.iter().flat_map(|disk| longhorn::disk(disk, preset.seed, &seeding.stamp)) {
             let object = seeding.load(object)?;
             if preset.storage == Storage::Whole {
                 disks.push(object);
@@ -75,63 +78,75 @@ struct Seeding<'a> {
     server: &'a ApiServer,
     preset: &'a Preset,
     timing: Timing,
+    /// The beginning, as objects carry it.
+    stamp: String,
 }
 
-impl Seeding<'_> {
+impl<'a> Seeding<'a> {
+    fn new(server: &'a ApiServer, preset: &'a Preset, now: Timestamp) -> Self {
+        let timing = Timing::virtual_time(now);
+        let stamp = Now { timing: &timing, instant: timing.origin }.stamp();
+        Self { server, preset, timing, stamp }
+    }
+
     fn now(&self) -> Now<'_> {
         Now { timing: &self.timing, instant: self.timing.origin }
     }
 
-    fn stamp(&self) -> String {
-        self.now().stamp()
+    /// The uid that follows from who an object is.
+    fn uid_of(&self, kind: &str, namespace: &str, name: &str) -> String {
+        uid_from(&format!("{} {kind} {namespace}/{name}", self.preset.seed))
     }
 
     /// Gives an object the uid that follows from who it is, and a birthday.
     fn identify(&self, object: &mut Value) {
-        let who =
-            format!("{} {} {}/{}", self.preset.seed, text(object, "/kind"), namespace(object), name(object));
         if text(object, "/metadata/uid").is_empty() {
-            fields::merge(object, &json!({"metadata": {"uid": uid_from(&who)}}));
+            let uid = self.uid_of(text(object, "/kind"), namespace(object), name(object));
+            set(object, "metadata", "uid", uid.into());
         }
         if text(object, "/metadata/creationTimestamp").is_empty() {
-            fields::merge(object, &json!({"metadata": {"creationTimestamp": self.stamp()}}));
+            set(object, "metadata", "creationTimestamp", self.stamp.as_str().into());
         }
     }
 
     fn load(&self, mut object: Value) -> Result<Object, SimError> {
         self.identify(&mut object);
-        let what = format!("{} {}", text(&object, "/kind"), name(&object));
-        let mut object = self
-            .server
-            .load(object)
-            .map_err(|source| SimError::Refused { what, source: Box::new(source.into()) })?;
-        object.cool();
-        Ok(object)
+        let (kind, name) = (text(&object, "/kind").to_owned(), name(&object).to_owned());
+        self.server.load(object).map_err(|source| SimError::Refused {
+            what: format!("{kind} {name}"),
+            source: Box::new(source.into()),
+        })
     }
 
     /// A pod that runs on a node.
     fn load_pod(&self, mut pod: Value, home: &Object) -> Result<Object, SimError> {
         self.identify(&mut pod);
-        fields::merge(&mut pod, &json!({"spec": {"nodeName": name(home)}}));
+        set(&mut pod, "spec", "nodeName", name(home).into());
         let status = pod_running(Some(home), &pod, &self.now());
         fields::merge(&mut pod, &json!({"status": status}));
         self.load(pod)
     }
 }
 
+/// Sets a field of a section of an object.
+fn set(object: &mut Value, section: &str, field: &str, value: Value) {
+    if let Some(fields) = object.get_mut(section).and_then(Value::as_object_mut) {
+        fields.insert(field.to_owned(), value);
+    }
+}
+
 fn instance_managers(seeding: &Seeding<'_>, nodes: &[Object], disks: &[Object]) -> Result<(), SimError> {
+    let mut instances: BTreeMap<(&str, &str), Map<String, Value>> = BTreeMap::new();
+    for disk in disks {
+        let here = instances.entry((text(disk, "/spec/nodeID"), text(disk, "/kind"))).or_default();
+        here.extend([longhorn::instance(disk)]);
+    }
     for node in nodes {
         let mut manager = longhorn::instance_manager(name(node));
-        let of = |kind: &str| -> Map<String, Value> {
-            let here = disks
-                .iter()
-                .filter(|disk| text(disk, "/kind") == kind && text(disk, "/spec/nodeID") == name(node));
-            here.map(|disk| longhorn::instance(disk)).collect()
-        };
-        fields::merge(
-            &mut manager,
-            &json!({"status": {"instanceEngines": of("Engine"), "instanceReplicas": of("Replica")}}),
-        );
+        for (field, kind) in [("instanceEngines", "Engine"), ("instanceReplicas", "Replica")] {
+            let here = instances.remove(&(name(node), kind)).unwrap_or_default();
+            set(&mut manager, "status", field, here.into());
+        }
         let manager = seeding.load(manager)?;
         seeding.load_pod(longhorn::manager_pod(&manager, name(node)), node)?;
         let mut budget = longhorn::budget(name(node));

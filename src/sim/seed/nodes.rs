@@ -39,7 +39,7 @@ pub(super) fn node(seeding: &Seeding<'_>, index: usize) -> Value {
         &json!({"addresses": [{"type": "InternalIP", "address": address},
         {"type": "Hostname", "address": name}]}),
     );
-    let annotations = json!({SIMULATED: null, "kubevirt.io/heartbeat": seeding.stamp()});
+    let annotations = json!({SIMULATED: null, "kubevirt.io/heartbeat": seeding.stamp});
     let patch = json!({"metadata": {"annotations": annotations}, "status": status});
     fields::merge(&mut node, &patch);
     node

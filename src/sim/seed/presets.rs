@@ -81,7 +81,7 @@ impl Preset {
 }
 
 /// What a VM passes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Device {
     Pci,
     Vgpu,
