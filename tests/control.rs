@@ -10,11 +10,11 @@ mod asserts;
 mod support;
 
 use asserts::{agent, said, stage, unhurried};
-use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use support::{NODE, Stage, UPGRADE};
+use upgrade_agent::cluster::brief::BriefNode;
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::nodes;
 
@@ -55,7 +55,7 @@ async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back()
     assert_eq!(stage.rke2_pid().await.unwrap(), pid);
     assert_eq!(stage.live_sha256().await.unwrap(), live);
     assert_eq!(stage.instances().await.unwrap().len(), before.len(), "every VM runs again");
-    let node: Node = Api::all(stage.client.clone()).get(NODE).await.unwrap();
+    let node: BriefNode = Api::all(stage.client.clone()).get(NODE).await.unwrap();
     assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none());
     assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));
     stage.machine.must_run(&["systemctl", "restart", "rke2-server"]).await.expect("the fence is gone");

@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use support::{LIVE, NAMESPACE, NODE, Stage, UPGRADE};
+use upgrade_agent::cluster::brief::BriefNode;
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::nodes;
 use upgrade_agent::flow::record::Record;
@@ -178,7 +179,7 @@ async fn what_cannot_work_is_refused_and_changes_nothing() {
 
     assert_eq!(stage.rke2_pid().await.unwrap(), pid);
     assert_eq!(stage.live_sha256().await.unwrap(), live);
-    let node: Node = Api::all(stage.client.clone()).get(NODE).await.unwrap();
+    let node: BriefNode = Api::all(stage.client.clone()).get(NODE).await.unwrap();
     assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none());
     let drop_ins =
         stage.machine.must_run(&["systemctl", "show", "-P", "DropInPaths", "rke2-server"]).await.unwrap();

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, EvictParams, ListParams};
 use kube::{Client, ResourceExt};
 
+use crate::cluster::brief::BriefPod;
 use crate::cluster::{ClusterError, ask};
 
 /// What became of one request.
@@ -22,29 +23,28 @@ pub enum Eviction {
 ///
 /// # Errors
 /// [`ClusterError`].
-pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>, ClusterError> {
-    let api: Api<Pod> = Api::all(client.clone());
+pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<BriefPod>, ClusterError> {
+    let api: Api<BriefPod> = Api::all(client.clone());
     let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
     Ok(ask(format!("list pods of node {node}"), api.list(&params)).await?.items)
 }
 
 /// Does a drain have to wait for this pod? Not for finished ones, static ones, and those of a `DaemonSet`.
 #[must_use]
-pub fn must_leave(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+pub fn must_leave(pod: &BriefPod) -> bool {
     let is_static = pod.annotations().contains_key("kubernetes.io/config.mirror");
     let of_daemon_set = pod
         .owner_references()
         .iter()
         .any(|owner| owner.kind == "DaemonSet" && owner.controller == Some(true));
-    !(matches!(phase, "Succeeded" | "Failed") || is_static || of_daemon_set)
+    !(pod.has_finished() || is_static || of_daemon_set)
 }
 
 /// Asks for one pod's eviction.
 ///
 /// # Errors
 /// [`ClusterError`] for anything but a yes or a not-now.
-pub async fn evict(client: &Client, pod: &Pod) -> Result<Eviction, ClusterError> {
+pub async fn evict(client: &Client, pod: &BriefPod) -> Result<Eviction, ClusterError> {
     let namespace = pod.namespace().unwrap_or_default();
     let name = pod.name_any();
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn only_pods_that_can_go_must_go() {
-        let pod = |value: serde_json::Value| serde_json::from_value::<Pod>(value).unwrap();
+        let pod = |value: serde_json::Value| serde_json::from_value::<BriefPod>(value).unwrap();
         let table = [
             (serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Running"}}), true),
             (serde_json::json!({"metadata": {"name": "a"}, "status": {"phase": "Pending"}}), true),

@@ -1,10 +1,11 @@
 //! Nodes: read, cordon with the drain taint, put back exactly what was found.
 
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::Taint;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
+use crate::cluster::brief::BriefNode;
 use crate::cluster::{ClusterError, ask, ask_opt};
 use crate::flow::classify::Targets;
 
@@ -15,7 +16,7 @@ pub const DRAIN_TAINT_VALUE: &str = "draining";
 /// Annotation that says whose cordon and taint these are.
 pub const OWNER_ANNOTATION: &str = "agent.harvesterhci.io/upgrade-uid";
 
-fn api(client: &Client) -> Api<Node> {
+fn api(client: &Client) -> Api<BriefNode> {
     Api::all(client.clone())
 }
 
@@ -23,7 +24,7 @@ fn api(client: &Client) -> Api<Node> {
 ///
 /// # Errors
 /// [`ClusterError`].
-pub async fn get(client: &Client, name: &str) -> Result<Option<Node>, ClusterError> {
+pub async fn get(client: &Client, name: &str) -> Result<Option<BriefNode>, ClusterError> {
     ask_opt(format!("read node {name}"), api(client).get(name)).await
 }
 
@@ -49,59 +50,56 @@ pub async fn count_targets(client: &Client, except: &str) -> Result<Targets, Clu
     }
 }
 
-fn is_witness(node: &Node) -> bool {
+fn is_witness(node: &BriefNode) -> bool {
     node.labels().contains_key("node-role.harvesterhci.io/witness")
 }
 
 /// Condition Ready is True.
 #[must_use]
-pub fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+pub fn is_ready(node: &BriefNode) -> bool {
+    node.status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 /// `spec.unschedulable`.
 #[must_use]
-pub fn is_cordoned(node: &Node) -> bool {
-    node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
+pub fn is_cordoned(node: &BriefNode) -> bool {
+    node.spec.unschedulable
 }
 
 /// The drain taint, whatever its value.
 #[must_use]
-pub fn drain_taint(node: &Node) -> Option<&Taint> {
+pub fn drain_taint(node: &BriefNode) -> Option<&Taint> {
     taints(node).iter().find(|taint| taint.key == DRAIN_TAINT && taint.effect == "NoSchedule")
 }
 
-fn taints(node: &Node) -> &[Taint] {
-    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+fn taints(node: &BriefNode) -> &[Taint] {
+    &node.spec.taints
 }
 
 /// What the kubelet reports.
 #[must_use]
-pub fn kubelet_version(node: &Node) -> Option<&str> {
-    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
-    info.map(|info| info.kubelet_version.as_str())
+pub fn kubelet_version(node: &BriefNode) -> Option<&str> {
+    node.status.node_info.as_ref().map(|info| info.kubelet_version.as_str())
 }
 
 /// When the kubelet last said that it is ready.
 #[must_use]
-pub fn heartbeat(node: &Node) -> Option<jiff::Timestamp> {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref())?;
-    conditions.iter().find(|one| one.type_ == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
+pub fn heartbeat(node: &BriefNode) -> Option<jiff::Timestamp> {
+    let mut conditions = node.status.conditions.iter();
+    conditions.find(|one| one.type_ == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
 /// Is anything of this resource allocatable?
 #[must_use]
-pub fn allocatable(node: &Node, resource: &str) -> u64 {
-    let all = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
-    all.and_then(|all| all.get(resource)).and_then(|amount| amount.0.parse().ok()).unwrap_or(0)
+pub fn allocatable(node: &BriefNode, resource: &str) -> u64 {
+    node.status.allocatable.get(resource).and_then(|amount| amount.0.parse().ok()).unwrap_or(0)
 }
 
 /// Cordons, taints, and signs it. Harmless when done already.
 ///
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
-pub async fn cordon(client: &Client, node: &Node, upgrade_uid: &str) -> Result<(), ClusterError> {
+pub async fn cordon(client: &Client, node: &BriefNode, upgrade_uid: &str) -> Result<(), ClusterError> {
     let mut wanted: Vec<Taint> = taints(node).to_vec();
     if drain_taint(node).is_none() {
         wanted.push(Taint {
@@ -120,7 +118,7 @@ pub async fn cordon(client: &Client, node: &Node, upgrade_uid: &str) -> Result<(
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
 pub async fn uncordon(
     client: &Client,
-    node: &Node,
+    node: &BriefNode,
     was_cordoned: bool,
     was_tainted: bool,
 ) -> Result<(), ClusterError> {
@@ -133,7 +131,7 @@ pub async fn uncordon(
 
 async fn write(
     client: &Client,
-    node: &Node,
+    node: &BriefNode,
     cordoned: bool,
     taints: &[Taint],
     owner: Option<&str>,

@@ -4,6 +4,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
+use crate::cluster::brief::BriefPod;
 use crate::cluster::crd::kubevirt::{
     LAUNCHER_SELECTOR, NODE_NAME_LABEL, VMI_NAME_LABEL, VirtualMachine, VirtualMachineInstance,
     VirtualMachineInstanceMigration, VirtualMachineInstanceMigrationSpec,
@@ -71,14 +72,10 @@ pub async fn instances_on(client: &Client, node: &str) -> Result<Vec<VirtualMach
 /// # Errors
 /// [`ClusterError`].
 pub async fn launchers_on(client: &Client, node: &str) -> Result<Vec<String>, ClusterError> {
-    let api: Api<k8s_openapi::api::core::v1::Pod> = Api::all(client.clone());
+    let api: Api<BriefPod> = Api::all(client.clone());
     let params = ListParams::default().labels(LAUNCHER_SELECTOR).fields(&format!("spec.nodeName={node}"));
     let pods = ask(format!("list the launcher pods of node {node}"), api.list(&params)).await?;
-    let unfinished = pods.iter().filter(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    });
-    Ok(unfinished.map(|pod| key_of(pod).to_string()).collect())
+    Ok(pods.iter().filter(|pod| !pod.has_finished()).map(|pod| key_of(pod).to_string()).collect())
 }
 
 /// One VM; none when it is gone.

@@ -1,5 +1,7 @@
 //! The evacuation's choice: ledger and world in, actions and blockers out. Pure; called at every change of the world.
 
+mod of_vm;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::flow::plan::{Evacuation, MigrationFailure, ShutdownTimeout};
 use crate::flow::report::Blocker;
 use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey, VmLedger};
+use of_vm::{Beside, OfVm};
 
 /// Attempts to live-migrate one VM before `onMigrationFailure` decides.
 pub const MIGRATION_ATTEMPTS: u32 = 3;
@@ -127,7 +130,6 @@ impl Decision {
 
 /// What does not change while one decision is made.
 struct Look<'a> {
-    seen: &'a Seen,
     policy: &'a Evacuation,
     begun: Timestamp,
     now: Timestamp,
@@ -143,54 +145,62 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let mut decision = Decision::default();
-    let look = Look { seen, policy, begun, now };
+    let look = Look { policy, begun, now };
     let mut in_flight = ledger.on_node().filter(|line| matches!(line.fate, Fate::Migrating { .. })).count();
+    let (mut vmis, mut migrations) = (Beside::of(&seen.vmis), Beside::of(&seen.migrations));
     for line in ledger.on_node() {
-        look.one(&mut decision, line, &mut in_flight);
+        let of_vm = OfVm {
+            vm: &line.entry.vm,
+            vmi: vmis.at(&line.entry.vm),
+            migrations: migrations.at(&line.entry.vm).map(Vec::as_slice).unwrap_or_default(),
+        };
+        look.one(&mut decision, line, of_vm, &mut in_flight);
     }
     decision
 }
 
 impl Look<'_> {
-    fn one(&self, decision: &mut Decision, line: &LedgerLine, in_flight: &mut usize) {
-        let vm = line.entry.vm.clone();
-        let Some(vmi) = self.seen.vmis.get(&vm) else {
-            decision.actions.push(VmAction::RecordGone { vm });
+    fn one(&self, decision: &mut Decision, line: &LedgerLine, of_vm: OfVm<'_>, in_flight: &mut usize) {
+        let vm = of_vm.vm;
+        let Some(vmi) = of_vm.vmi else {
+            decision.actions.push(VmAction::RecordGone { vm: vm.clone() });
             return;
         };
         let shutdown = self.policy.guest_shutdown(line.entry.grace_seconds) + LAUNCHER_SLACK;
         match (&line.fate, &line.entry.verdict) {
             (Fate::Stopping { since, asks, .. }, _) if !vmi.deleting && vmi.ended.is_none() => {
-                self.unheard(decision, &vm, *since, *asks);
+                self.unheard(decision, vm, *since, *asks);
             }
             (Fate::Stopping { since, forced, .. }, _) => {
-                self.stopping(decision, &vm, *since, *forced, *since + shutdown);
+                self.stopping(decision, vm, *since, *forced, *since + shutdown);
             }
             // Its guest has ended, whoever ended it; the object goes when its pod does.
             (Fate::Here | Fate::Migrating { .. }, _) if vmi.ended.is_some() => {
                 let deadline = self.begun + shutdown;
                 // KubeVirt keeps what ended of a VM that it does not start again by itself: nothing runs there any more.
                 if self.now >= deadline && !vmi.deleting {
-                    decision.actions.push(VmAction::RecordGone { vm });
+                    decision.actions.push(VmAction::RecordGone { vm: vm.clone() });
                 } else {
-                    self.leaving(decision, &vm, deadline);
+                    self.leaving(decision, vm, deadline);
                 }
             }
-            (Fate::Here, Verdict::Leaving) => self.leaving(decision, &vm, self.begun + shutdown),
+            (Fate::Here, Verdict::Leaving) => self.leaving(decision, vm, self.begun + shutdown),
             (Fate::Here, Verdict::Hold { why }) => {
                 decision.holds.push(format!("VM {vm} holds the node: {why}"));
             }
-            (Fate::Here, Verdict::ShutDown { .. }) => decision.actions.push(VmAction::Stop { vm }),
+            (Fate::Here, Verdict::ShutDown { .. }) => {
+                decision.actions.push(VmAction::Stop { vm: vm.clone() });
+            }
             (Fate::Here, Verdict::Migrate) => {
-                if let Some(other) = self.unfinished(&vm, None) {
-                    self.follow(decision, &vm, other, self.begun + self.policy.migration());
+                if let Some(other) = of_vm.unfinished(None) {
+                    self.follow(decision, vm, other, self.begun + self.policy.migration());
                 } else if *in_flight < IN_FLIGHT {
                     *in_flight += 1;
-                    decision.actions.push(VmAction::Migrate { vm, attempt: 1 });
+                    decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt: 1 });
                 }
             }
             (Fate::Migrating { attempt, id, since, asked }, _) => {
-                self.migrating(decision, &vm, (*attempt, *id), *since, *asked);
+                self.migrating(decision, of_vm, (*attempt, *id), *since, *asked);
             }
             // Off the node: `on_node` does not give these.
             (
@@ -203,12 +213,6 @@ impl Look<'_> {
                 _,
             ) => {}
         }
-    }
-
-    /// A migration of this VM that is under way and is not the attempt `ours`.
-    fn unfinished(&self, vm: &VmKey, ours: Option<u64>) -> Option<&SeenMigration> {
-        let all = self.seen.migrations.get(vm)?;
-        all.iter().find(|one| one.state == MigrationState::Unfinished && (one.id.is_none() || one.id != ours))
     }
 
     /// `KubeVirt` takes one migration of a VM at a time: somebody else's is as good as ours.
@@ -273,14 +277,15 @@ impl Look<'_> {
     fn migrating(
         &self,
         decision: &mut Decision,
-        vm: &VmKey,
+        of_vm: OfVm<'_>,
         (attempt, id): (u32, u64),
         since: Timestamp,
         asked: Timestamp,
     ) {
         let deadline = since + self.policy.migration();
-        let ours = self.seen.migrations.get(vm).and_then(|all| all.iter().find(|one| one.id == Some(id)));
-        let other = self.unfinished(vm, Some(id));
+        let vm = of_vm.vm;
+        let ours = of_vm.migrations.iter().find(|one| one.id == Some(id));
+        let other = of_vm.unfinished(Some(id));
         match (ours.map(|one| &one.state), other) {
             // The instance's node is about to change: the next look will see it gone.
             (Some(MigrationState::Succeeded), _) => decision.by(self.now + SignedDuration::from_secs(2)),

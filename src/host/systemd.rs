@@ -27,12 +27,15 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// A reload runs every generator; other clients wait for minutes as well.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// Signals wake us; this is for those that were lost, as when systemd re-executes itself.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The same where systemd sends us no signals at all.
+const LOOK_OFTEN: Duration = Duration::from_millis(500);
 
 /// A connection to one machine's service manager. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Systemd {
     manager: ManagerProxy<'static>,
+    look_again: Duration,
 }
 
 /// The new life of a unit that was started or restarted.
@@ -56,11 +59,12 @@ impl Systemd {
             ManagerProxy::builder(&connection).cache_properties(CacheProperties::No).build().await
         });
         let manager = connected.await.map_err(|_| no_bus(bus::silent()))?.map_err(no_bus)?;
-        // Refused when this connection has subscribed already; waiting works without signals, half a second slower.
-        if let Err(error) = call("manager", "Subscribe", manager.subscribe()).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "no signals from systemd");
+        // Refused when this connection has subscribed already; waiting works without signals, with more looks.
+        let subscribed = call("manager", "Subscribe", manager.subscribe()).await;
+        if let Err(error) = &subscribed {
+            tracing::debug!(error = error as &dyn std::error::Error, "no signals from systemd");
         }
-        Ok(Self { manager })
+        Ok(Self { manager, look_again: if subscribed.is_ok() { LOOK_AGAIN } else { LOOK_OFTEN } })
     }
 
     /// The connection, for another service on the same bus.
@@ -73,18 +77,7 @@ impl Systemd {
     /// # Errors
     /// [`SystemdError::NoSuchUnit`] when there is no unit file of that name; the bus's errors.
     pub async fn unit(&self, unit: &str) -> Result<UnitState, SystemdError> {
-        let properties = self.properties(unit).await?;
-        let general = call(unit, "GetAll", get_all(&properties, bus::UNIT)).await?;
-        let service = match call(unit, "GetAll", get_all(&properties, bus::SERVICE)).await {
-            // Targets, sockets and missing units have no such interface.
-            Err(_) if !is_service(unit) => std::collections::HashMap::new(),
-            answer => answer?,
-        };
-        let state = UnitState::from_properties(unit, &general, &service);
-        if state.load_state == "not-found" {
-            return Err(SystemdError::NoSuchUnit { unit: unit.to_owned() });
-        }
-        Ok(state)
+        look(unit, &self.properties(unit).await?).await
     }
 
     /// Makes systemd read all unit files again. Until then a written drop-in does nothing, and a removed one still works.
@@ -176,7 +169,7 @@ impl Systemd {
         let mut changes =
             call(unit, "AddMatch", async { properties.receive_properties_changed().await }).await?;
         loop {
-            let state = self.unit(unit).await?;
+            let state = look(unit, &properties).await?;
             match verdict(&state) {
                 Verdict::Reached => return Ok(state),
                 Verdict::Hopeless => {
@@ -190,7 +183,7 @@ impl Systemd {
                     });
                 }
                 Verdict::Wait => {
-                    let nap = (Instant::now() + LOOK_AGAIN).min(deadline);
+                    let nap = (Instant::now() + self.look_again).min(deadline);
                     // A stream that has ended answers at once and must not make this loop spin.
                     if let Ok(None) = tokio::time::timeout_at(nap, changes.next()).await {
                         tokio::time::sleep_until(nap).await;
@@ -201,17 +194,31 @@ impl Systemd {
     }
 
     async fn properties(&self, unit: &str) -> Result<PropertiesProxy<'static>, SystemdError> {
-        let path = call(unit, "LoadUnit", self.manager.load_unit(unit)).await?;
         let proxy = async {
             PropertiesProxy::builder(self.connection())
                 .destination(bus::SYSTEMD)
-                .path(path)
+                .path(bus::unit_path(unit))
                 .cache_properties(CacheProperties::No)
                 .build()
                 .await
         };
         call(unit, "GetAll", proxy).await
     }
+}
+
+/// One look at a unit; systemd loads one that is not loaded as soon as its object is asked.
+async fn look(unit: &str, properties: &PropertiesProxy<'_>) -> Result<UnitState, SystemdError> {
+    let general = call(unit, "GetAll", get_all(properties, bus::UNIT)).await?;
+    let service = match call(unit, "GetAll", get_all(properties, bus::SERVICE)).await {
+        // Targets, sockets and missing units have no such interface.
+        Err(_) if !is_service(unit) => std::collections::HashMap::new(),
+        answer => answer?,
+    };
+    let state = UnitState::from_properties(unit, &general, &service);
+    if state.load_state == "not-found" {
+        return Err(SystemdError::NoSuchUnit { unit: unit.to_owned() });
+    }
+    Ok(state)
 }
 
 type Properties = std::collections::HashMap<String, zbus::OwnedVariant>;

@@ -103,9 +103,9 @@ pub fn stage_binary(fs: &Fs, source: &Path, expected_sha256: &str, dest: &Path) 
     fs.remove_if_there(&partial).map_err(FsError::on("remove", &partial))?;
     let copied = (|| {
         let input = effects.open(&source).map_err(FsError::on("open", &source))?;
-        let (bytes, found) = hashed(input, |reader| {
+        let (bytes, found) = hashed(input, effects.may_block(), |mut reader| {
             let mut file = new_file(fs, &partial, 0o755)?;
-            let bytes = io::copy(reader, &mut file)?;
+            let bytes = io::copy(&mut reader, &mut file)?;
             file.sync()?;
             Ok::<_, io::Error>(bytes)
         });
@@ -129,7 +129,8 @@ fn unpack_verified(
     limit: u64,
 ) -> Result<Unpacked, UnpackError> {
     let input = fs.effects().open(source).map_err(FsError::on("open", source))?;
-    let (unpacked, found) = hashed(input, |reader| unpack(fs, source, reader, dir, limit));
+    let (unpacked, found) =
+        hashed(input, fs.effects().may_block(), |reader| unpack(fs, source, reader, dir, limit));
     // The digest first: a wrong file explains whatever else went wrong with it.
     check(source, expected, found.map_err(FsError::on("read", source))?)?;
     unpacked

@@ -243,15 +243,16 @@ impl Journal {
     pub fn append(&mut self, record: Record) -> Result<&Entry, JournalError> {
         let entry =
             Entry { seq: self.progress.seq() + 1, boot: self.boot.clone(), at: self.clock.now(), record };
-        let mut after = self.progress.clone();
-        after.accept(&entry).map_err(|source| JournalError::Illegal { path: self.path.clone(), source })?;
+        let illegal = |source| JournalError::Illegal { path: self.path.clone(), source };
+        self.progress.check(&entry).map_err(illegal)?;
         let line = codec::encode(&entry);
         self.fs.append_sync(&self.path, line.as_bytes()).map_err(|source| JournalError::Io {
             path: self.path.clone(),
             what: "written",
             source,
         })?;
-        self.progress = after;
+        // Durable first: nothing may be believed that a power cut could take back.
+        self.progress.accept(&entry).map_err(illegal)?;
         self.entries.push(entry);
         // Just pushed: `last` is there.
         self.entries.last().ok_or_else(|| JournalError::Absent { path: self.path.clone() })

@@ -4,7 +4,6 @@
 mod seat;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +23,6 @@ use crate::rehearsal::life::{Listener, NAMESPACE};
 use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::sim::api::{ApiServer, Event, Subscription};
 use crate::sim::machine::SimMachine;
-use crate::sim::machine::release::sha256;
 use seat::Watched;
 
 /// How long a user waits before the VM that went off is started again.
@@ -42,7 +40,7 @@ pub(super) struct Director {
 struct Inner {
     judge: Judge,
     truth: Truth,
-    ears: Vec<Subscription>,
+    ears: Vec<(Kind, Subscription)>,
     seats: BTreeMap<String, Watched>,
     lines: BTreeMap<String, Vec<Entry>>,
     working: String,
@@ -79,7 +77,7 @@ impl Director {
         let inner = Inner {
             judge,
             truth: Truth::default(),
-            ears: KINDS.iter().map(|(group, plural)| server.subscribe(group, plural)).collect(),
+            ears: Kind::ALL.iter().map(|kind| (*kind, kind.subscribe(server))).collect(),
             seats: BTreeMap::new(),
             lines: BTreeMap::new(),
             working: String::new(),
@@ -160,27 +158,26 @@ impl Director {
         let Inner { judge, truth, working, .. } = &mut *inner;
         judge.opened(now, working, truth);
         drop(inner);
-        for event in &told {
-            self.play_users(event);
+        for (kind, event) in &told {
+            if let (Kind::Instance, Event::Deleted(vmi)) = (kind, event) {
+                self.play_user(key_of(vmi));
+            }
         }
     }
 
     /// Follows the cluster as long as the rehearsal lasts.
     pub(super) async fn follow(self) {
         use futures::StreamExt;
-        let wakers = KINDS.iter().map(|(group, plural)| self.server.subscribe(group, plural));
+        let wakers = Kind::ALL.iter().map(|kind| kind.subscribe(&self.server));
         let mut any = futures::stream::select_all(wakers);
         while any.next().await.is_some() {
             self.look();
         }
     }
 
-    fn play_users(&self, event: &Event) {
-        let object = event.object();
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let off = matches!(event, Event::Deleted(_)) && text("/kind") == "VirtualMachineInstance";
-        let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
-        if !off || !self.faults.contains(&Fault::Vm(key.clone(), Flaw::UserStarts)) {
+    /// The instance of this VM is gone.
+    fn play_user(&self, key: VmKey) {
+        if !self.faults.contains(&Fault::Vm(key.clone(), Flaw::UserStarts)) {
             return;
         }
         let client = self.server.client();
@@ -237,68 +234,88 @@ fn strategy_of(vm: &Value) -> (VmKey, String) {
     (VmKey::new(text("/metadata/namespace"), text("/metadata/name")), strategy.to_owned())
 }
 
+fn metadata<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get("metadata").and_then(|all| all.get(field)).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn key_of(object: &Value) -> VmKey {
+    VmKey::new(metadata(object, "namespace"), metadata(object, "name"))
+}
+
 /// What the judge wants to hear of.
-const KINDS: [(&str, &str); 4] = [
-    ("kubevirt.io", "virtualmachineinstances"),
-    ("", "nodes"),
-    ("agent.harvesterhci.io", "nodeupgrades"),
-    ("harvesterhci.io", "upgrades"),
-];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Instance,
+    Node,
+    Order,
+    Upgrade,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Instance, Self::Node, Self::Order, Self::Upgrade];
+
+    fn subscribe(self, server: &ApiServer) -> Subscription {
+        let (group, plural) = match self {
+            Self::Instance => ("kubevirt.io", "virtualmachineinstances"),
+            Self::Node => ("", "nodes"),
+            Self::Order => ("agent.harvesterhci.io", "nodeupgrades"),
+            Self::Upgrade => ("harvesterhci.io", "upgrades"),
+        };
+        server.subscribe(group, plural)
+    }
+}
 
 impl Inner {
     fn look(&mut self, now: Timestamp) {
-        let node = self.working.clone();
-        let Some(seat) = self.seats.get_mut(&node) else { return };
+        let Some(seat) = self.seats.get_mut(&self.working) else { return };
+        let node = self.working.as_str();
         let changed = seat.has_changed();
-        if changed && seat.read_journal(&mut self.truth, self.lines.entry(node.clone()).or_default(), &node) {
+        if changed && seat.read_journal(&mut self.truth, self.lines.entry(node.to_owned()).or_default(), node)
+        {
             self.last_line = now;
         }
         if seat.machine.is_up() {
-            self.truth.powerless.remove(&node);
+            self.truth.powerless.remove(node);
         } else {
-            self.truth.powerless.insert(node.clone());
+            self.truth.powerless.insert(node.to_owned());
         }
         let starts = seat.machine.starts_since(seat.starts);
         seat.starts += starts.len();
         for start in starts {
-            let start = Start { node: node.clone(), sha256: start.sha256, guests: start.guests };
+            let start = Start { node: node.to_owned(), sha256: start.sha256, guests: start.guests };
             self.judge.rke2_started(now, &start, &self.truth);
         }
         if changed {
-            let live = seat.machine.read(Path::new(&seat.live)).map(|content| sha256(&content));
-            self.judge.live_binary(now, &node, live.as_deref(), || seat.machine.guests_now(), &self.truth);
-            seat.is_fenced_on_disk();
+            let machine = seat.machine.clone();
+            self.judge.live_binary(now, node, seat.live_digest(), || machine.guests_now(), &self.truth);
+            seat.look_for_fence();
         }
-        self.judge.fence(now, &node, seat.fence, seat.machine.is_fenced(), &self.truth);
+        self.judge.fence(now, node, seat.fence, seat.machine.is_fenced(), &self.truth);
         if let Some(report) = &self.report {
-            self.judge.report(now, &node, &report.borrow(), self.last_line);
+            self.judge.report(now, node, &report.borrow(), self.last_line);
         }
     }
 
     /// Everything that the cluster told since the last time.
-    fn hear(&mut self, now: Timestamp) -> Vec<Event> {
+    fn hear(&mut self, now: Timestamp) -> Vec<(Kind, Event)> {
         let mut told = Vec::new();
-        for ear in &mut self.ears {
+        for (kind, ear) in &mut self.ears {
             while let Some(event) = ear.try_next() {
-                told.push(event);
+                told.push((*kind, event));
             }
         }
-        for event in &told {
+        for (kind, event) in &told {
             let object = event.object();
-            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let there = (!matches!(event, Event::Deleted(_))).then_some(&**object);
-            match text("/kind") {
-                "VirtualMachineInstance" => {
-                    let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
-                    self.judge.instance(now, &key, there, &self.truth);
-                }
-                "Node" => self.judge.node(now, object, &self.truth),
-                "NodeUpgrade" => self.judge.order(now, object, &self.truth),
+            match kind {
+                Kind::Instance => self.judge.instance(now, &key_of(object), there, &self.truth),
+                Kind::Node => self.judge.node(now, object, &self.truth),
+                Kind::Order => self.judge.order(now, object, &self.truth),
                 // An exported cluster may have others, of earlier times.
-                "Upgrade" if text("/metadata/name") == UPGRADE => {
+                Kind::Upgrade if metadata(object, "name") == UPGRADE => {
                     self.judge.upgrade(now, object, &self.working);
                 }
-                _ => {}
+                Kind::Upgrade => {}
             }
         }
         told

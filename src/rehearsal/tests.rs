@@ -82,6 +82,15 @@ fn a_kill_costs_a_restart_and_nothing_else() {
     assert_eq!(killed.timeline.nodes[0].shut_down, calm.nodes[0].shut_down);
 }
 
+/// The API's absence excuses nobody from a kill.
+#[test]
+fn a_kill_after_a_request_that_nobody_heard_is_a_kill() {
+    let faults = ["away@150+40", "kill-after@152"];
+    let done = rehearse(&order(Preset::small(), &faults)).unwrap();
+    assert_eq!(complaints(&done), Vec::<String>::new());
+    assert_eq!(done.timeline.nodes[0].starts, 2);
+}
+
 /// Every fault word does what its help says, as far as a user would see it.
 #[test]
 fn each_flaw_shows_in_the_timeline() {

@@ -87,13 +87,13 @@ impl LifeWire {
             self.trouble().away_until = Some(Instant::now() + Duration::from_secs(u64::from(seconds)));
             self.hang_up();
         }
-        if self.is_away() {
-            return Err(broken("connection refused"));
-        }
-        let answer = self.server.call(request).await?;
+        // Whatever becomes of the request, what was to come after it comes.
+        let answer =
+            if self.is_away() { Err(broken("connection refused")) } else { self.server.call(request).await };
         if !pass.spent() {
             return Err(broken("the agent is dead"));
         }
+        let answer = answer?;
         if blow == Some(Blow::Lost) {
             return Err(broken("connection reset by peer, after the request was sent"));
         }

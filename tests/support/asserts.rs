@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Output;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject};
+use upgrade_agent::cluster::brief::BriefNode;
 use upgrade_agent::cluster::nodes;
 use upgrade_agent::flow::vms::VmKey;
 use upgrade_agent::sim::{Timing, world};
@@ -55,7 +55,7 @@ pub async fn assert_upgraded(stage: &Stage, before: &Instances) {
             assert_ne!(node, NODE, "{vm} moved");
         }
     }
-    let node: Node = Api::all(stage.client.clone()).get(NODE).await.unwrap();
+    let node: BriefNode = Api::all(stage.client.clone()).get(NODE).await.unwrap();
     assert_eq!(nodes::kubelet_version(&node), Some(TO));
     assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none(), "cordon and taint are gone");
     assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));

@@ -1,10 +1,10 @@
 //! Checks of the node object and the cluster: identity, health, leftovers of earlier maintenance, rights, `KubeVirt`.
 
-use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::Api;
 
 use crate::agent::checks::{Check, Preflight};
+use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::upgrade::Upgrade;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
 use crate::cluster::{Cluster, access, ask_opt, vms};
@@ -93,14 +93,13 @@ async fn upgrade(cluster: &Cluster, plan: &NodePlan) -> Check {
 }
 
 /// A plan run on the wrong machine would drain one node and swap the binary of another.
-fn identity(node: &Node, machine_id: Result<Option<Vec<u8>>, FsError>) -> Check {
+fn identity(node: &BriefNode, machine_id: Result<Option<Vec<u8>>, FsError>) -> Check {
     const NAME: &str = "identity";
     let here = match machine_id {
         Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).trim().to_owned(),
         Err(error) => return Check::unknown(NAME, "machine", &error),
     };
-    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
-    let reported = info.map(|info| info.machine_id.as_str()).unwrap_or_default();
+    let reported = node.status.node_info.as_ref().map(|info| info.machine_id.as_str()).unwrap_or_default();
     let name = node.name_any();
     if !here.is_empty() && here == reported {
         Check::pass(NAME, "machine", format!("this machine is {name}"))
@@ -115,7 +114,7 @@ fn identity(node: &Node, machine_id: Result<Option<Vec<u8>>, FsError>) -> Check 
     }
 }
 
-fn ready(node: &Node) -> Check {
+fn ready(node: &BriefNode) -> Check {
     const NAME: &str = "node ready";
     if nodes::is_ready(node) {
         Check::pass(NAME, "node", "Ready")
@@ -125,7 +124,7 @@ fn ready(node: &Node) -> Check {
     }
 }
 
-fn leftovers(node: &Node, plan: &NodePlan) -> Check {
+fn leftovers(node: &BriefNode, plan: &NodePlan) -> Check {
     const NAME: &str = "stale marks";
     let name = node.name_any();
     // Our own marks, found again after a lost journal, must not be taken for the operator's.

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
+use crate::cluster::brief::BriefPod;
 use crate::cluster::crd::kubevirt::LAUNCHER_SELECTOR;
 use crate::cluster::evict::{self, Eviction};
 use crate::flow::record::Record;
@@ -29,7 +29,7 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
     let mut evicted = BTreeSet::new();
     loop {
         let pods = evict::pods_on(&run.cluster.client, &run.plan.node_name).await?;
-        let left: Vec<&Pod> = pods.iter().filter(|pod| evict::must_leave(pod)).collect();
+        let left: Vec<&BriefPod> = pods.iter().filter(|pod| evict::must_leave(pod)).collect();
         if left.is_empty() {
             let count = u32::try_from(evicted.len()).unwrap_or(u32::MAX);
             return Ok(run.record(Record::Drained { evicted: count })?);
@@ -77,7 +77,7 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
     }
 }
 
-fn is_launcher(pod: &Pod) -> bool {
+fn is_launcher(pod: &BriefPod) -> bool {
     LAUNCHER_SELECTOR
         .split_once('=')
         .is_some_and(|(key, value)| pod.labels().get(key).is_some_and(|found| found == value))

@@ -1,5 +1,7 @@
 //! Into the ledger: everybody on the node, before anything is done to them; and Harvester's list beside it.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
 
 use crate::agent::run::Run;
@@ -9,7 +11,7 @@ use crate::cluster::{nodes, restore_list, vms};
 use crate::flow::classify;
 use crate::flow::evacuate::MIGRATION_ATTEMPTS;
 use crate::flow::record::Record;
-use crate::flow::vms::{Fate, LedgerLine, Verdict, VmEntry};
+use crate::flow::vms::{Fate, LedgerLine, Verdict, VmEntry, VmKey};
 use crate::mutation::{self, Mutation};
 
 /// Writes the first ledger, once, even when nobody is on the node; after a hold, classifies anew those that were held.
@@ -18,10 +20,11 @@ use crate::mutation::{self, Mutation};
 /// Retries while the API is away.
 pub async fn write_first(run: &mut Run) -> Result<(), StepError> {
     let present = vms::instances_on(&run.cluster.client, &run.plan.node_name).await?;
+    let present = present.into_iter().map(|vmi| (vms::key_of(&vmi), vmi)).collect();
     let first =
         run.journal.entries().iter().all(|entry| !matches!(entry.record, Record::LedgerWritten { .. }));
     let resumed = run.journal.entries().iter().rev().take(3).any(|entry| entry.record == Record::Resumed);
-    enter(run, present.iter(), first, resumed).await?;
+    enter(run, &present, first, resumed).await?;
     sync_list(run).await
 }
 
@@ -32,16 +35,18 @@ pub async fn write_first(run: &mut Run) -> Result<(), StepError> {
 /// Retries while the API is away.
 pub async fn enter(
     run: &mut Run,
-    present: impl Iterator<Item = &VirtualMachineInstance>,
+    present: &BTreeMap<VmKey, VirtualMachineInstance>,
     even_if_empty: bool,
     afresh: bool,
 ) -> Result<(), StepError> {
     let ledger = run.journal.progress().ledger();
     let mut newcomers: Vec<&VirtualMachineInstance> = present
-        .filter(|vmi| match ledger.line(&vms::key_of(*vmi)).filter(|line| line.fate.is_on_node()) {
+        .iter()
+        .filter(|(vm, vmi)| match ledger.line(vm).filter(|line| line.fate.is_on_node()) {
             Some(line) => afresh && is_stuck(line) && vmi.uid().is_some(),
             None => vms::ended(vmi).is_none(),
         })
+        .map(|(_, vmi)| vmi)
         .collect();
     if mutation::is_on(Mutation::ForgetOneVm) {
         newcomers.pop();

@@ -61,35 +61,57 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let mut migrations: Watch<_> = Box::pin(watcher(migrations, watcher::Config::default()).backoff(pace));
     let mut listed = run.journal.progress().ledger().stopped_names();
     let mut look_soon = FIRST_LOOK;
+    let mut decided: Option<Decided> = None;
     loop {
-        ledger::enter(run, world.instances.values(), false, false).await?;
-        let names = run.journal.progress().ledger().stopped_names();
-        if names != listed {
-            ledger::sync_list(run).await?;
-            listed = names;
-        }
-        let look_again = act(run, &mut world, begun).await?;
-        if run.journal.progress().ledger().on_node().next().is_some() {
-            (empty_since, look_soon) = (None, FIRST_LOOK);
-        } else {
-            let since = *empty_since.get_or_insert(run.now());
-            if nothing_left(run, &mut world, since).await? {
-                return Ok(run.record(Record::PreDrained)?);
+        if !decided.as_ref().is_some_and(|decided| decided.still_holds(run, &world)) {
+            ledger::enter(run, &world.instances, false, false).await?;
+            let names = run.journal.progress().ledger().stopped_names();
+            if names != listed {
+                ledger::sync_list(run).await?;
+                listed = names;
             }
-            // What the fresh look has shown decides now, not an event that may never come.
-            run.pause(look_soon).await?;
-            look_soon = (look_soon * 2).min(LONGEST_LOOK);
-            continue;
+            decided = Some(act(run, &mut world, begun).await?);
+            if run.journal.progress().ledger().on_node().next().is_none() {
+                decided = None;
+                let since = *empty_since.get_or_insert(run.now());
+                if nothing_left(run, &mut world, since).await? {
+                    return Ok(run.record(Record::PreDrained)?);
+                }
+                // What the fresh look has shown decides now, not an event that may never come.
+                run.pause(look_soon).await?;
+                look_soon = (look_soon * 2).min(LONGEST_LOOK);
+                continue;
+            }
+            (empty_since, look_soon) = (None, FIRST_LOOK);
         }
-        let wait = look_again.map_or(RESYNC, |at| wait_until(at, run.now())).min(RESYNC);
+        let again = decided.as_ref().and_then(|decided| decided.look_again);
+        let wait = again.map_or(RESYNC, |at| wait_until(at, run.now())).min(RESYNC);
         tokio::select! {
             biased;
             // Cancel-safe: watch streams keep their place, the others only wait.
             () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
             event = instances.next() => world.instance_event(event)?,
             event = migrations.next() => world.migration_event(event),
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait) => decided = None,
         }
+    }
+}
+
+/// What a decision looked at: as long as all of that is the same, another one would say the same.
+struct Decided {
+    seen: u64,
+    line: u64,
+    /// Something was to be done, and may have to be done again.
+    acted: bool,
+    look_again: Option<Timestamp>,
+}
+
+impl Decided {
+    fn still_holds(&self, run: &Run, world: &World) -> bool {
+        !self.acted
+            && self.seen == world.changes
+            && self.line == run.journal.progress().seq()
+            && self.look_again.is_none_or(|at| run.now() < at)
     }
 }
 
@@ -119,13 +141,15 @@ async fn resend_stops(run: &mut Run, world: &World) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Decides and performs; the time of the next look.
-async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Option<Timestamp>, StepError> {
+/// Decides and performs.
+async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decided, StepError> {
     let now = run.now();
+    let (seen, line) = (world.changes, run.journal.progress().seq());
     let ledger = run.journal.progress().ledger();
     let decision = evacuate::decide(ledger, &world.seen, &run.plan.evacuation, begun, now);
     let mut look_again = decision.look_again;
-    let idle = decision.actions.is_empty() && decision.blockers.is_empty() && look_again.is_none();
+    let acted = !decision.actions.is_empty();
+    let idle = !acted && decision.blockers.is_empty() && look_again.is_none();
     for action in decision.actions {
         let ends = match &action {
             VmAction::RecordGone { vm } => {
@@ -157,19 +181,17 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Optio
         deadline: None,
         then: "hold as soon as no other VM moves".to_owned(),
     });
-    run.publish_blockers(decision.blockers.into_iter().chain(held).collect());
-    Ok(look_again)
+    let mut blockers = decision.blockers;
+    blockers.extend(held);
+    run.publish_blockers(blockers);
+    Ok(Decided { seen, line, acted, look_again })
 }
 
 /// A fresh look, not the watch's memory: instances, launcher pods, and the machine's own processes. A pod without an instance
 /// on this node is a VM that is only just starting, or the source of a migration that has just ended.
 async fn nothing_left(run: &mut Run, world: &mut World, empty_since: Timestamp) -> Result<bool, StepError> {
     let listed = vms::instances_on(&run.cluster.client, &run.plan.node_name).await?;
-    world.instances.clear();
-    world.seen.vmis.clear();
-    for vmi in listed {
-        world.put(vmi);
-    }
+    world.replace(listed);
     if world.seen.vmis.values().any(|vmi| vmi.ended.is_none()) {
         return Ok(false);
     }

@@ -21,6 +21,10 @@ pub(super) struct World {
     incoming: BTreeMap<VmKey, VirtualMachineInstance>,
     /// When it was last asked whether a stop was heard.
     pub(super) asked: BTreeMap<VmKey, Timestamp>,
+    /// Counts the changes of what is `seen`; an event that only repeats what is known is none.
+    pub(super) changes: u64,
+    /// The list of migrations that is coming in has brought something new.
+    listed_news: bool,
     upgrade_uid: String,
 }
 
@@ -32,6 +36,8 @@ impl World {
             ends: BTreeMap::new(),
             incoming: BTreeMap::new(),
             asked: BTreeMap::new(),
+            changes: 0,
+            listed_news: false,
             upgrade_uid,
         }
     }
@@ -44,8 +50,22 @@ impl World {
         }
         let deleting = vmi.metadata.deletion_timestamp.is_some();
         let uid = vmi.uid().unwrap_or_default();
-        self.seen.vmis.insert(key.clone(), SeenVmi { uid, deleting, ended });
+        let now = SeenVmi { uid, deleting, ended };
+        if self.seen.vmis.get(&key) != Some(&now) {
+            self.changes += 1;
+            self.seen.vmis.insert(key.clone(), now);
+        }
         self.instances.insert(key, vmi);
+    }
+
+    /// A fresh list takes the place of all that was seen of instances.
+    pub(super) fn replace(&mut self, listed: impl IntoIterator<Item = VirtualMachineInstance>) {
+        self.changes += 1;
+        self.instances.clear();
+        self.seen.vmis.clear();
+        for vmi in listed {
+            self.put(vmi);
+        }
     }
 
     pub(super) fn instance_event(
@@ -59,6 +79,7 @@ impl World {
                 if let Some(clean) = vms::ended(&vmi) {
                     self.ends.insert(key.clone(), clean);
                 }
+                self.changes += 1;
                 self.instances.remove(&key);
                 self.seen.vmis.remove(&key);
             }
@@ -67,11 +88,8 @@ impl World {
                 self.incoming.insert(vms::key_of(&vmi), vmi);
             }
             Some(Ok(Event::InitDone)) => {
-                self.instances.clear();
-                self.seen.vmis.clear();
-                for vmi in std::mem::take(&mut self.incoming).into_values() {
-                    self.put(vmi);
-                }
+                let listed = std::mem::take(&mut self.incoming);
+                self.replace(listed.into_values());
             }
             // The watcher goes on by itself, with a back-off; the API may be away.
             Some(Err(error)) => tracing::debug!(%error, "the watch on VMs broke; it goes on by itself"),
@@ -85,43 +103,132 @@ impl World {
         event: Option<Result<Event<VirtualMachineInstanceMigration>, watcher::Error>>,
     ) {
         match event {
-            Some(Ok(Event::Apply(migration) | Event::InitApply(migration))) => self.put_migration(&migration),
+            Some(Ok(Event::Apply(migration))) => self.changes += u64::from(self.put_migration(&migration)),
+            // A list is one change, at its end, however long it is.
+            Some(Ok(Event::InitApply(migration))) => self.listed_news |= self.put_migration(&migration),
+            Some(Ok(Event::InitDone)) => self.changes += u64::from(std::mem::take(&mut self.listed_news)),
             // Deleting a migration that is under way aborts it: for the attempt that is a failure.
             Some(Ok(Event::Delete(migration))) => {
                 let name = migration.name_any();
+                self.changes += 1;
                 for one in self.seen.migrations.values_mut().flatten().filter(|one| one.name == name) {
                     if one.state == MigrationState::Unfinished {
                         one.state = MigrationState::Failed { reason: "somebody deleted it".to_owned() };
                     }
                 }
             }
-            Some(Ok(Event::Init | Event::InitDone)) | None => {}
+            Some(Ok(Event::Init)) | None => {}
             Some(Err(error)) => {
                 tracing::debug!(%error, "the watch on migrations broke; it goes on by itself");
             }
         }
     }
 
-    fn put_migration(&mut self, migration: &VirtualMachineInstanceMigration) {
+    /// Is there anything new in it?
+    fn put_migration(&mut self, migration: &VirtualMachineInstanceMigration) -> bool {
         let name = migration.name_any();
         let id = vms::attempt_of(migration, &self.upgrade_uid);
         let vm = VmKey {
             namespace: migration.namespace().unwrap_or_default(),
             name: migration.spec.vmi_name.clone(),
         };
-        let status = migration.status.clone().unwrap_or_default();
-        let state = match status.phase.as_deref() {
+        let status = migration.status.as_ref();
+        let failure = || {
+            let state = status.and_then(|status| status.migration_state.as_ref());
+            state.and_then(|state| state.failure_reason.clone())
+        };
+        let state = match status.and_then(|status| status.phase.as_deref()) {
             Some("Succeeded") => MigrationState::Succeeded,
             Some("Failed") => MigrationState::Failed {
-                reason: status
-                    .migration_state
-                    .and_then(|state| state.failure_reason)
-                    .unwrap_or_else(|| "KubeVirt gives no reason".to_owned()),
+                reason: failure().unwrap_or_else(|| "KubeVirt gives no reason".to_owned()),
             },
             _ => MigrationState::Unfinished,
         };
+        let now = SeenMigration { name, id, state };
         let all = self.seen.migrations.entry(vm).or_default();
-        all.retain(|one| one.name != name);
-        all.push(SeenMigration { name, id, state });
+        if all.last() == Some(&now) {
+            return false;
+        }
+        all.retain(|one| one.name != now.name);
+        all.push(now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn vmi(change: &serde_json::Value) -> VirtualMachineInstance {
+        let mut object = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": { "namespace": "default", "name": "db", "uid": "1" },
+            "spec": {}, "status": { "phase": "Running" },
+        });
+        json_patch::merge(&mut object, change);
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn migration(phase: &str) -> VirtualMachineInstanceMigration {
+        serde_json::from_value(json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+            "metadata": { "namespace": "default", "name": "move-db" },
+            "spec": { "vmiName": "db" }, "status": { "phase": phase },
+        }))
+        .unwrap()
+    }
+
+    /// Has the event changed what a decision looks at?
+    fn is_news(world: &mut World, event: impl FnOnce(&mut World)) -> bool {
+        let (before, seen) = (world.changes, world.seen.clone());
+        event(world);
+        let is_news = world.changes != before;
+        assert!(is_news || world.seen == seen, "no change of what is seen goes by unnoticed");
+        is_news
+    }
+
+    #[test]
+    fn only_an_event_that_changes_what_a_decision_looks_at_is_news() {
+        let mut world = World::new("uid".to_owned());
+        let table = [
+            (json!({}), true),
+            (json!({}), false),
+            (json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } }), false),
+            (json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }), true),
+            (json!({ "status": { "phase": "Succeeded" } }), true),
+            (json!({ "metadata": { "uid": "2" } }), true),
+        ];
+        for (change, expected) in table {
+            let event = Some(Ok(Event::Apply(vmi(&change))));
+            let news = is_news(&mut world, |world| world.instance_event(event).unwrap());
+            assert_eq!(news, expected, "{change}");
+        }
+        for (phase, expected) in [
+            ("Pending", true),
+            ("Scheduling", false),
+            ("Running", false),
+            ("Failed", true),
+            ("Failed", false),
+        ] {
+            let event = Event::Apply(migration(phase));
+            assert_eq!(
+                is_news(&mut world, |world| world.migration_event(Some(Ok(event)))),
+                expected,
+                "{phase}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_is_news_at_its_end_and_only_if_it_tells_any() {
+        let mut world = World::new("uid".to_owned());
+        for expected in [1, 1] {
+            world.migration_event(Some(Ok(Event::Init)));
+            world.migration_event(Some(Ok(Event::InitApply(migration("Running")))));
+            world.migration_event(Some(Ok(Event::InitDone)));
+            assert_eq!(world.changes, expected);
+        }
     }
 }

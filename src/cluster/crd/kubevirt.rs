@@ -1,7 +1,5 @@
 //! `KubeVirt`'s objects (`kubevirt.io/v1`), the fields that an evacuation looks at (reference `kubevirt.md` §1).
 
-use std::collections::BTreeMap;
-
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
@@ -171,9 +169,6 @@ pub struct VirtualMachineInstanceMigrationStatus {
     /// Copied from the instance at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration_state: Option<VmiMigrationState>,
-    /// Everything else.
-    #[serde(flatten)]
-    pub rest: BTreeMap<String, serde_json::Value>,
 }
 
 /// How a migration went.

@@ -1,6 +1,8 @@
-//! `Progress`: everything that the records so far say. `fold` makes it; here are its parts and its reads.
+//! `Progress`: everything that the records so far say. `law` says which line may come next, `fold` makes
+//! it; here are its parts and its reads.
 
 mod fold;
+mod law;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use zbus::{Connection, OwnedObjectPath, Variant};
 
-use crate::host::fs::parent;
+use crate::host::fs::{hex, parent};
 use crate::host::root::HostRoot;
 
 /// systemd's name on the bus.
@@ -80,6 +80,20 @@ pub(super) fn silent() -> zbus::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into()
 }
 
+/// A unit's object: all but letters and digits are escaped, and a digit at the beginning, as `systemctl` does it.
+pub(super) fn unit_path(unit: &str) -> String {
+    let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
+    for (at, byte) in unit.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            path.push('_');
+            path.push_str(&hex(&[byte]));
+        }
+    }
+    path
+}
+
 /// Properties of a transient unit, as `StartTransientUnit` takes them.
 pub(super) type Settings<'a> = [(&'a str, Variant<'a>)];
 
@@ -90,7 +104,6 @@ pub(super) type Settings<'a> = [(&'a str, Variant<'a>)];
     default_path = "/org/freedesktop/systemd1"
 )]
 pub(super) trait Manager {
-    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -109,6 +122,18 @@ pub(super) trait Manager {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_are_found_under_the_names_that_systemd_gives_them() {
+        let folder = "/org/freedesktop/systemd1/unit/";
+        for (unit, object) in [
+            ("rke2-server.service", "rke2_2dserver_2eservice"),
+            ("a@1.service", "a_401_2eservice"),
+            ("1.mount", "_31_2emount"),
+        ] {
+            assert_eq!(unit_path(unit), format!("{folder}{object}"));
+        }
+    }
 
     #[tokio::test]
     async fn reaches_a_socket_whose_path_is_too_long_for_an_address() {

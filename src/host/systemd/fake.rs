@@ -14,8 +14,8 @@ use zbus::{OwnedObjectPath, OwnedVariant};
 use crate::host::systemd::{BusAddress, Systemd};
 
 pub(in crate::host) const UNIT: &str = "rke2-server.service";
-const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/rke2";
-const ABSENT_PATH: &str = "/org/freedesktop/systemd1/unit/absent";
+const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/rke2_2dserver_2eservice";
+const ABSENT_PATH: &str = "/org/freedesktop/systemd1/unit/absent_2eservice";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::host) enum Behaviour {
@@ -143,10 +143,6 @@ fn job() -> OwnedObjectPath {
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
     fn subscribe(&self) {}
-
-    fn load_unit(&self, name: &str) -> OwnedObjectPath {
-        OwnedObjectPath::try_from(if name == UNIT { UNIT_PATH } else { ABSENT_PATH }).unwrap()
-    }
 
     fn restart_unit(&self, _name: &str, _mode: &str) -> Result<OwnedObjectPath, Refusal> {
         self.manual("RestartUnit")?;

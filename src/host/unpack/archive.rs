@@ -4,18 +4,19 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use crate::host::fs::{Fs, FsError, parent};
-use crate::host::unpack::hashed::Pieces;
 use crate::host::unpack::{UnpackError, Unpacked, new_file};
 
 /// An entry costs at least this much of the limit, so that a million empty files are too big as well.
 const ENTRY_COST: u64 = 512;
-const BUFFER: usize = 1 << 20;
+/// Room for unpacked bytes; less for a small archive.
+const BUFFER: u64 = 1 << 20;
+const SMALL_BUFFER: u64 = 1 << 14;
 
 /// Unpacks into `dir`, which exists and is empty, and syncs all of it.
 pub(super) fn unpack(
     fs: &Fs,
     source: &Path,
-    reader: &mut Pieces,
+    reader: &mut dyn Read,
     dir: &Path,
     limit: u64,
 ) -> Result<Unpacked, UnpackError> {
@@ -35,7 +36,9 @@ pub(super) fn unpack(
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::stream::read::Decoder::new(whole).map_err(damaged)?),
         _ => Box::new(whole),
     };
-    let mut archive = tar::Archive::new(BufReader::with_capacity(BUFFER, plain));
+    let packed = fs.length(source)?;
+    let buffer = usize::try_from(packed.clamp(SMALL_BUFFER, BUFFER)).unwrap_or(1 << 14);
+    let mut archive = tar::Archive::new(BufReader::with_capacity(buffer, plain));
     let mut unpacked = Unpacked { dir: dir.to_path_buf(), files: Vec::new(), bytes: 0 };
     let mut dirs = vec![dir.to_path_buf()];
     let mut cost = 0_u64;

@@ -10,6 +10,7 @@ use crate::rehearsal::judge::Truth;
 use crate::rehearsal::world::Seat;
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::image::STATE_DIR;
+use crate::sim::machine::release::sha256;
 
 /// The machine of the node whose turn it is.
 pub(super) struct Watched {
@@ -21,8 +22,13 @@ pub(super) struct Watched {
     pub(super) starts: usize,
     /// The disks when they were last looked at, and what of the fence was on them.
     pub(super) changes: Option<u64>,
-    pub(super) drop_ins: Vec<PathBuf>,
+    /// The same of their names, and the drop-ins that were there.
+    names: Option<u64>,
+    drop_ins: Vec<PathBuf>,
     pub(super) fence: bool,
+    /// What was last seen at the live path, and its digest.
+    seen: Option<Arc<Vec<u8>>>,
+    digest: Option<String>,
 }
 
 impl Watched {
@@ -35,8 +41,11 @@ impl Watched {
             read: 0,
             starts: 0,
             changes: None,
+            names: None,
             drop_ins: Vec::new(),
             fence: false,
+            seen: None,
+            digest: None,
         }
     }
 
@@ -46,14 +55,33 @@ impl Watched {
         self.changes.replace(count) != Some(count)
     }
 
-    /// Is a fence on its disk? Units are only read again when a drop-in came or went.
-    pub(super) fn is_fenced_on_disk(&mut self) -> bool {
+    /// Looks whether a fence is on its disk. Units are only read again when a drop-in came or went.
+    pub(super) fn look_for_fence(&mut self) {
+        let names = self.machine.names_changes();
+        if self.names.replace(names) == Some(names) {
+            return;
+        }
         let drop_ins = self.machine.drop_ins();
         if self.drop_ins != drop_ins {
             self.fence = self.machine.is_fenced_on_disk();
             self.drop_ins = drop_ins;
         }
-        self.fence
+    }
+
+    /// sha256 of what is at the live path now; none when nothing is. The same bytes are digested once: a file's content is
+    /// never changed in place, and as long as it is held here no other can take its place.
+    pub(super) fn live_digest(&mut self) -> Option<&str> {
+        let found = self.machine.read(Path::new(&self.live));
+        let is_same = match (&found, &self.seen) {
+            (Some(found), Some(seen)) => Arc::ptr_eq(found, seen),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_same {
+            self.digest = found.as_ref().map(|content| sha256(content));
+            self.seen = found;
+        }
+        self.digest.as_deref()
     }
 
     /// What a power cut now would leave of the journal, line by line as it grows. Tells whether it has grown.

@@ -118,12 +118,7 @@ impl Judge {
 
     /// The `Upgrade` as it is now: of all that others read only our key of `nodeStatuses` may differ, in Harvester's words.
     pub fn upgrade(&mut self, now: Timestamp, upgrade: &Value, working: &str) {
-        let mut ours = upgrade.clone();
-        let mut known = self.upgrade.clone();
-        for object in [&mut ours, &mut known] {
-            strip(object, working);
-        }
-        if ours != known {
+        if !is_same_but_ours(upgrade, &self.upgrade, working) {
             let what = format!("the Upgrade changed in more than nodeStatuses.{working}");
             self.note(now, Invariant::I7, what);
         }
@@ -148,14 +143,67 @@ impl Judge {
     }
 }
 
-/// Takes away what changes with every write, and the one key that is ours.
-fn strip(upgrade: &mut Value, working: &str) {
-    if let Some(metadata) = upgrade.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-        for field in ["resourceVersion", "generation", "managedFields"] {
-            metadata.remove(field);
+/// Are two versions of the `Upgrade` the same but for what changes with every write, and the one key that is ours?
+fn is_same_but_ours(one: &Value, other: &Value, working: &str) -> bool {
+    let both = [Some(one), Some(other)];
+    let metadata = both.map(|upgrade| upgrade?.get("metadata"));
+    let status = both.map(|upgrade| upgrade?.get("status"));
+    let nodes = status.map(|status| status?.get("nodeStatuses"));
+    is_same_but(both, &["metadata", "status"])
+        && is_same_but(metadata, &["resourceVersion", "generation", "managedFields"])
+        && is_same_but(status, &["nodeStatuses"])
+        && is_same_but(nodes, &[working])
+}
+
+/// Are two objects the same but for these fields? What is no object is compared as it is.
+fn is_same_but(both: [Option<&Value>; 2], fields: &[&str]) -> bool {
+    match both {
+        [Some(Value::Object(one)), Some(Value::Object(other))] => {
+            let kept = |name: &String| !fields.contains(&name.as_str());
+            let count = |map: &serde_json::Map<String, Value>| map.keys().filter(|name| kept(name)).count();
+            let mut ours = one.iter().filter(|(name, _)| kept(name));
+            count(one) == count(other) && ours.all(|(name, value)| other.get(name) == Some(value))
         }
+        [one, other] => one == other,
     }
-    if let Some(statuses) = upgrade.pointer_mut("/status/nodeStatuses").and_then(Value::as_object_mut) {
-        statuses.remove(working);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_our_key_of_an_upgrade_may_differ() {
+        let before = json!({
+            "metadata": { "name": "hvst-upgrade-1", "resourceVersion": "1", "labels": { "a": "b" } },
+            "spec": { "version": "v1.6.0" },
+            "status": { "nodeStatuses": { "node1": { "state": "" }, "node2": { "state": "" } }, "conditions": [] },
+        });
+        let changed = |pointer: &str, to: Value| {
+            let mut after = before.clone();
+            *after.pointer_mut(pointer).unwrap() = to;
+            after
+        };
+        for (pointer, to) in [
+            ("/metadata/resourceVersion", json!("2")),
+            ("/status/nodeStatuses/node1", json!({ "state": "x" })),
+        ] {
+            assert!(is_same_but_ours(&changed(pointer, to), &before, "node1"), "{pointer}");
+        }
+        for (pointer, to) in [
+            ("/metadata/labels/a", json!("c")),
+            ("/metadata/labels", json!(null)),
+            ("/spec", json!({})),
+            ("/status/nodeStatuses/node2/state", json!("x")),
+            ("/status/nodeStatuses", json!({})),
+            ("/status/nodeStatuses", json!({ "node1": {}, "node2": { "state": "" }, "node3": {} })),
+            ("/status/conditions", json!([1])),
+            ("/status", json!(null)),
+        ] {
+            assert!(!is_same_but_ours(&changed(pointer, to), &before, "node1"), "{pointer}");
+            assert!(!is_same_but_ours(&before, &changed(pointer, json!("other")), "node1"), "{pointer}");
+        }
     }
 }

@@ -56,6 +56,12 @@ impl SimMachine {
         self.look(|state| state.disk.changes())
     }
 
+    /// A number that is another one after every change of a name on the disks.
+    #[must_use]
+    pub fn names_changes(&self) -> u64 {
+        self.look(|state| state.disk.names_changes())
+    }
+
     /// The guests that run here now.
     #[must_use]
     pub fn guests_now(&self) -> Vec<String> {

@@ -49,16 +49,19 @@ impl Disk {
     pub fn append(&mut self, ino: u64, bytes: &[u8]) -> Result<usize, Errno> {
         self.writable(ino)?;
         let device = self.mount_of(self.inode(ino)?)?.spec.device;
-        let room = usize::try_from(self.free(device)).unwrap_or(usize::MAX);
-        let fits = bytes.len().min(room);
+        let fits = if self.has_room(device, bytes.len() as u64) {
+            bytes.len()
+        } else {
+            usize::try_from(self.free(device)).unwrap_or(usize::MAX).min(bytes.len())
+        };
         if fits == 0 && !bytes.is_empty() {
             return Err(Errno::ENOSPC);
         }
         let old = self.content(ino)?;
         let mut content = Vec::with_capacity(old.len() + fits);
         content.extend_from_slice(&old);
-        content.extend(bytes.iter().take(fits));
-        self.change(ino, |inode| inode.body = Body::File(Arc::new(content)))?;
+        content.extend_from_slice(bytes.get(..fits).unwrap_or_default());
+        self.fill(ino, content)?;
         Ok(fits)
     }
 
@@ -70,7 +73,7 @@ impl Disk {
         self.writable(ino)?;
         let mut content = self.content(ino)?.as_ref().clone();
         content.resize(usize::try_from(bytes).map_err(|_| Errno::EFBIG)?, 0);
-        self.change(ino, |inode| inode.body = Body::File(Arc::new(content)))
+        self.fill(ino, content)
     }
 
     /// Permission bits of an open file.
@@ -252,6 +255,12 @@ impl Disk {
         self.change(ino, |inode| (inode.uid, inode.gid) = (uid, gid))
     }
 
+    /// Gives a file its content.
+    pub(super) fn fill(&mut self, ino: u64, content: Vec<u8>) -> Result<(), Errno> {
+        self.written += (content.len() as u64).saturating_sub(self.inode(ino)?.len());
+        self.change(ino, |inode| inode.body = Body::File(Arc::new(content)))
+    }
+
     pub(super) fn change(&mut self, ino: u64, change: impl FnOnce(&mut Inode)) -> Result<(), Errno> {
         self.changes += 1;
         let inode = Arc::make_mut(&mut self.cache).get_mut(&ino).ok_or(Errno::ENOENT)?;
@@ -283,6 +292,7 @@ impl Disk {
         for edit in &edits {
             self.writable(edit.dir)?;
         }
+        self.names_changes += 1;
         for edit in &edits {
             self.change(edit.dir, |inode| {
                 if let Body::Dir(names) = &mut inode.body {

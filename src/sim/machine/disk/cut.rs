@@ -38,6 +38,7 @@ impl Disk {
         Arc::make_mut(&mut self.platter).retain(|ino, _| named.contains(ino));
         self.cache = Arc::clone(&self.platter);
         self.changes += 1;
+        self.names_changes += 1;
     }
 
     /// Has everything that the running kernel shows reached the platter?

@@ -1,8 +1,8 @@
 //! Reading: the way from a path to what it names, and what can be said about that. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -11,7 +11,6 @@ use super::inode::{Body, Inode, Table};
 use super::{Disk, Mount, ROOT};
 use crate::host::effects::{FileKind, Stat};
 use crate::host::fs::FsKind;
-use crate::host::root::components;
 
 const MAX_SYMLINKS: usize = 40;
 
@@ -35,6 +34,34 @@ impl Found {
     }
 }
 
+/// The same, with the name where it stands.
+struct Way<'a> {
+    dirs: Vec<u64>,
+    name: &'a OsStr,
+    ino: Option<u64>,
+}
+
+fn inode(table: &Table, ino: u64) -> Result<&Inode, Errno> {
+    table.get(&ino).map(Arc::as_ref).ok_or(Errno::ENOENT)
+}
+
+fn content(inode: &Inode) -> Result<Arc<Vec<u8>>, Errno> {
+    match &inode.body {
+        Body::File(content) => Ok(Arc::clone(content)),
+        Body::Dir(_) => Err(Errno::EISDIR),
+        Body::Symlink(_) => Err(Errno::EINVAL),
+    }
+}
+
+/// The components of a path that a lookup has still to follow, the next one last.
+fn steps<'a>(path: &'a Path, todo: &mut Vec<&'a OsStr>) {
+    todo.extend(path.components().rev().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(OsStr::new("..")),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    }));
+}
+
 impl Disk {
     /// The content of a file.
     ///
@@ -49,8 +76,8 @@ impl Disk {
     /// # Errors
     /// As [`Disk::read`].
     pub fn read_durable(&self, path: &Path) -> Result<Arc<Vec<u8>>, Errno> {
-        let platter = Self { cache: Arc::clone(&self.platter), ..self.clone() };
-        platter.read(path)
+        let ino = self.walk(&self.platter, path, true)?.ino.ok_or(Errno::ENOENT)?;
+        content(inode(&self.platter, ino)?)
     }
 
     /// What a path is; of a symlink itself unless `follow`.
@@ -107,8 +134,17 @@ impl Disk {
     }
 
     pub(super) fn free(&self, device: u64) -> u64 {
-        let capacity = self.devices.get(&device).map_or(0, |device| device.capacity);
-        capacity.saturating_sub(self.used(device))
+        self.capacity(device).saturating_sub(self.used(device))
+    }
+
+    /// Is there room for so many bytes more? Files are only counted when all that was ever written might not fit.
+    pub(super) fn has_room(&self, device: u64, bytes: u64) -> bool {
+        let capacity = self.capacity(device);
+        capacity.saturating_sub(self.written) >= bytes || capacity.saturating_sub(self.used(device)) >= bytes
+    }
+
+    fn capacity(&self, device: u64) -> u64 {
+        self.devices.get(&device).map_or(0, |device| device.capacity)
     }
 
     pub(super) fn used(&self, device: u64) -> u64 {
@@ -136,15 +172,11 @@ impl Disk {
     }
 
     pub(super) fn inode(&self, ino: u64) -> Result<&Inode, Errno> {
-        self.cache.get(&ino).map(Arc::as_ref).ok_or(Errno::ENOENT)
+        inode(&self.cache, ino)
     }
 
     pub(super) fn content(&self, ino: u64) -> Result<Arc<Vec<u8>>, Errno> {
-        match &self.inode(ino)?.body {
-            Body::File(content) => Ok(Arc::clone(content)),
-            Body::Dir(_) => Err(Errno::EISDIR),
-            Body::Symlink(_) => Err(Errno::EINVAL),
-        }
+        content(self.inode(ino)?)
     }
 
     pub(super) fn names(&self, ino: u64) -> Result<&BTreeMap<OsString, u64>, Errno> {
@@ -164,31 +196,35 @@ impl Disk {
 
     /// What exists at `path`.
     pub(super) fn ino(&self, path: &Path, follow: bool) -> Result<u64, Errno> {
-        self.find(path, follow)?.ino.ok_or(Errno::ENOENT)
+        self.walk(&self.cache, path, follow)?.ino.ok_or(Errno::ENOENT)
     }
 
-    /// Goes along `path`; its last component need not exist.
+    /// Where `path` leads; its last component need not exist.
     pub(super) fn find(&self, path: &Path, follow: bool) -> Result<Found, Errno> {
-        let mut todo = components(path);
-        let mut dirs = vec![ROOT];
+        let Way { dirs, name, ino } = self.walk(&self.cache, path, follow)?;
+        Ok(Found { dirs, name: name.to_owned(), ino })
+    }
+
+    /// Goes along `path` in one of the two layers.
+    fn walk<'a>(&'a self, table: &'a Table, path: &'a Path, follow: bool) -> Result<Way<'a>, Errno> {
+        let mut todo = Vec::with_capacity(8);
+        steps(path, &mut todo);
+        let mut dirs = Vec::with_capacity(8);
+        dirs.push(ROOT);
         let mut links = 0;
-        while let Some(name) = todo.pop_front() {
+        while let Some(name) = todo.pop() {
             let here = dirs.last().copied().ok_or(Errno::EIO)?;
-            let names = self.names(here)?;
+            let Body::Dir(names) = &inode(table, here)?.body else { return Err(Errno::ENOTDIR) };
             if name == ".." {
                 if dirs.len() > 1 {
                     dirs.pop();
                 }
                 continue;
             }
-            let Some(ino) = names.get(&name).map(|ino| self.over_mounts(*ino)) else {
-                return if todo.is_empty() {
-                    Ok(Found { dirs, name, ino: None })
-                } else {
-                    Err(Errno::ENOENT)
-                };
+            let Some(ino) = names.get(name).map(|ino| self.over_mounts(*ino)) else {
+                return if todo.is_empty() { Ok(Way { dirs, name, ino: None }) } else { Err(Errno::ENOENT) };
             };
-            if let Body::Symlink(target) = &self.inode(ino)?.body
+            if let Body::Symlink(target) = &inode(table, ino)?.body
                 && (follow || !todo.is_empty())
             {
                 links += 1;
@@ -198,19 +234,17 @@ impl Disk {
                 if target.is_absolute() {
                     dirs.truncate(1);
                 }
-                for part in components(target).into_iter().rev() {
-                    todo.push_front(part);
-                }
+                steps(target, &mut todo);
                 continue;
             }
             if todo.is_empty() {
-                return Ok(Found { dirs, name, ino: Some(ino) });
+                return Ok(Way { dirs, name, ino: Some(ino) });
             }
             dirs.push(ino);
         }
         // The path ended in the root, in `..`, or in a symlink to one of them.
         let ino = dirs.last().copied();
-        Ok(Found { dirs, name: OsString::new(), ino })
+        Ok(Way { dirs, name: OsStr::new(""), ino })
     }
 
     fn over_mounts(&self, ino: u64) -> u64 {

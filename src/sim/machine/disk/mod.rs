@@ -23,7 +23,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 pub use cut::CutMode;
-use inode::{Body, Inode, Table};
+use inode::{Inode, Table};
 pub use look::DiskStat;
 use pending::Pending;
 
@@ -82,6 +82,9 @@ pub struct Disk {
     pending: Pending,
     next: u64,
     changes: u64,
+    names_changes: u64,
+    /// Bytes by which files ever grew: no file system can hold more.
+    written: u64,
 }
 
 const ROOT: u64 = 1;
@@ -104,6 +107,8 @@ impl Disk {
             pending: Pending::default(),
             next: ROOT + 1,
             changes: 0,
+            names_changes: 0,
+            written: 0,
         }
     }
 
@@ -137,10 +142,8 @@ impl Disk {
         self.install_dir(path.parent().unwrap_or(Path::new("/")))?;
         let file = self.create(path, crate::host::effects::Opening::Append, mode)?;
         let content: Vec<u8> = content.into();
-        self.change(file.ino, |inode| {
-            inode.body = Body::File(Arc::new(content));
-            inode.mode = mode;
-        })?;
+        self.fill(file.ino, content)?;
+        self.change(file.ino, |inode| inode.mode = mode)?;
         self.settle();
         Ok(())
     }
@@ -187,6 +190,12 @@ impl Disk {
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// The same, of what is shown by the names alone: after a file was made, renamed, linked or removed, and after a boot.
+    #[must_use]
+    pub fn names_changes(&self) -> u64 {
+        self.names_changes
     }
 
     /// How much the device holds, in bytes; what is there already counts.

@@ -8,7 +8,7 @@ use zbus::names::{InterfaceName, MemberName};
 use zbus::{Message, ObjectPath, Variant};
 
 use super::orders::{Order, Refusal, Transient};
-use super::properties::{job_path, unit_of_path, unit_path};
+use super::properties::{job_path, unit_of_path};
 use crate::sim::machine::life::{Life, Verdict};
 use crate::sim::machine::rke2::Cause;
 use crate::sim::machine::state::State;
@@ -47,10 +47,6 @@ pub(super) fn answer(
         (PROPERTIES, "GetAll") => {
             let unit = header.path().and_then(|path| unit_of_path(path.as_str())).unwrap_or_default();
             get_all(life, &header, &unit, body.deserialize()?)
-        }
-        (MANAGER, "LoadUnit") => {
-            let path = unit_path(body.deserialize()?);
-            reply(&header, &ObjectPath::try_from(path)?)
         }
         (MANAGER, "Subscribe") => {
             life.machine().with(|state| state.subscribe(life.number(), sender.clone()));

@@ -1,0 +1,159 @@
+//! Pods and nodes as far as the agent looks at them. A whole pod is twenty times as much to read, a whole node lists every
+//! image that it has, and a cluster has thousands of both.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::Deserialize;
+
+/// A pod; for reading only.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct BriefPod {
+    /// Its name, labels and so on.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// How far it is.
+    #[serde(default)]
+    pub status: BriefPodStatus,
+}
+
+/// How far a pod is.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct BriefPodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed`; empty when nobody has said so yet.
+    #[serde(default)]
+    pub phase: String,
+}
+
+impl BriefPod {
+    /// Nothing of it runs any more, and never will again.
+    #[must_use]
+    pub fn has_finished(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
+/// A node; for reading only.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct BriefNode {
+    /// Its name, labels and so on.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// Who may come to it.
+    #[serde(default)]
+    pub spec: BriefNodeSpec,
+    /// What its kubelet says.
+    #[serde(default)]
+    pub status: BriefNodeStatus,
+}
+
+/// Who may come to a node.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct BriefNodeSpec {
+    /// Cordoned.
+    #[serde(default)]
+    pub unschedulable: bool,
+    /// All of them.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+}
+
+/// What a node's kubelet says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BriefNodeStatus {
+    /// All of them.
+    #[serde(default)]
+    pub conditions: Vec<NodeCondition>,
+    /// Which machine it is.
+    #[serde(default)]
+    pub node_info: Option<BriefNodeInfo>,
+    /// What pods may have of it, devices too.
+    #[serde(default)]
+    pub allocatable: BTreeMap<String, Quantity>,
+}
+
+/// Which machine it is and what runs on it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BriefNodeInfo {
+    /// The machine's `/etc/machine-id`.
+    #[serde(default, rename = "machineID")]
+    pub machine_id: String,
+    /// The kubelet's version.
+    #[serde(default)]
+    pub kubelet_version: String,
+}
+
+macro_rules! read_as {
+    ($brief:ty, $whole:ty) => {
+        impl Resource for $brief {
+            type DynamicType = ();
+            type Scope = <$whole as Resource>::Scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                <$whole>::kind(&())
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                <$whole>::group(&())
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                <$whole>::version(&())
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                <$whole>::plural(&())
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+read_as!(BriefPod, Pod);
+read_as!(BriefNode, Node);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_pod_that_says_so_has_finished() {
+        for (phase, finished) in
+            [("Succeeded", true), ("Failed", true), ("Running", false), ("Unknown", false), ("", false)]
+        {
+            let pod = json!({ "metadata": { "name": "virt-launcher-db" }, "status": { "phase": phase } });
+            let pod: BriefPod = serde_json::from_value(pod).unwrap();
+            assert_eq!(pod.has_finished(), finished, "{phase}");
+        }
+        let new: BriefPod = serde_json::from_value(json!({ "metadata": { "name": "new" } })).unwrap();
+        assert!(!new.has_finished());
+    }
+
+    #[test]
+    fn they_are_asked_for_under_their_own_names() {
+        assert_eq!(BriefPod::url_path(&(), Some("default")), "/api/v1/namespaces/default/pods");
+        assert_eq!(BriefNode::url_path(&(), None), "/api/v1/nodes");
+        let info = json!({ "status": { "nodeInfo": { "machineID": "m", "kubeletVersion": "v1" } } });
+        let node: BriefNode = serde_json::from_value(info).unwrap();
+        assert!(
+            node.status.node_info.is_some_and(|info| info.machine_id == "m" && info.kubelet_version == "v1")
+        );
+        let empty: BriefNode = serde_json::from_value(json!({ "metadata": { "name": "new" } })).unwrap();
+        assert!(!empty.spec.unschedulable && empty.status.conditions.is_empty());
+    }
+}

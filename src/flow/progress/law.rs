@@ -1,0 +1,152 @@
+//! The law of the records: which line may come next. Looks only; what a line changes is `fold`'s.
+
+use jiff::Timestamp;
+
+use crate::flow::progress::{Progress, Work};
+use crate::flow::record::{Entry, Outcome, Record};
+use crate::flow::vms::{Fate, LedgerLine, VmKey};
+
+impl Progress {
+    /// The rule that `entry` breaks as the next line; else the fate that it gives to its VM, when it is about one.
+    pub(super) fn lawful(&self, entry: &Entry) -> Result<Option<Fate>, &'static str> {
+        rule(entry.seq == self.seq + 1, "line numbers must count up by one")?;
+        rule(self.outcome.is_none(), "the run has ended already")?;
+        let opens = matches!(entry.record, Record::Opened { .. });
+        rule(opens == self.plan.is_none(), "the first line, and only that, opens the journal")?;
+        match &entry.record {
+            Record::Opened { .. } | Record::Held { .. } | Record::Resumed => {}
+            Record::Preflighted { .. } => {
+                rule(!self.touched_node(), "preflight comes before the first change")?;
+            }
+            Record::Staged { .. } => {
+                rule(self.preflighted.is_some(), "staging comes after preflight")?;
+                rule(!self.touched_node(), "staging comes before the first change")?;
+            }
+            Record::FenceIntent { .. } => {
+                rule(self.staged.is_some(), "fencing comes after staging")?;
+                rule(!self.swap_begun() && !self.cancelled, "fencing comes before the swap")?;
+            }
+            Record::Fenced => rule(!matches!(self.fence, Work::Not), "a fence needs its intent first")?,
+            Record::CordonIntent { .. } => {
+                rule(self.fenced(), "cordoning comes after fencing")?;
+                rule(!self.swap_begun() && !self.cancelled, "cordoning comes before the swap")?;
+            }
+            Record::Cordoned => rule(self.cordon.is_some(), "cordoning needs its intent first")?,
+            Record::LedgerWritten { .. } => {
+                rule(self.cordon.is_some(), "the ledger is written after the intent to cordon")?;
+                rule(!self.swap_begun(), "no VM is entered after the swap began")?;
+            }
+            record @ (Record::MigrationIntent { vm, .. }
+            | Record::VmMigrated { vm, .. }
+            | Record::StopIntent { vm }
+            | Record::ForceOffIntent { vm }
+            | Record::VmStopped { vm, .. }
+            | Record::VmLeft { vm, .. }
+            | Record::RestoreIntent { vm }
+            | Record::VmRestored { vm, .. }
+            | Record::VmStruck { vm, .. }) => return self.fate_after(vm, record, entry).map(Some),
+            Record::PreDrained => {
+                rule(self.cordoned, "pre-drain comes after cordoning")?;
+                rule(self.ledger.on_node().next().is_none(), "a VM of the ledger is still on the node")?;
+            }
+            Record::Drained { .. } => rule(self.pre_drained(), "drain comes after pre-drain")?,
+            Record::GateRefused { .. } => rule(!self.swap_begun(), "the gate is asked before the swap")?,
+            Record::SwapIntent { .. } => {
+                rule(self.pre_drained() && self.drained, "no swap without pre-drain and drain")?;
+                rule(self.fenced(), "no swap without a fence")?;
+                rule(!self.cancelled, "the run was called off")?;
+                rule(matches!(self.swap, Work::Not), "a swap is intended once")?;
+            }
+            Record::SwapAbsent => {
+                rule(matches!(self.swap, Work::Intended(_)), "only an intended swap can be found absent")?;
+            }
+            Record::Swapped => {
+                rule(matches!(self.swap, Work::Intended(_)), "a swap happens once, after its intent")?;
+            }
+            Record::RestartIntent { .. } => {
+                rule(matches!(self.swap, Work::Done(_)), "the restart comes after the swap")?;
+                rule(!matches!(self.restart, Work::Done(_)), "a restart happens once")?;
+            }
+            Record::Restarted { .. } => {
+                rule(matches!(self.restart, Work::Intended(_)), "a restart needs its intent first")?;
+            }
+            Record::Verified { .. } => {
+                rule(matches!(self.restart, Work::Done(_)), "verification comes after the restart")?;
+            }
+            Record::PostDrained => rule(
+                self.verified() || self.cancelled,
+                "marks are taken away after verification or cancellation",
+            )?,
+            Record::CancelRequested => {
+                rule(!self.swap_begun(), "after the swap began a run only goes forward")?;
+            }
+            Record::Finished { outcome } => {
+                rule(self.ledger.owed().next().is_none(), "a VM is still owed")?;
+                match outcome {
+                    Outcome::Succeeded => {
+                        rule(self.verified() && self.post_drained, "success needs verification")?;
+                    }
+                    Outcome::Cancelled => rule(self.cancelled, "nobody called the run off")?,
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn fate_after(&self, vm: &VmKey, record: &Record, entry: &Entry) -> Result<Fate, &'static str> {
+        let line = self.ledger.line(vm).ok_or("the VM is not in the ledger")?;
+        moved(line, record, entry.seq, entry.at)
+    }
+}
+
+fn moved(line: &LedgerLine, record: &Record, id: u64, at: Timestamp) -> Result<Fate, &'static str> {
+    let fate = match (record, &line.fate) {
+        (Record::MigrationIntent { attempt, .. }, Fate::Here) => {
+            Fate::Migrating { attempt: *attempt, id, since: at, asked: at }
+        }
+        (Record::MigrationIntent { attempt, .. }, Fate::Migrating { since, .. }) => {
+            Fate::Migrating { attempt: *attempt, id, since: *since, asked: at }
+        }
+        // A stop that nobody heard does not keep a VM from moving.
+        (
+            Record::VmMigrated { to, .. },
+            Fate::Here | Fate::Migrating { .. } | Fate::Stopping { forced: false, .. },
+        ) => Fate::Migrated { to: to.clone() },
+        (Record::StopIntent { .. }, Fate::Here | Fate::Migrating { .. }) => {
+            Fate::Stopping { since: at, asks: 1, forced: false }
+        }
+        // Nobody had heard the one before: the guest's time begins anew.
+        (Record::StopIntent { .. }, Fate::Stopping { asks, forced: false, .. }) => {
+            Fate::Stopping { since: at, asks: *asks + 1, forced: false }
+        }
+
+        (Record::ForceOffIntent { .. }, Fate::Stopping { since, asks, .. }) => {
+            Fate::Stopping { since: *since, asks: *asks, forced: true }
+        }
+
+        (Record::VmStopped { graceful, .. }, Fate::Stopping { .. }) => {
+            Fate::ShutDown { graceful: *graceful, at }
+        }
+        (Record::VmLeft { reason, .. }, Fate::Here | Fate::Migrating { .. }) => {
+            Fate::Left { reason: reason.clone() }
+        }
+        (Record::RestoreIntent { .. }, Fate::ShutDown { graceful, at: off }) => {
+            Fate::Restoring { graceful: *graceful, off: *off }
+        }
+        (Record::RestoreIntent { .. }, Fate::Restoring { .. }) => line.fate.clone(),
+        (
+            Record::VmRestored { node, .. },
+            Fate::ShutDown { graceful, at: off } | Fate::Restoring { graceful, off },
+        ) => {
+            let away_seconds = at.duration_since(*off).as_secs();
+            Fate::Restored { node: node.clone(), graceful: *graceful, away_seconds }
+        }
+        (Record::VmStruck { reason, .. }, fate) if fate.is_owed() => Fate::Struck { reason: reason.clone() },
+        _ => return Err("the VM is not where this line says it was"),
+    };
+    Ok(fate)
+}
+
+fn rule(holds: bool, why: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(why) }
+}
