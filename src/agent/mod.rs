@@ -15,6 +15,7 @@ pub mod gate;
 pub mod narrate;
 pub mod observe;
 pub mod perform;
+pub mod placement;
 pub mod report;
 pub mod run;
 pub mod step_error;

@@ -4,16 +4,18 @@ use anyhow::anyhow;
 use serde_json::json;
 
 use crate::agent::narrate::table;
+use crate::agent::placement::Surroundings;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, Output, PlanSource, source};
-use crate::cluster::{Cluster, ClusterError, nodes, vms};
+use crate::cluster::{Cluster, ClusterError, nodes, vm_facts, vms};
 use crate::config::Config;
 use crate::flow::classify;
+use crate::flow::placement::Proof;
 use crate::flow::plan::NodePlan;
 use crate::flow::step::Step;
-use crate::flow::vms::{Verdict, VmEntry};
+use crate::flow::vms::{Verdict, VmEntry, VmKey};
 
-/// Prints the steps and what each VM of the node is in for; exit code 4 when a VM would hold the node.
+/// Prints the steps and what each VM of the node is in for; exit code 4 when a VM would hold the node or has no place to go.
 ///
 /// # Errors
 /// [`Failure`] when there is no plan, or the VMs cannot be read.
@@ -33,15 +35,17 @@ pub async fn print(
             "the cluster has no node {node}; `kubectl get nodes` lists them"
         )));
     }
-    let mut entries = read_entries(&cluster, &plan).await.map_err(Failure::refused)?;
+    let (mut entries, proof) = read_entries(&cluster, &plan).await.map_err(Failure::refused)?;
     entries.sort_by(|one, other| one.vm.cmp(&other.vm));
     let holds = entries.iter().filter(|entry| matches!(entry.verdict, Verdict::Hold { .. })).count();
+    let holds = holds + proof.unplaced.len();
     match output {
         Output::Json => {
             let steps = Step::WALK.map(|step| {
                 json!({ "step": step, "does": step.explain(), "deadlineSeconds": step.deadline(&plan).as_secs() })
             });
-            let text = json!({ "plan": plan, "steps": steps, "vms": entries });
+            let text =
+                json!({ "plan": plan, "steps": steps, "vms": entries, "placement": placement_json(&proof) });
             terminal.line(&serde_json::to_string_pretty(&text).map_err(Failure::failed)?);
         }
         Output::Table => {
@@ -58,32 +62,55 @@ pub async fn print(
                     format!("{count:>2}. {step}")
                 });
             }
-            terminal.line(&format!("\n{}", table(&rows(&entries)).trim_end()));
+            terminal.line(&format!("\n{}", table(&rows(&entries, &proof)).trim_end()));
         }
     }
     Ok(if holds == 0 { Exit::Done } else { Exit::Operator })
 }
 
-async fn read_entries(cluster: &Cluster, plan: &NodePlan) -> Result<Vec<VmEntry>, ClusterError> {
-    let targets = nodes::count_targets(&cluster.client, &plan.node_name).await?;
-    let mut entries = Vec::new();
-    for vmi in vms::instances_on(&cluster.client, &plan.node_name).await? {
-        let facts = vms::facts(&cluster.client, &vmi).await?;
-        entries.push(classify::enter(&facts, &plan.evacuation, targets));
-    }
-    Ok(entries)
+fn placement_json(proof: &Proof) -> serde_json::Value {
+    let unplaced = proof
+        .unplaced
+        .iter()
+        .map(|one| json!({ "vm": one.vm, "why": one.reasons(), "smallestChange": one.smallest_change() }));
+    let placed = proof.placed.iter().map(|(vm, node)| (vm.to_string(), json!(node)));
+    json!({ "placed": placed.collect::<serde_json::Map<_, _>>(), "unplaced": unplaced.collect::<Vec<_>>() })
 }
 
-fn rows(entries: &[VmEntry]) -> Vec<[String; 3]> {
+async fn read_entries(cluster: &Cluster, plan: &NodePlan) -> Result<(Vec<VmEntry>, Proof), ClusterError> {
+    let mut surroundings = Surroundings::of(&cluster.client, &plan.node_name).await?;
+    let mut entries = Vec::new();
+    for vmi in vms::instances_on(&cluster.client, &plan.node_name).await? {
+        let facts = vm_facts::facts(&cluster.client, &vmi).await?;
+        let elsewhere = surroundings.elsewhere(&facts.vm).await?;
+        entries.push(classify::enter(&facts, &plan.evacuation, &elsewhere));
+    }
+    let moves = |vm: &VmKey| entries.iter().any(|entry| entry.vm == *vm && entry.verdict == Verdict::Migrate);
+    let proof = surroundings.prove(moves).await?;
+    Ok((entries, proof))
+}
+
+fn rows(entries: &[VmEntry], proof: &Proof) -> Vec<[String; 3]> {
     let header = ["VM", "WOULD BE", "WHY"].map(str::to_owned);
+    let unplaced = |entry: &VmEntry| proof.unplaced.iter().find(|one| one.vm == entry.vm);
     let row = |entry: &VmEntry| {
         let (what, why) = match &entry.verdict {
-            Verdict::Migrate => ("live-migrated", "KubeVirt says that it can move"),
-            Verdict::ShutDown { why } => ("shut down and started again", why.as_str()),
-            Verdict::Leaving => ("waited for", "it is going away already"),
-            Verdict::Hold { why } => ("LEFT ALONE, the node holds", why.as_str()),
+            Verdict::Migrate => match (proof.placed.get(&entry.vm), unplaced(entry)) {
+                (Some(node), _) => {
+                    ("live-migrated", format!("KubeVirt says that it can move; {node} has room for it"))
+                }
+                (None, Some(unplaced)) => {
+                    let change = unplaced.smallest_change().map(|change| format!("; {change}"));
+                    ("WITHOUT A PLACE", format!("{}{}", unplaced.reasons(), change.unwrap_or_default()))
+                }
+                (None, None) => ("live-migrated", "KubeVirt says that it can move".to_owned()),
+            },
+            Verdict::ShutDown { why } if entry.left_off => ("shut down for good", why.clone()),
+            Verdict::ShutDown { why } => ("shut down and started again", why.clone()),
+            Verdict::Leaving => ("waited for", "it is going away already".to_owned()),
+            Verdict::Hold { why } => ("LEFT ALONE, the node holds", why.clone()),
         };
-        [entry.vm.to_string(), what.to_owned(), why.to_owned()]
+        [entry.vm.to_string(), what.to_owned(), why]
     };
     std::iter::once(header).chain(entries.iter().map(row)).collect()
 }

@@ -8,7 +8,9 @@ pub mod crd;
 pub mod evict;
 pub mod names;
 pub mod nodes;
+pub mod places;
 pub mod restore_list;
+pub mod vm_facts;
 pub mod vms;
 pub mod watch_pace;
 

@@ -1,13 +1,12 @@
 //! Nodes: read, cordon with the drain taint, put back exactly what was found.
 
 use k8s_openapi::api::core::v1::Taint;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::brief::BriefNode;
 use crate::cluster::{ClusterError, ask, ask_opt};
-use crate::flow::classify::Targets;
 
 /// Taint that `KubeVirt` and Harvester's volume-detach controller look at (reference `kubevirt.md` §4.1).
 pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
@@ -28,29 +27,9 @@ pub async fn get(client: &Client, name: &str) -> Result<Option<BriefNode>, Clust
     ask_opt(format!("read node {name}"), api(client).get(name)).await
 }
 
-/// The other nodes as places for VMs; witness nodes never take one.
-///
-/// # Errors
-/// [`ClusterError`].
-pub async fn count_targets(client: &Client, except: &str) -> Result<Targets, ClusterError> {
-    // Pages keep the peak small on clusters of a thousand nodes.
-    let mut params = ListParams::default().limit(50);
-    let mut targets = Targets::default();
-    loop {
-        let page = ask("list nodes", api(client).list(&params)).await?;
-        for node in page.iter().filter(|node| node.name_any() != except && !is_witness(node)) {
-            let ready = is_ready(node) && !is_cordoned(node) && drain_taint(node).is_none();
-            targets.ready += usize::from(ready);
-            targets.away += usize::from(!ready);
-        }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(targets),
-        }
-    }
-}
-
-fn is_witness(node: &BriefNode) -> bool {
+/// Holds no VM, ever: it is there for quorum only.
+#[must_use]
+pub fn is_witness(node: &BriefNode) -> bool {
     node.labels().contains_key("node-role.harvesterhci.io/witness")
 }
 

@@ -1,7 +1,7 @@
 //! Virtual machines: read facts, live-migrate, stop, start. Each call says what it wrote or why not.
 
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::brief::BriefPod;
@@ -11,7 +11,6 @@ use crate::cluster::crd::kubevirt::{
 };
 use crate::cluster::names::safe_concat;
 use crate::cluster::{ClusterError, ask, ask_opt};
-use crate::flow::classify::{LiveMigratable, VmFacts};
 use crate::flow::vms::VmKey;
 
 /// Label on our migrations: the upgrade's uid.
@@ -94,48 +93,6 @@ pub async fn vm(client: &Client, key: &VmKey) -> Result<Option<VirtualMachine>, 
 pub async fn instance(client: &Client, key: &VmKey) -> Result<Option<VirtualMachineInstance>, ClusterError> {
     let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
     ask_opt(format!("read VM instance {key}"), api.get(&key.name)).await
-}
-
-/// Everything that a verdict needs. Reads the owning VM.
-///
-/// # Errors
-/// [`ClusterError`].
-pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFacts, ClusterError> {
-    let key = key_of(vmi);
-    let owned = vmi.owner_references().iter().any(|owner| owner.kind == VirtualMachine::kind(&()));
-    let parent = if owned { vm(client, &key).await? } else { None };
-    let status = vmi.status.clone().unwrap_or_default();
-    let devices = &vmi.spec.domain.devices;
-    let live_migratable = match status.condition("LiveMigratable") {
-        Some(condition) if condition.status == "True" => LiveMigratable::Yes,
-        Some(condition) if condition.status == "False" => LiveMigratable::No {
-            reason: format!(
-                "it cannot live-migrate: {} {}",
-                condition.reason.as_deref().unwrap_or("no reason given"),
-                condition.message.as_deref().unwrap_or_default()
-            )
-            .trim()
-            .to_owned(),
-        },
-        Some(_) | None => LiveMigratable::NotSaid,
-    };
-    Ok(VmFacts {
-        vm_uid: parent.as_ref().and_then(ResourceExt::uid),
-        vmi_uid: vmi.uid().unwrap_or_default(),
-        run_strategy: parent.as_ref().and_then(|vm| vm.spec.effective_strategy()).map(str::to_owned),
-        live_migratable,
-        devices: devices
-            .host_devices
-            .iter()
-            .chain(&devices.gpus)
-            .map(|device| device.device_name.clone())
-            .collect(),
-        grace_seconds: vmi.spec.termination_grace_period_seconds.and_then(|grace| u32::try_from(grace).ok()),
-        paused: status.condition("Paused").is_some_and(|condition| condition.status == "True"),
-        deleting: vmi.meta().deletion_timestamp.is_some(),
-        ended: ended(vmi).is_some(),
-        vm: key,
-    })
 }
 
 /// Creates the migration of one attempt; `id` makes it unique and finds it again.

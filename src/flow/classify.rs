@@ -3,7 +3,7 @@
 use crate::flow::plan::{Evacuation, NonMigratable};
 use crate::flow::vms::{Verdict, VmEntry, VmKey};
 
-/// What was read about one running instance.
+/// What was read about one running instance, and about the VM that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmFacts {
     /// Who.
@@ -14,18 +14,53 @@ pub struct VmFacts {
     pub vmi_uid: String,
     /// The owner's effective run strategy.
     pub run_strategy: Option<String>,
+    /// How far it has come.
+    pub guest: Guest,
     /// `KubeVirt`'s own word on live migration.
     pub live_migratable: LiveMigratable,
     /// Resource names of PCI, USB and vGPU devices.
     pub devices: Vec<String>,
+    /// Names of resource claims that devices come from.
+    pub device_claims: Vec<String>,
     /// The guest's termination grace period.
     pub grace_seconds: Option<u32>,
-    /// The guest is paused.
-    pub paused: bool,
+    /// The instance's `evictionStrategy` is `External`: a controller of somebody else moves it.
+    pub moved_by_others: bool,
+    /// Its disks are being moved to other volumes.
+    pub moving_volumes: bool,
+    /// What keeps `KubeVirt` or Harvester from stopping it now, or from starting it again.
+    pub stop_refused: Option<String>,
+    /// It serves the images of an upgrade: its owner makes and removes it.
+    pub serves_upgrade: bool,
+    /// The guest cluster that it is a node of.
+    pub guest_cluster: Option<String>,
+    /// Annotation `agent.harvesterhci.io/shutdown-order`: higher ones are shut down later, and started earlier.
+    pub shutdown_order: i32,
+}
+
+/// How far an instance has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guest {
+    /// It runs.
+    Running,
+    /// Its user has paused it.
+    Paused,
+    /// `KubeVirt` has paused it because its storage failed.
+    StorageFailed,
+    /// It has a phase before Running: no guest yet.
+    Starting {
+        /// The phase.
+        phase: String,
+    },
     /// The instance is being deleted.
-    pub deleting: bool,
+    Deleting,
     /// The instance is Succeeded or Failed.
-    pub ended: bool,
+    Ended,
+    /// A phase that this version does not know.
+    Unknown {
+        /// The phase.
+        phase: String,
+    },
 }
 
 /// Condition `LiveMigratable` of an instance. Absent is not False.
@@ -42,52 +77,103 @@ pub enum LiveMigratable {
     NotSaid,
 }
 
-/// The other nodes as places for VMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Targets {
-    /// Ready and schedulable now.
-    pub ready: usize,
-    /// There, but not ready, cordoned or draining.
-    pub away: usize,
+/// The other nodes as places for one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// One of them is open and could be its place: whether it has room is for the placement proof, and for patience.
+    Open,
+    /// Some could be its place, and none of these is open now.
+    Closed {
+        /// What keeps them closed.
+        why: String,
+    },
+    /// There are others, and none of them is a place for it whatever is waited for.
+    Never {
+        /// What none of them has.
+        why: String,
+    },
+    /// There are no others.
+    Alone,
 }
 
 /// What is to happen to one VM.
 #[must_use]
-pub fn classify(facts: &VmFacts, policy: &Evacuation, targets: Targets) -> Verdict {
-    if facts.deleting || facts.ended {
-        return Verdict::Leaving;
+pub fn classify(facts: &VmFacts, policy: &Evacuation, elsewhere: &Elsewhere) -> Verdict {
+    if let Some(verdict) = untouchable(facts, policy) {
+        return verdict;
+    }
+    let devices: Vec<&str> = facts.devices.iter().map(String::as_str).collect();
+    if !devices.is_empty() {
+        return shut_down(facts, policy, &format!("it holds {}", devices.join(", ")));
+    }
+    match (&facts.live_migratable, elsewhere) {
+        (LiveMigratable::No { reason }, _) => shut_down(facts, policy, reason),
+        (LiveMigratable::NotSaid, _) => {
+            hold("KubeVirt does not say whether it can live-migrate; wait until it does, or stop it by hand")
+        }
+        (LiveMigratable::Yes, Elsewhere::Open) => Verdict::Migrate,
+        // A node that is away for a moment must not cost a VM its uptime.
+        (LiveMigratable::Yes, Elsewhere::Closed { why }) => hold(&format!(
+            "it can live-migrate, but no node that could take it is open now ({why}); open one, then resume"
+        )),
+        (LiveMigratable::Yes, Elsewhere::Never { why }) => {
+            shut_down(facts, policy, &format!("no other node can take it ({why})"))
+        }
+        (LiveMigratable::Yes, Elsewhere::Alone) => shut_down(facts, policy, "there is no other node"),
+    }
+}
+
+/// What decides before anybody asks how it could leave.
+fn untouchable(facts: &VmFacts, policy: &Evacuation) -> Option<Verdict> {
+    if matches!(facts.guest, Guest::Deleting | Guest::Ended) {
+        return Some(Verdict::Leaving);
     }
     if policy.exclude.contains(&facts.vm) {
-        return hold("the plan excludes it; move or stop it by hand, then resume");
+        return Some(hold("the plan excludes it; move or stop it by hand, then resume"));
     }
     if facts.vm_uid.is_none() {
-        return hold(
+        return Some(hold(
             "it is an instance without a VirtualMachine and would be lost; move or delete it by hand",
-        );
+        ));
     }
-    if facts.paused {
-        return hold("its guest is paused and would lose its state; unpause or stop it by hand");
-    }
-    if !facts.devices.is_empty() {
-        return shut_down(policy, format!("it holds {}", facts.devices.join(", ")));
-    }
-    match &facts.live_migratable {
-        LiveMigratable::No { reason } => shut_down(policy, reason.clone()),
-        LiveMigratable::NotSaid => {
-            hold("KubeVirt does not say whether it can live-migrate; wait until it runs, or stop it by hand")
+    match &facts.guest {
+        Guest::Paused => {
+            return Some(hold("its guest is paused and would lose its state; unpause or stop it by hand"));
         }
-        LiveMigratable::Yes if targets.ready > 0 => Verdict::Migrate,
-        // A node that is away for a moment must not cost a VM its uptime.
-        LiveMigratable::Yes if targets.away > 0 => hold(
-            "it can live-migrate, but no other node is ready and schedulable now; make one ready, then resume",
-        ),
-        LiveMigratable::Yes => shut_down(policy, "there is no other node".to_owned()),
+        Guest::StorageFailed => {
+            return Some(hold("its guest is paused because its storage failed; mend the volume first"));
+        }
+        Guest::Starting { phase } => {
+            return Some(hold(&format!(
+                "it is only just starting ({phase}); wait until it runs, then resume"
+            )));
+        }
+        Guest::Unknown { phase } => {
+            return Some(hold(&format!(
+                "its phase is `{phase}`, which nothing is known about; look at its events"
+            )));
+        }
+        Guest::Running | Guest::Deleting | Guest::Ended => {}
     }
+    if facts.moved_by_others {
+        let why = "its evictionStrategy is External: another controller has to move it; let that do so, then resume";
+        return Some(hold(why));
+    }
+    if facts.moving_volumes {
+        return Some(hold("its disks are being moved to other volumes; wait for that to end, then resume"));
+    }
+    if let Some(claim) = facts.device_claims.first() {
+        let why = format!(
+            "its device comes from resource claim {claim}, of which nobody can say when it is back; stop it by hand"
+        );
+        return Some(hold(&why));
+    }
+    None
 }
 
 /// The ledger's entry for these facts.
 #[must_use]
-pub fn enter(facts: &VmFacts, policy: &Evacuation, targets: Targets) -> VmEntry {
+pub fn enter(facts: &VmFacts, policy: &Evacuation, elsewhere: &Elsewhere) -> VmEntry {
     VmEntry {
         vm: facts.vm.clone(),
         vm_uid: facts.vm_uid.clone(),
@@ -95,7 +181,9 @@ pub fn enter(facts: &VmFacts, policy: &Evacuation, targets: Targets) -> VmEntry 
         run_strategy: facts.run_strategy.clone(),
         devices: facts.devices.clone(),
         grace_seconds: facts.grace_seconds,
-        verdict: classify(facts, policy, targets),
+        shutdown_order: facts.shutdown_order,
+        left_off: facts.serves_upgrade,
+        verdict: classify(facts, policy, elsewhere),
     }
 }
 
@@ -103,7 +191,13 @@ fn hold(why: &str) -> Verdict {
     Verdict::Hold { why: why.to_owned() }
 }
 
-fn shut_down(policy: &Evacuation, why: String) -> Verdict {
+fn shut_down(facts: &VmFacts, policy: &Evacuation, why: &str) -> Verdict {
+    let node_of =
+        facts.guest_cluster.as_ref().map(|cluster| format!("; it is a node of guest cluster {cluster}"));
+    let why = format!("{why}{}", node_of.unwrap_or_default());
+    if let Some(refused) = &facts.stop_refused {
+        return Verdict::Hold { why: format!("{why}, and cannot be stopped now: {refused}") };
+    }
     match policy.non_migratable {
         NonMigratable::ShutdownAndRestore => Verdict::ShutDown { why },
         NonMigratable::Hold => {
@@ -113,91 +207,5 @@ fn shut_down(policy: &Evacuation, why: String) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MANY: Targets = Targets { ready: 2, away: 0 };
-
-    fn facts() -> VmFacts {
-        VmFacts {
-            vm: VmKey::new("default", "db"),
-            vm_uid: Some("u".into()),
-            vmi_uid: "i".into(),
-            run_strategy: Some("Always".into()),
-            live_migratable: LiveMigratable::Yes,
-            devices: vec![],
-            grace_seconds: Some(120),
-            paused: false,
-            deleting: false,
-            ended: false,
-        }
-    }
-
-    #[test]
-    fn verdicts() {
-        let no = LiveMigratable::No { reason: "DisksNotLiveMigratable".into() };
-        let holding = Evacuation { non_migratable: NonMigratable::Hold, ..Evacuation::default() };
-        let excluding = Evacuation { exclude: [VmKey::new("default", "db")].into(), ..Evacuation::default() };
-        let usual = Evacuation::default();
-        let table: Vec<(&str, VmFacts, &Evacuation, Targets, &str)> = vec![
-            ("others away", facts(), &usual, Targets { ready: 0, away: 2 }, "hold: it can live-migrate, but"),
-            ("plain", facts(), &usual, MANY, "migrate"),
-            (
-                "single node",
-                facts(),
-                &usual,
-                Targets { ready: 0, away: 0 },
-                "shut down: there is no other node",
-            ),
-            (
-                "local disk",
-                VmFacts { live_migratable: no.clone(), ..facts() },
-                &usual,
-                MANY,
-                "shut down: DisksNot",
-            ),
-            (
-                "device",
-                VmFacts { devices: vec!["nvidia.com/A16".into()], ..facts() },
-                &usual,
-                MANY,
-                "shut down: it holds",
-            ),
-            (
-                "device, hold",
-                VmFacts { devices: vec!["x/y".into()], ..facts() },
-                &holding,
-                MANY,
-                "hold: it holds",
-            ),
-            (
-                "local disk, hold",
-                VmFacts { live_migratable: no, ..facts() },
-                &holding,
-                MANY,
-                "hold: DisksNot",
-            ),
-            (
-                "not said",
-                VmFacts { live_migratable: LiveMigratable::NotSaid, ..facts() },
-                &usual,
-                MANY,
-                "hold: KubeVirt",
-            ),
-            ("paused", VmFacts { paused: true, ..facts() }, &usual, MANY, "hold: its guest is paused"),
-            ("standalone", VmFacts { vm_uid: None, ..facts() }, &usual, MANY, "hold: it is an instance"),
-            ("excluded", facts(), &excluding, MANY, "hold: the plan excludes"),
-            ("excluded, leaving", VmFacts { deleting: true, ..facts() }, &excluding, MANY, "leaving"),
-            ("ended", VmFacts { ended: true, ..facts() }, &usual, MANY, "leaving"),
-        ];
-        for (what, facts, policy, targets, expected) in table {
-            let said = match classify(&facts, policy, targets) {
-                Verdict::Migrate => "migrate".to_owned(),
-                Verdict::Leaving => "leaving".to_owned(),
-                Verdict::ShutDown { why } => format!("shut down: {why}"),
-                Verdict::Hold { why } => format!("hold: {why}"),
-            };
-            assert!(said.starts_with(expected), "{what}: {said}");
-        }
-    }
-}
+#[path = "classify_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! The evacuation's choice: ledger and world in, actions and blockers out. Pure; called at every change of the world.
 
 mod of_vm;
+mod order;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -154,13 +155,20 @@ pub fn decide(
             vmi: vmis.at(&line.entry.vm),
             migrations: migrations.at(&line.entry.vm).map(Vec::as_slice).unwrap_or_default(),
         };
-        look.one(&mut decision, line, of_vm, &mut in_flight);
+        look.one(&mut decision, ledger, line, of_vm, &mut in_flight);
     }
     decision
 }
 
 impl Look<'_> {
-    fn one(&self, decision: &mut Decision, line: &LedgerLine, of_vm: OfVm<'_>, in_flight: &mut usize) {
+    fn one(
+        &self,
+        decision: &mut Decision,
+        ledger: &VmLedger,
+        line: &LedgerLine,
+        of_vm: OfVm<'_>,
+        in_flight: &mut usize,
+    ) {
         let vm = of_vm.vm;
         let Some(vmi) = of_vm.vmi else {
             decision.actions.push(VmAction::RecordGone { vm: vm.clone() });
@@ -188,9 +196,14 @@ impl Look<'_> {
             (Fate::Here, Verdict::Hold { why }) => {
                 decision.holds.push(format!("VM {vm} holds the node: {why}"));
             }
-            (Fate::Here, Verdict::ShutDown { .. }) => {
-                decision.actions.push(VmAction::Stop { vm: vm.clone() });
-            }
+            (Fate::Here, Verdict::ShutDown { .. }) => match order::first(ledger, line) {
+                Some(first) => {
+                    let what = format!("VM {vm} is shut down after VM {first}, as their shutdown-order says");
+                    let deadline = self.begun + shutdown;
+                    decision.wait(what, self.begun, deadline, "wait on; the other one has its own end");
+                }
+                None => decision.actions.push(VmAction::Stop { vm: vm.clone() }),
+            },
             (Fate::Here, Verdict::Migrate) => {
                 if let Some(other) = of_vm.unfinished(None) {
                     self.follow(decision, vm, other, self.begun + self.policy.migration());

@@ -1,70 +1,12 @@
 //! `VmLedger`: who was on the node, how each left, and what each is owed back. Total: nobody leaves it.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-/// A virtual machine by `namespace/name`; its running instance has the same name (`KubeVirt`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
-pub struct VmKey {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-/// Text that names no virtual machine.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("`{0}` does not name a virtual machine; write it as namespace/name")]
-pub struct NotAVm(pub String);
-
-impl VmKey {
-    /// A key from its two parts.
-    #[must_use]
-    pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
-    }
-}
-
-impl fmt::Display for VmKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl FromStr for VmKey {
-    type Err = NotAVm;
-
-    fn from_str(text: &str) -> Result<Self, NotAVm> {
-        match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self::new(namespace, name))
-            }
-            _ => Err(NotAVm(text.to_owned())),
-        }
-    }
-}
-
-impl TryFrom<String> for VmKey {
-    type Error = NotAVm;
-
-    fn try_from(text: String) -> Result<Self, NotAVm> {
-        text.parse()
-    }
-}
-
-impl From<VmKey> for String {
-    fn from(key: VmKey) -> Self {
-        key.to_string()
-    }
-}
+pub use crate::flow::vm_key::{NotAVm, VmKey};
 
 /// What is to happen to one VM, decided before the first change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +44,19 @@ pub struct VmEntry {
     pub devices: Vec<String>,
     /// The guest's own termination grace period.
     pub grace_seconds: Option<u32>,
+    /// Higher ones are shut down later: others depend on them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shutdown_order: i32,
+    /// Nothing is owed once it is off: its owner starts or removes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left_off: bool,
     /// What is to happen to it.
     pub verdict: Verdict,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(order: &i32) -> bool {
+    *order == 0
 }
 
 /// Where a VM stands.
@@ -251,7 +204,8 @@ impl VmLedger {
     /// Those that were shut down for this upgrade, in Harvester's list form (`namespace/name`).
     #[must_use]
     pub fn stopped_names(&self) -> Vec<String> {
-        self.lines()
+        let restored = self.lines().filter(|line| !line.entry.left_off);
+        restored
             .filter(|line| match line.fate {
                 Fate::Stopping { .. }
                 | Fate::ShutDown { .. }
@@ -316,14 +270,6 @@ pub struct VmCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn vm_names_need_both_parts() {
-        assert_eq!("default/db".parse(), Ok(VmKey::new("default", "db")));
-        for text in ["", "db", "/db", "default/", "a/b/c"] {
-            assert!(text.parse::<VmKey>().is_err(), "{text} should be refused");
-        }
-    }
 
     #[test]
     fn a_vm_is_owed_from_the_moment_its_stop_is_asked_for() {

@@ -1,16 +1,19 @@
 //! Checks of the node object and the cluster: identity, health, leftovers of earlier maintenance, rights, `KubeVirt`.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
 use kube::api::Api;
 
 use crate::agent::checks::{Check, Preflight};
+use crate::agent::placement::Surroundings;
 use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::upgrade::Upgrade;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
-use crate::cluster::{Cluster, access, ask_opt, vms};
+use crate::cluster::{Cluster, ClusterError, access, ask_opt, vm_facts, vms};
 use crate::flow::classify::classify;
-use crate::flow::plan::NodePlan;
-use crate::flow::vms::Verdict;
+use crate::flow::plan::{MigrationFailure, NodePlan};
+use crate::flow::vms::{Verdict, VmKey};
 use crate::host::fs::FsError;
 
 /// Marks of Harvester's maintenance mode (reference `harvester-upgrade.md` §6.1).
@@ -43,7 +46,7 @@ pub(super) async fn check(
         }
     }
     preflight.checks.push(kubevirt(cluster).await);
-    preflight.checks.push(machines(cluster, plan).await);
+    machines(preflight, cluster, plan).await;
 }
 
 async fn rights(cluster: &Cluster) -> Check {
@@ -162,29 +165,60 @@ async fn kubevirt(cluster: &Cluster) -> Check {
     }
 }
 
-async fn machines(cluster: &Cluster, plan: &NodePlan) -> Check {
-    const NAME: &str = "virtual machines";
-    match holds(cluster, plan).await {
-        Ok((total, held)) if held.is_empty() => {
-            Check::pass(NAME, "node", format!("{total}, each with a way out"))
+/// Whether every VM has a way out, and whether those that are to move fit elsewhere.
+async fn machines(preflight: &mut Preflight, cluster: &Cluster, plan: &NodePlan) {
+    const WAYS_OUT: &str = "virtual machines";
+    const PLACEMENT: &str = "placement";
+    let (mut surroundings, verdicts) = match verdicts(cluster, plan).await {
+        Ok(read) => read,
+        Err(error) => return preflight.checks.push(Check::unknown(WAYS_OUT, "node", &error)),
+    };
+    let held = verdicts.iter().filter_map(|(vm, verdict)| match verdict {
+        Verdict::Hold { why } => Some(format!("{vm}: {why}")),
+        Verdict::Migrate | Verdict::ShutDown { .. } | Verdict::Leaving => None,
+    });
+    let held: Vec<String> = held.collect();
+    preflight.checks.push(if held.is_empty() {
+        Check::pass(WAYS_OUT, "node", format!("{}, each with a way out", verdicts.len()))
+    } else {
+        Check::fail(WAYS_OUT, "node", held.join("; "), "deal with each as its reason says")
+    });
+    let moves = |vm: &VmKey| verdicts.get(vm) == Some(&Verdict::Migrate);
+    preflight.checks.push(match surroundings.prove(moves).await {
+        Err(error) => Check::unknown(PLACEMENT, "cluster", &error),
+        Ok(proof) if proof.unplaced.is_empty() => {
+            let why =
+                format!("{} to live-migrate, room elsewhere for all of them at once", proof.placed.len());
+            Check::pass(PLACEMENT, "cluster", why)
         }
-        Ok((_, held)) => Check::fail(NAME, "node", held.join("; "), "deal with each as its reason says"),
-        Err(error) => Check::unknown(NAME, "node", &error),
-    }
+        Ok(proof) if plan.evacuation.on_migration_failure == MigrationFailure::ShutdownAndRestore => {
+            let names: Vec<String> = proof.unplaced.iter().map(|one| one.vm.to_string()).collect();
+            let why = format!("no room elsewhere for {}, which the plan then shuts down", names.join(", "));
+            Check::pass(PLACEMENT, "cluster", why)
+        }
+        Ok(proof) => {
+            let why = proof.unplaced.iter().map(|one| format!("{} fits nowhere: {}", one.vm, one.reasons()));
+            let fix = proof.unplaced.iter().map(|one| match one.smallest_change() {
+                Some(change) => format!("for {}: {change}", one.vm),
+                None => format!("for {}: change what it asks for, or stop it by hand", one.vm),
+            });
+            let together = |all: Vec<String>| all.join("; ");
+            Check::fail(PLACEMENT, "cluster", together(why.collect()), together(fix.collect()))
+        }
+    });
 }
 
-async fn holds(
+async fn verdicts(
     cluster: &Cluster,
     plan: &NodePlan,
-) -> Result<(usize, Vec<String>), crate::cluster::ClusterError> {
-    let targets = nodes::count_targets(&cluster.client, &plan.node_name).await?;
-    let instances = vms::instances_on(&cluster.client, &plan.node_name).await?;
-    let mut held = Vec::new();
-    for vmi in &instances {
-        let facts = vms::facts(&cluster.client, vmi).await?;
-        if let Verdict::Hold { why } = classify(&facts, &plan.evacuation, targets) {
-            held.push(format!("{}: {why}", facts.vm));
-        }
+) -> Result<(Surroundings, BTreeMap<VmKey, Verdict>), ClusterError> {
+    let mut surroundings = Surroundings::of(&cluster.client, &plan.node_name).await?;
+    let mut verdicts = BTreeMap::new();
+    for vmi in &vms::instances_on(&cluster.client, &plan.node_name).await? {
+        let facts = vm_facts::facts(&cluster.client, vmi).await?;
+        let elsewhere = surroundings.elsewhere(&facts.vm).await?;
+        let verdict = classify(&facts, &plan.evacuation, &elsewhere);
+        verdicts.insert(facts.vm, verdict);
     }
-    Ok((instances.len(), held))
+    Ok((surroundings, verdicts))
 }

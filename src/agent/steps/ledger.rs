@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
+use crate::agent::placement::Surroundings;
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
-use crate::cluster::{nodes, restore_list, vms};
+use crate::cluster::{restore_list, vm_facts, vms};
 use crate::flow::classify;
 use crate::flow::evacuate::MIGRATION_ATTEMPTS;
 use crate::flow::record::Record;
@@ -54,11 +55,12 @@ pub async fn enter(
     if newcomers.is_empty() && !even_if_empty {
         return Ok(());
     }
-    let targets = nodes::count_targets(&run.cluster.client, &run.plan.node_name).await?;
+    let mut surroundings = Surroundings::of(&run.cluster.client, &run.plan.node_name).await?;
     let mut entries: Vec<VmEntry> = Vec::new();
     for vmi in newcomers {
-        let facts = vms::facts(&run.cluster.client, vmi).await?;
-        entries.push(classify::enter(&facts, &run.plan.evacuation, targets));
+        let facts = vm_facts::facts(&run.cluster.client, vmi).await?;
+        let elsewhere = surroundings.elsewhere(&facts.vm).await?;
+        entries.push(classify::enter(&facts, &run.plan.evacuation, &elsewhere));
     }
     Ok(run.record(Record::LedgerWritten { vms: entries })?)
 }

@@ -47,6 +47,15 @@ pub struct VirtualMachineStatus {
     /// One word for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub printable_status: Option<String>,
+    /// The snapshot that is being taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_in_progress: Option<String>,
+    /// The restore that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_in_progress: Option<String>,
+    /// Conditions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
 }
 
 /// One queued request.
@@ -75,6 +84,9 @@ pub struct VirtualMachineInstanceSpec {
     /// Hardware.
     #[serde(default)]
     pub domain: Domain,
+    /// None, `LiveMigrate`, `LiveMigrateIfPossible`, `External`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction_strategy: Option<String>,
     /// Seconds the guest has to shut down; 30 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub termination_grace_period_seconds: Option<i64>,
@@ -104,9 +116,12 @@ pub struct Devices {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
-    /// Resource name that the device plugin offers.
+    /// Resource name that the device plugin offers; empty when it comes from a claim.
     #[serde(default)]
     pub device_name: String,
+    /// The resource claim that it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_name: Option<String>,
 }
 
 /// `VirtualMachineInstance.status`; no subresource.

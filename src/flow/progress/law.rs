@@ -124,6 +124,9 @@ fn moved(line: &LedgerLine, record: &Record, id: u64, at: Timestamp) -> Result<F
             Fate::Stopping { since: *since, asks: *asks, forced: true }
         }
 
+        (Record::VmStopped { .. }, Fate::Stopping { .. }) if line.entry.left_off => {
+            Fate::Left { reason: "it serves the upgrade and is its owner's to start or remove".to_owned() }
+        }
         (Record::VmStopped { graceful, .. }, Fate::Stopping { .. }) => {
             Fate::ShutDown { graceful: *graceful, at }
         }

@@ -18,6 +18,8 @@ pub(crate) fn vm_entry(name: &str, verdict: Verdict) -> VmEntry {
         run_strategy: Some("RerunOnFailure".into()),
         devices: vec![],
         grace_seconds: None,
+        shutdown_order: 0,
+        left_off: false,
         verdict,
     }
 }
@@ -155,6 +157,24 @@ fn the_first_look_at_the_node_is_the_one_that_is_put_back() {
     records.push(Record::CordonIntent { was_cordoned: true, was_tainted: true });
     let before = replay(&entries(records)).cordon_before().unwrap();
     assert!(!before.was_cordoned && !before.was_tainted);
+}
+
+#[test]
+fn the_server_of_an_upgrades_images_is_owed_nothing_once_it_is_off() {
+    let repo = VmKey::new("default", "gpu");
+    let mut lines: Vec<Record> = whole_run().into_iter().map(|entry| entry.record).collect();
+    for record in &mut lines {
+        if let Record::LedgerWritten { vms } = record {
+            for vm in vms.iter_mut().filter(|vm| vm.vm == repo) {
+                vm.left_off = true;
+            }
+        }
+    }
+    let stopped = lines.iter().position(|line| matches!(line, Record::VmStopped { .. })).unwrap();
+    lines.truncate(stopped + 1);
+    let progress = replay(&entries(lines));
+    assert!(progress.ledger().owed().next().is_none());
+    assert!(!progress.ledger().stopped_names().contains(&repo.to_string()), "Harvester would start it");
 }
 
 #[test]

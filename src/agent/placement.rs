@@ -1,0 +1,112 @@
+//! Where the VMs of a node can go: reads nodes, and the pods of nodes, until the proof holds and no further, so that a node
+//! of a thousand costs no more than one of three. Reads only.
+
+use std::collections::BTreeMap;
+
+use kube::Client;
+
+use crate::cluster::{ClusterError, places};
+use crate::flow::classify::Elsewhere;
+use crate::flow::placement::{self, Mover, Place, Proof};
+use crate::flow::vms::VmKey;
+
+/// Nodes whose pods are read at first; four times as many each time that they do not suffice.
+const FIRST_ROUND: usize = 4;
+
+/// What was read for proofs about one node; asks again only for what it does not know yet.
+pub struct Surroundings {
+    client: Client,
+    node: String,
+    movers: BTreeMap<VmKey, Mover>,
+    /// Nodes whose pods are known.
+    read: Vec<Place>,
+    /// Nodes whose pods are not: as if they were empty.
+    unread: Vec<Place>,
+    /// Where the next nodes begin; none when all are known.
+    next: Option<String>,
+}
+
+impl Surroundings {
+    /// Reads the VMs of `node`, and the first of the other nodes.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn of(client: &Client, node: &str) -> Result<Self, ClusterError> {
+        let movers = places::movers(client, node).await?;
+        let (unread, next) = places::nodes(client, node, None).await?;
+        Ok(Self { client: client.clone(), node: node.to_owned(), movers, read: Vec::new(), unread, next })
+    }
+
+    /// The other nodes as places for one VM, whatever room they have.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn elsewhere(&mut self, vm: &VmKey) -> Result<Elsewhere, ClusterError> {
+        let Some(mover) = self.movers.get(vm).cloned() else {
+            let why = "its launcher pod is not to be seen, so nobody knows what it needs".to_owned();
+            return Ok(Elsewhere::Closed { why });
+        };
+        loop {
+            let elsewhere = placement::elsewhere(&mover, self.read.iter().chain(&self.unread));
+            if elsewhere == Elsewhere::Open || !self.more_nodes().await? {
+                return Ok(elsewhere);
+            }
+        }
+    }
+
+    /// Whether these fit on the other nodes, together. One whose launcher pod is not there is left out of the proof.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn prove(&mut self, who: impl Fn(&VmKey) -> bool) -> Result<Proof, ClusterError> {
+        let all = self.movers.iter().filter(|(vm, _)| who(vm));
+        let movers: Vec<Mover> = all.map(|(_, mover)| mover.clone()).collect();
+        let mut round = FIRST_ROUND;
+        loop {
+            let mut proof = placement::prove(&movers, &self.read);
+            let unplaced = |vm: &VmKey| proof.unplaced.iter().any(|one| one.vm == *vm);
+            let hopeful: Vec<&Mover> = movers.iter().filter(|mover| unplaced(&mover.vm)).collect();
+            if hopeful.is_empty() {
+                return Ok(proof);
+            }
+            let suits = |place: &Place| hopeful.iter().any(|one| placement::misfit(one, place).is_none());
+            let (suiting, others): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.unread).into_iter().partition(|place| suits(place));
+            self.unread = others;
+            if suiting.is_empty() && !self.more_nodes().await? {
+                for one in &mut proof.unplaced {
+                    let mover = movers.iter().find(|mover| mover.vm == one.vm);
+                    let others = self.unread.iter().filter(|place| place.name != self.node);
+                    let why = others
+                        .filter_map(|place| Some((place.name.clone(), placement::misfit(mover?, place)?)));
+                    one.why.extend(why);
+                }
+                return Ok(proof);
+            }
+            self.read_pods(suiting, round).await?;
+            round *= 4;
+        }
+    }
+
+    /// Reads the pods of the largest of these, and keeps the others for later.
+    async fn read_pods(&mut self, mut suiting: Vec<Place>, count: usize) -> Result<(), ClusterError> {
+        let memory = |place: &Place| place.allocatable.get("memory").copied().unwrap_or(0);
+        suiting.sort_by_key(|place| std::cmp::Reverse(memory(place)));
+        let later = suiting.split_off(count.min(suiting.len()));
+        self.unread.extend(later);
+        for mut place in suiting {
+            place.pods = places::pods_on(&self.client, &place.name).await?;
+            self.read.push(place);
+        }
+        Ok(())
+    }
+
+    /// False when there are no more.
+    async fn more_nodes(&mut self) -> Result<bool, ClusterError> {
+        let Some(from) = self.next.take() else { return Ok(false) };
+        let (more, next) = places::nodes(&self.client, &self.node, Some(&from)).await?;
+        self.unread.extend(more);
+        self.next = next;
+        Ok(true)
+    }
+}

@@ -1,0 +1,243 @@
+//! Nodes and pods as a placement proof wants them: who offers what, who is there, and what the copy of a launcher pod will
+//! ask for. Reads only. Decides nothing.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{self as core, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+
+use crate::cluster::brief::BriefNode;
+use crate::cluster::crd::kubevirt::{LAUNCHER_SELECTOR, VirtualMachineInstance};
+use crate::cluster::nodes::{is_cordoned, is_ready, is_witness};
+use crate::cluster::{ClusterError, ask};
+use crate::flow::placement::{
+    Closed, Expression, Mover, Operator, Place, PodTerm, Resident, Resources, Selector, Taint, Term,
+    Toleration,
+};
+use crate::flow::quantity::thousandths;
+use crate::flow::vms::VmKey;
+
+/// Keeps the peak small on clusters of a thousand nodes.
+const PAGE: u32 = 50;
+
+/// Some of the nodes that may take VMs, without their pods, from where `from` says; and where the next ones begin. Witness
+/// nodes never take one; the node `leaving` is closed.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn nodes(
+    client: &Client,
+    leaving: &str,
+    from: Option<&str>,
+) -> Result<(Vec<Place>, Option<String>), ClusterError> {
+    let api: Api<BriefNode> = Api::all(client.clone());
+    let mut params = ListParams::default().limit(PAGE);
+    params.continue_token = from.map(str::to_owned);
+    let page = ask("list nodes", api.list(&params)).await?;
+    let places = page.items.iter().filter(|node| !is_witness(node)).map(|node| place(node, leaving));
+    Ok((places.collect(), page.metadata.continue_.filter(|token| !token.is_empty())))
+}
+
+/// The unfinished pods of one node.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Resident>, ClusterError> {
+    let api: Api<Pod> = Api::all(client.clone());
+    let unfinished = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
+    let mut params = ListParams::default().fields(&unfinished).limit(PAGE * 4);
+    let mut pods = Vec::new();
+    loop {
+        let page = ask(format!("list the pods of node {node}"), api.list(&params)).await?;
+        pods.extend(page.items.iter().map(resident));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(pods),
+        }
+    }
+}
+
+/// The VMs of a node by their running launcher pods, as movers.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn movers(client: &Client, node: &str) -> Result<BTreeMap<VmKey, Mover>, ClusterError> {
+    let api: Api<Pod> = Api::all(client.clone());
+    let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
+    let params = ListParams::default().labels(LAUNCHER_SELECTOR).fields(&fields);
+    let pods = ask(format!("list the launcher pods of node {node}"), api.list(&params)).await?;
+    Ok(pods.items.iter().filter_map(|pod| Some((owner(pod)?, mover(owner(pod)?, pod)))).collect())
+}
+
+/// The instance that a launcher pod belongs to.
+fn owner(pod: &Pod) -> Option<VmKey> {
+    let kind = <VirtualMachineInstance as kube::Resource>::kind(&());
+    let owner = pod.owner_references().iter().find(|one| one.kind == kind && one.controller == Some(true))?;
+    Some(VmKey::new(&pod.namespace().unwrap_or_default(), &owner.name))
+}
+
+fn place(node: &BriefNode, leaving: &str) -> Place {
+    let name = node.name_any();
+    let closed = if name == leaving {
+        Some(Closed::Leaving)
+    } else if !is_ready(node) {
+        Some(Closed::NotReady)
+    } else {
+        is_cordoned(node).then_some(Closed::Cordoned)
+    };
+    let taints = node.spec.taints.iter();
+    let kept_out = taints.filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
+    // What a cordon shows as a taint, too, is told by its own word.
+    let other = kept_out.filter(|taint| taint.key != "node.kubernetes.io/unschedulable");
+    let taint = |taint: &core::Taint| Taint {
+        key: taint.key.clone(),
+        value: taint.value.clone().unwrap_or_default(),
+        effect: taint.effect.clone(),
+    };
+    Place {
+        closed,
+        labels: node.labels().clone(),
+        taints: other.map(taint).collect(),
+        allocatable: resources(Some(&node.status.allocatable)),
+        pods: Vec::new(),
+        name,
+    }
+}
+
+/// A quantity that cannot be read offers nothing.
+fn resources(all: Option<&BTreeMap<String, Quantity>>) -> Resources {
+    let read = |(name, amount): (&String, &Quantity)| (name.clone(), thousandths(&amount.0).unwrap_or(0));
+    all.into_iter().flatten().map(read).collect()
+}
+
+fn resident(pod: &Pod) -> Resident {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let apart = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
+    let apart = apart.and_then(|apart| apart.required_during_scheduling_ignored_during_execution.as_ref());
+    Resident {
+        namespace: pod.namespace().unwrap_or_default(),
+        name: pod.name_any(),
+        labels: pod.labels().clone(),
+        asks: asks(pod),
+        apart: apart.into_iter().flatten().map(|term| pod_term(pod, term)).collect(),
+    }
+}
+
+/// What the scheduler counts: all containers together, or the largest of those that run before them, and the overhead.
+fn asks(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::new() };
+    let of = |container: &core::Container| {
+        let asked = container.resources.as_ref();
+        let mut all = resources(asked.and_then(|asked| asked.limits.as_ref()));
+        all.extend(resources(asked.and_then(|asked| asked.requests.as_ref())));
+        all
+    };
+    let mut sum = Resources::new();
+    let add = |sum: &mut Resources, more: Resources| {
+        for (resource, amount) in more {
+            let known = sum.entry(resource).or_insert(0);
+            *known = known.saturating_add(amount);
+        }
+    };
+    for container in &spec.containers {
+        add(&mut sum, of(container));
+    }
+    let mut before = Resources::new();
+    for container in spec.init_containers.iter().flatten() {
+        // A sidecar goes on running beside the others.
+        if container.restart_policy.as_deref() == Some("Always") {
+            add(&mut sum, of(container));
+        } else {
+            for (resource, amount) in of(container) {
+                let known = before.entry(resource).or_insert(0);
+                *known = (*known).max(amount);
+            }
+        }
+    }
+    for (resource, amount) in before {
+        let known = sum.entry(resource).or_insert(0);
+        *known = (*known).max(amount);
+    }
+    add(&mut sum, resources(spec.overhead.as_ref()));
+    sum.insert("pods".to_owned(), 1000);
+    sum
+}
+
+fn mover(vm: VmKey, pod: &Pod) -> Mover {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let affinity = spec.affinity.unwrap_or_default();
+    let nodes =
+        affinity.node_affinity.and_then(|all| all.required_during_scheduling_ignored_during_execution);
+    let together =
+        affinity.pod_affinity.and_then(|all| all.required_during_scheduling_ignored_during_execution);
+    Mover {
+        vm,
+        pod: resident(pod),
+        node_selector: spec.node_selector.unwrap_or_default(),
+        node_terms: nodes
+            .map(|nodes| nodes.node_selector_terms.iter().map(term).collect())
+            .unwrap_or_default(),
+        tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
+        together: together.iter().flatten().map(|term| pod_term(pod, term)).collect(),
+    }
+}
+
+fn toleration(toleration: &core::Toleration) -> Toleration {
+    Toleration {
+        key: toleration.key.clone().unwrap_or_default(),
+        exists: toleration.operator.as_deref() == Some("Exists"),
+        value: toleration.value.clone().unwrap_or_default(),
+        effect: toleration.effect.clone().unwrap_or_default(),
+    }
+}
+
+fn term(term: &core::NodeSelectorTerm) -> Term {
+    let expression =
+        |one: &core::NodeSelectorRequirement| expression(&one.key, &one.operator, one.values.as_deref());
+    Term {
+        labels: term.match_expressions.iter().flatten().map(expression).collect(),
+        fields: term.match_fields.iter().flatten().map(expression).collect(),
+    }
+}
+
+fn pod_term(pod: &Pod, term: &core::PodAffinityTerm) -> PodTerm {
+    // Namespaces by selector are not read: the term then counts in every namespace, which is the careful way for "apart".
+    let everywhere = term.namespace_selector.is_some();
+    let named = term.namespaces.clone().unwrap_or_default();
+    let own = || vec![pod.namespace().unwrap_or_default()];
+    PodTerm {
+        selector: term.label_selector.as_ref().map(selector),
+        namespaces: if everywhere {
+            Vec::new()
+        } else if named.is_empty() {
+            own()
+        } else {
+            named
+        },
+        topology: term.topology_key.clone(),
+    }
+}
+
+fn selector(selector: &LabelSelector) -> Selector {
+    let equal = selector.match_labels.iter().flatten();
+    let equal = equal.map(|(key, value)| expression(key, "In", Some(std::slice::from_ref(value))));
+    let more = selector.match_expressions.iter().flatten();
+    let more = more.map(|one| expression(&one.key, &one.operator, one.values.as_deref()));
+    Selector(equal.chain(more).collect())
+}
+
+fn expression(key: &str, operator: &str, values: Option<&[String]>) -> Expression {
+    let operator = match operator {
+        "In" => Operator::In,
+        "NotIn" => Operator::NotIn,
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        "Gt" => Operator::Gt,
+        "Lt" => Operator::Lt,
+        _ => Operator::Unknown,
+    };
+    Expression { key: key.to_owned(), operator, values: values.unwrap_or_default().to_vec() }
+}

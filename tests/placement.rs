@@ -1,0 +1,107 @@
+//! Where the VMs of a node can go, read from an API server in memory: as little as the answer needs, however large the
+//! cluster, and with every reason when the answer is no.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use http::Method;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use upgrade_agent::agent::placement::Surroundings;
+use upgrade_agent::flow::classify::Elsewhere;
+use upgrade_agent::flow::vms::VmKey;
+use upgrade_agent::host::clock::Clock;
+use upgrade_agent::sim::api::ApiServer;
+use upgrade_agent::sim::seed::{Preset, seed};
+
+fn cluster(nodes: usize, vms: usize) -> ApiServer {
+    let start: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+    let server = ApiServer::new(Clock::from(start, Instant::now()), 1);
+    seed(&server, &Preset::sized(nodes, vms, 0), start).unwrap();
+    server
+}
+
+fn patch(server: &ApiServer, path: &str, body: &Value) {
+    server.call(&Method::PATCH, path, body).unwrap();
+}
+
+fn cordon(server: &ApiServer, node: usize) {
+    patch(server, &format!("/api/v1/nodes/node{node}"), &json!({"spec": {"unschedulable": true}}));
+}
+
+fn shrink(server: &ApiServer, node: usize) {
+    let room = json!({"status": {"allocatable": {"memory": "1Gi"}}});
+    patch(server, &format!("/api/v1/nodes/node{node}/status"), &room);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_cluster_costs_no_more_requests_than_a_small_one() {
+    let mut asked = Vec::new();
+    for nodes in [8, 200] {
+        let server = cluster(nodes, nodes * 4);
+        let before = server.requests();
+        let mut surroundings = Surroundings::of(&server.client(), "node1").await.unwrap();
+        let proof = surroundings.prove(|_| true).await.unwrap();
+        assert_eq!((proof.placed.len(), proof.unplaced.len()), (4, 0));
+        asked.push(server.requests() - before);
+    }
+    assert!(asked[1] <= asked[0] && asked[0] <= 6, "{asked:?} requests");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_node_with_room_is_found_however_far_down_the_list_it_is() {
+    let server = cluster(120, 240);
+    for node in (2..=120).filter(|node| *node != 77) {
+        if node % 2 == 0 { cordon(&server, node) } else { shrink(&server, node) }
+    }
+    let mut surroundings = Surroundings::of(&server.client(), "node1").await.unwrap();
+    let proof = surroundings.prove(|_| true).await.unwrap();
+    let nodes: Vec<&str> = proof.placed.values().map(String::as_str).collect();
+    assert_eq!(nodes, ["node77", "node77"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_place_is_named_with_every_node_and_the_smallest_change() {
+    let server = cluster(4, 8);
+    cordon(&server, 2);
+    shrink(&server, 3);
+    shrink(&server, 4);
+    let mut surroundings = Surroundings::of(&server.client(), "node1").await.unwrap();
+    let proof = surroundings.prove(|_| true).await.unwrap();
+    assert_eq!(proof.unplaced.len(), 2);
+    for one in &proof.unplaced {
+        assert_eq!(one.why.keys().collect::<Vec<_>>(), ["node2", "node3", "node4"]);
+        assert_eq!(one.smallest_change().as_deref(), Some("uncordon node2"));
+        assert!(one.reasons().contains("GiB of memory"), "{}", one.reasons());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_bound_to_its_node_by_a_label_is_told_from_one_that_can_move() {
+    let server = cluster(3, 6);
+    let pods = server.list_objects("", "pods", "", "kubevirt.io=virt-launcher");
+    let here: Vec<Value> = pods
+        .iter()
+        .filter(|pod| pod.pointer("/spec/nodeName") == Some(&json!("node1")))
+        .map(|pod| (**pod).clone())
+        .collect();
+    let text = |pod: &Value, pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
+    let vm = |pod: &Value| {
+        VmKey::new(&text(pod, "/metadata/namespace"), &text(pod, "/metadata/ownerReferences/0/name"))
+    };
+    let (free, mut bound) = (here[0].clone(), here[1].clone());
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{}?gracePeriodSeconds=0",
+        text(&bound, "/metadata/namespace"),
+        text(&bound, "/metadata/name")
+    );
+    server.call(&Method::DELETE, &path, &Value::Null).unwrap();
+    bound["spec"]["nodeSelector"]["kubernetes.io/hostname"] = json!("node1");
+    bound["metadata"]["name"] = json!("virt-launcher-bound");
+    server.load(bound.clone()).unwrap();
+    let mut surroundings = Surroundings::of(&server.client(), "node1").await.unwrap();
+    assert_eq!(surroundings.elsewhere(&vm(&free)).await.unwrap(), Elsewhere::Open);
+    assert!(matches!(surroundings.elsewhere(&vm(&bound)).await.unwrap(), Elsewhere::Never { .. }));
+    let unseen = surroundings.elsewhere(&VmKey::new("default", "nobody")).await.unwrap();
+    assert!(matches!(unseen, Elsewhere::Closed { .. }), "{unseen:?}");
+}
