@@ -4,6 +4,7 @@ pub mod cordon;
 pub mod drain;
 pub mod fence;
 pub mod ledger;
+mod migration_watch;
 pub mod post_drain;
 pub mod pre_drain;
 mod pre_drain_world;

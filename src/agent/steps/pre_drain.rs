@@ -12,9 +12,10 @@ use kube::runtime::watcher::{self, Event, watcher};
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::agent::steps::ledger;
+use crate::agent::steps::migration_watch::MigrationWatch;
 use crate::agent::steps::pre_drain_world::World;
 use crate::agent::steps::vm_actions;
-use crate::cluster::crd::kubevirt::{VirtualMachineInstance, VirtualMachineInstanceMigration};
+use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vms;
 use crate::cluster::watch_pace::WatchPace;
 use crate::flow::evacuate::{self, VmAction};
@@ -54,17 +55,18 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let client = run.cluster.client.clone();
     let selector = vms::on_node_selector(&run.plan.node_name);
     let instances: Api<VirtualMachineInstance> = Api::all(client.clone());
-    let migrations: Api<VirtualMachineInstanceMigration> = Api::all(client);
+    let mut migrations = MigrationWatch::new(client, &run.plan.node_name);
     let on_node = watcher::Config::default().labels(&selector);
     let pace = WatchPace::of(&run.plan.node_name);
-    let mut instances: Watch<_> = Box::pin(watcher(instances, on_node).backoff(pace.clone()));
-    let mut migrations: Watch<_> = Box::pin(watcher(migrations, watcher::Config::default()).backoff(pace));
+    let mut instances: Watch<_> = Box::pin(watcher(instances, on_node).backoff(pace));
     let mut listed = run.journal.progress().ledger().stopped_names();
     let mut look_soon = FIRST_LOOK;
     let mut decided: Option<Decided> = None;
     loop {
         if !decided.as_ref().is_some_and(|decided| decided.still_holds(run, &world)) {
             ledger::enter(run, &world.instances, false, false).await?;
+            migrations
+                .cover(run.journal.progress().ledger().on_node().map(|line| line.entry.vm.name.as_str()));
             let names = run.journal.progress().ledger().stopped_names();
             if names != listed {
                 ledger::sync_list(run).await?;

@@ -1,6 +1,6 @@
 //! What the watches have shown to pre-drain so far: instances of the node and their migrations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -23,7 +23,8 @@ pub(super) struct World {
     pub(super) asked: BTreeMap<VmKey, Timestamp>,
     /// Counts the changes of what is `seen`; an event that only repeats what is known is none.
     pub(super) changes: u64,
-    /// The list of migrations that is coming in has brought something new.
+    /// The list of migrations that is coming in: who is in it, and whether it has brought something new.
+    listed: BTreeSet<(VmKey, String)>,
     listed_news: bool,
     upgrade_uid: String,
 }
@@ -37,6 +38,7 @@ impl World {
             incoming: BTreeMap::new(),
             asked: BTreeMap::new(),
             changes: 0,
+            listed: BTreeSet::new(),
             listed_news: false,
             upgrade_uid,
         }
@@ -105,33 +107,48 @@ impl World {
         match event {
             Some(Ok(Event::Apply(migration))) => self.changes += u64::from(self.put_migration(&migration)),
             // A list is one change, at its end, however long it is.
-            Some(Ok(Event::InitApply(migration))) => self.listed_news |= self.put_migration(&migration),
-            Some(Ok(Event::InitDone)) => self.changes += u64::from(std::mem::take(&mut self.listed_news)),
-            // Deleting a migration that is under way aborts it: for the attempt that is a failure.
-            Some(Ok(Event::Delete(migration))) => {
-                let name = migration.name_any();
-                self.changes += 1;
-                for one in self.seen.migrations.values_mut().flatten().filter(|one| one.name == name) {
-                    if one.state == MigrationState::Unfinished {
-                        one.state = MigrationState::Failed { reason: "somebody deleted it".to_owned() };
-                    }
-                }
+            Some(Ok(Event::InitApply(migration))) => {
+                self.listed.insert((vm_of(&migration), migration.name_any()));
+                self.listed_news |= self.put_migration(&migration);
             }
-            Some(Ok(Event::Init)) | None => {}
+            Some(Ok(Event::InitDone)) => {
+                let listed = std::mem::take(&mut self.listed);
+                let vanished =
+                    self.delete_migrations(|vm, name| !listed.contains(&(vm.clone(), name.to_owned())));
+                let news = std::mem::take(&mut self.listed_news);
+                self.changes += u64::from(vanished || news);
+            }
+            Some(Ok(Event::Delete(migration))) => {
+                let (whose, deleted) = (vm_of(&migration), migration.name_any());
+                self.delete_migrations(|vm, name| *vm == whose && name == deleted);
+                self.changes += 1;
+            }
+            Some(Ok(Event::Init)) => self.listed.clear(),
+            None => {}
             Some(Err(error)) => {
                 tracing::debug!(%error, "the watch on migrations broke; it goes on by itself");
             }
         }
     }
 
+    /// Deleting a migration that is under way aborts it: for the attempt that is a failure. Were there any?
+    fn delete_migrations(&mut self, gone: impl Fn(&VmKey, &str) -> bool) -> bool {
+        let mut any = false;
+        for (vm, all) in &mut self.seen.migrations {
+            let unfinished = all.iter_mut().filter(|one| one.state == MigrationState::Unfinished);
+            for one in unfinished.filter(|one| gone(vm, &one.name)) {
+                one.state = MigrationState::Failed { reason: "somebody deleted it".to_owned() };
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Is there anything new in it?
     fn put_migration(&mut self, migration: &VirtualMachineInstanceMigration) -> bool {
         let name = migration.name_any();
         let id = vms::attempt_of(migration, &self.upgrade_uid);
-        let vm = VmKey {
-            namespace: migration.namespace().unwrap_or_default(),
-            name: migration.spec.vmi_name.clone(),
-        };
+        let vm = vm_of(migration);
         let status = migration.status.as_ref();
         let failure = || {
             let state = status.and_then(|status| status.migration_state.as_ref());
@@ -153,6 +170,11 @@ impl World {
         all.push(now);
         true
     }
+}
+
+/// The VM that a migration is about.
+fn vm_of(migration: &VirtualMachineInstanceMigration) -> VmKey {
+    VmKey::new(&migration.namespace().unwrap_or_default(), &migration.spec.vmi_name)
 }
 
 #[cfg(test)]
@@ -229,6 +251,35 @@ mod tests {
             world.migration_event(Some(Ok(Event::InitApply(migration("Running")))));
             world.migration_event(Some(Ok(Event::InitDone)));
             assert_eq!(world.changes, expected);
+        }
+    }
+
+    #[test]
+    fn a_migration_that_is_gone_has_failed_whoever_noticed_late() {
+        let other = || {
+            let mut other = migration("Running");
+            other.metadata.namespace = Some("other".to_owned());
+            other
+        };
+        let is_failed = |world: &World, namespace: &str| {
+            let all = &world.seen.migrations[&VmKey::new(namespace, "db")];
+            matches!(all[0].state, MigrationState::Failed { .. })
+        };
+        for by_list in [false, true] {
+            let mut world = World::new("uid".to_owned());
+            world.migration_event(Some(Ok(Event::Apply(migration("Running")))));
+            world.migration_event(Some(Ok(Event::Apply(other()))));
+            let before = world.changes;
+            let events = if by_list {
+                vec![Event::Init, Event::InitApply(other()), Event::InitDone]
+            } else {
+                vec![Event::Delete(migration("Running"))]
+            };
+            for event in events {
+                world.migration_event(Some(Ok(event)));
+            }
+            assert!(is_failed(&world, "default") && world.changes > before, "by list: {by_list}");
+            assert!(!is_failed(&world, "other"), "the same name elsewhere is another migration");
         }
     }
 }
