@@ -1,10 +1,11 @@
-//! Where the VMs of a node can go: reads nodes, and the pods of nodes, until the proof holds and no further, so that a node
-//! of a thousand costs no more than one of three. Reads only.
+//! Where the VMs of a node can go: reads nodes, and the pods of nodes, until the proof holds and no further, so that a yes
+//! costs no more among a thousand nodes than among three; a no has looked at all of them. Reads only.
 
 use std::collections::BTreeMap;
 
 use kube::Client;
 
+use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::{ClusterError, places};
 use crate::flow::classify::Elsewhere;
 use crate::flow::placement::{self, Mover, Place, Proof};
@@ -27,12 +28,16 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Reads the VMs of `node`, and the first of the other nodes.
+    /// Reads what these VMs of `node` ask for, and the first of the other nodes.
     ///
     /// # Errors
     /// [`ClusterError`].
-    pub async fn of(client: &Client, node: &str) -> Result<Self, ClusterError> {
-        let movers = places::movers(client, node).await?;
+    pub async fn of(
+        client: &Client,
+        node: &str,
+        vmis: &[&VirtualMachineInstance],
+    ) -> Result<Self, ClusterError> {
+        let movers = places::movers(client, node, vmis).await?;
         let (unread, next) = places::nodes(client, node, None).await?;
         Ok(Self { client: client.clone(), node: node.to_owned(), movers, read: Vec::new(), unread, next })
     }
@@ -61,6 +66,9 @@ impl Surroundings {
     pub async fn prove(&mut self, who: impl Fn(&VmKey) -> bool) -> Result<Proof, ClusterError> {
         let all = self.movers.iter().filter(|(vm, _)| who(vm));
         let movers: Vec<Mover> = all.map(|(_, mover)| mover.clone()).collect();
+        if movers.iter().any(Mover::minds_neighbours) {
+            self.read_everything().await?;
+        }
         let mut round = FIRST_ROUND;
         loop {
             let mut proof = placement::prove(&movers, &self.read);
@@ -99,6 +107,13 @@ impl Surroundings {
             self.read.push(place);
         }
         Ok(())
+    }
+
+    /// All pods of all nodes, the one that is left and the closed ones too.
+    async fn read_everything(&mut self) -> Result<(), ClusterError> {
+        while self.more_nodes().await? {}
+        let all = std::mem::take(&mut self.unread);
+        self.read_pods(all, usize::MAX).await
     }
 
     /// False when there are no more.

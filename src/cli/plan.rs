@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, ClusterError, nodes, vm_facts, vms};
 use crate::config::Config;
 use crate::flow::classify;
 use crate::flow::placement::Proof;
-use crate::flow::plan::NodePlan;
+use crate::flow::plan::{MigrationFailure, NodePlan};
 use crate::flow::step::Step;
 use crate::flow::vms::{Verdict, VmEntry, VmKey};
 
@@ -38,7 +38,8 @@ pub async fn print(
     let (mut entries, proof) = read_entries(&cluster, &plan).await.map_err(Failure::refused)?;
     entries.sort_by(|one, other| one.vm.cmp(&other.vm));
     let holds = entries.iter().filter(|entry| matches!(entry.verdict, Verdict::Hold { .. })).count();
-    let holds = holds + proof.unplaced.len();
+    let tries = plan.evacuation.on_migration_failure;
+    let holds = holds + if tries == MigrationFailure::Hold { proof.unplaced.len() } else { 0 };
     match output {
         Output::Json => {
             let steps = Step::WALK.map(|step| {
@@ -62,7 +63,7 @@ pub async fn print(
                     format!("{count:>2}. {step}")
                 });
             }
-            terminal.line(&format!("\n{}", table(&rows(&entries, &proof)).trim_end()));
+            terminal.line(&format!("\n{}", table(&rows(&entries, &proof, tries)).trim_end()));
         }
     }
     Ok(if holds == 0 { Exit::Done } else { Exit::Operator })
@@ -78,10 +79,12 @@ fn placement_json(proof: &Proof) -> serde_json::Value {
 }
 
 async fn read_entries(cluster: &Cluster, plan: &NodePlan) -> Result<(Vec<VmEntry>, Proof), ClusterError> {
-    let mut surroundings = Surroundings::of(&cluster.client, &plan.node_name).await?;
+    let instances = vms::instances_on(&cluster.client, &plan.node_name).await?;
+    let all: Vec<_> = instances.iter().collect();
+    let mut surroundings = Surroundings::of(&cluster.client, &plan.node_name, &all).await?;
     let mut entries = Vec::new();
-    for vmi in vms::instances_on(&cluster.client, &plan.node_name).await? {
-        let facts = vm_facts::facts(&cluster.client, &vmi).await?;
+    for vmi in &instances {
+        let facts = vm_facts::facts(&cluster.client, vmi).await?;
         let elsewhere = surroundings.elsewhere(&facts.vm).await?;
         entries.push(classify::enter(&facts, &plan.evacuation, &elsewhere));
     }
@@ -90,7 +93,7 @@ async fn read_entries(cluster: &Cluster, plan: &NodePlan) -> Result<(Vec<VmEntry
     Ok((entries, proof))
 }
 
-fn rows(entries: &[VmEntry], proof: &Proof) -> Vec<[String; 3]> {
+fn rows(entries: &[VmEntry], proof: &Proof, tries: MigrationFailure) -> Vec<[String; 3]> {
     let header = ["VM", "WOULD BE", "WHY"].map(str::to_owned);
     let unplaced = |entry: &VmEntry| proof.unplaced.iter().find(|one| one.vm == entry.vm);
     let row = |entry: &VmEntry| {
@@ -101,7 +104,11 @@ fn rows(entries: &[VmEntry], proof: &Proof) -> Vec<[String; 3]> {
                 }
                 (None, Some(unplaced)) => {
                     let change = unplaced.smallest_change().map(|change| format!("; {change}"));
-                    ("WITHOUT A PLACE", format!("{}{}", unplaced.reasons(), change.unwrap_or_default()))
+                    let then = match tries {
+                        MigrationFailure::Hold => "TRIED, then the node holds",
+                        MigrationFailure::ShutdownAndRestore => "TRIED, then shut down and started again",
+                    };
+                    (then, format!("{}{}", unplaced.reasons(), change.unwrap_or_default()))
                 }
                 (None, None) => ("live-migrated", "KubeVirt says that it can move".to_owned()),
             },

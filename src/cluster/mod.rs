@@ -140,7 +140,8 @@ impl ClusterError {
         match code {
             Some(401 | 403) => Self::Denied { what, source },
             Some(404) => Self::Gone { what },
-            Some(409) => Self::Conflict { what, source },
+            // Also a list that was too old to go on with (410): it is read again.
+            Some(409 | 410) => Self::Conflict { what, source },
             // Nothing came back, or the server is overloaded, restarting, or its webhook is away (500).
             None | Some(429 | 500..=599) => Self::Unavailable { what, source },
             Some(_) => Self::Rejected { what, source },

@@ -68,12 +68,6 @@ pub fn heartbeat(node: &BriefNode) -> Option<jiff::Timestamp> {
     conditions.find(|one| one.type_ == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
-/// Is anything of this resource allocatable?
-#[must_use]
-pub fn allocatable(node: &BriefNode, resource: &str) -> u64 {
-    node.status.allocatable.get(resource).and_then(|amount| amount.0.parse().ok()).unwrap_or(0)
-}
-
 /// Cordons, taints, and signs it. Harmless when done already.
 ///
 /// # Errors

@@ -11,15 +11,19 @@ use kube::{Client, ResourceExt};
 
 use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::kubevirt::{LAUNCHER_SELECTOR, VirtualMachineInstance};
-use crate::cluster::nodes::{is_cordoned, is_ready, is_witness};
+use crate::cluster::nodes::{drain_taint, is_cordoned, is_ready, is_witness};
+use crate::cluster::vms::key_of;
 use crate::cluster::{ClusterError, ask};
 use crate::flow::placement::{
     Closed, Expression, Mover, Operator, Place, PodTerm, Resident, Resources, Selector, Taint, Term,
     Toleration,
 };
 use crate::flow::quantity::thousandths;
+use crate::flow::restore::Ground;
 use crate::flow::vms::VmKey;
 
+/// virt-handler sets it to true when it serves its node, and to false when it goes.
+const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
 /// Keeps the peak small on clusters of a thousand nodes.
 const PAGE: u32 = 50;
 
@@ -60,16 +64,27 @@ pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Resident>, Clust
     }
 }
 
-/// The VMs of a node by their running launcher pods, as movers.
+/// These VMs of a node by their running launcher pods, as movers.
 ///
 /// # Errors
 /// [`ClusterError`].
-pub async fn movers(client: &Client, node: &str) -> Result<BTreeMap<VmKey, Mover>, ClusterError> {
+pub async fn movers(
+    client: &Client,
+    node: &str,
+    vmis: &[&VirtualMachineInstance],
+) -> Result<BTreeMap<VmKey, Mover>, ClusterError> {
     let api: Api<Pod> = Api::all(client.clone());
     let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
     let params = ListParams::default().labels(LAUNCHER_SELECTOR).fields(&fields);
     let pods = ask(format!("list the launcher pods of node {node}"), api.list(&params)).await?;
-    Ok(pods.items.iter().filter_map(|pod| Some((owner(pod)?, mover(owner(pod)?, pod)))).collect())
+    let vmis: BTreeMap<VmKey, &VirtualMachineInstance> =
+        vmis.iter().map(|vmi| (key_of(*vmi), *vmi)).collect();
+    let movers = pods.items.iter().filter_map(|pod| {
+        let vm = owner(pod)?;
+        let mover = mover(vm.clone(), pod, vmis.get(&vm)?);
+        Some((vm, mover))
+    });
+    Ok(movers.collect())
 }
 
 /// The instance that a launcher pod belongs to.
@@ -83,10 +98,14 @@ fn place(node: &BriefNode, leaving: &str) -> Place {
     let name = node.name_any();
     let closed = if name == leaving {
         Some(Closed::Leaving)
+    } else if drain_taint(node).is_some() {
+        Some(Closed::Draining)
     } else if !is_ready(node) {
         Some(Closed::NotReady)
+    } else if is_cordoned(node) {
+        Some(Closed::Cordoned)
     } else {
-        is_cordoned(node).then_some(Closed::Cordoned)
+        (!has_virt_handler(node)).then_some(Closed::NoVirtHandler)
     };
     let taints = node.spec.taints.iter();
     let kept_out = taints.filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
@@ -104,6 +123,23 @@ fn place(node: &BriefNode, leaving: &str) -> Place {
         allocatable: resources(Some(&node.status.allocatable)),
         pods: Vec::new(),
         name,
+    }
+}
+
+fn has_virt_handler(node: &BriefNode) -> bool {
+    node.labels().get(SCHEDULABLE_LABEL).is_some_and(|value| value == "true")
+}
+
+/// A node as somewhere to start VMs; what its pods hold is not in it.
+#[must_use]
+pub fn ground(node: &BriefNode) -> Ground {
+    Ground {
+        ready: is_ready(node),
+        cordoned: is_cordoned(node),
+        taints: node.spec.taints.iter().map(|taint| taint.key.clone()).collect(),
+        virt_handler: has_virt_handler(node),
+        allocatable: resources(Some(&node.status.allocatable)),
+        taken: Resources::new(),
     }
 }
 
@@ -166,8 +202,16 @@ fn asks(pod: &Pod) -> Resources {
     sum
 }
 
-fn mover(vm: VmKey, pod: &Pod) -> Mover {
+/// `KubeVirt` makes the copy from the instance: labels that the present pod had to find because somebody chose its node
+/// (`addedNodeSelector` of the migration that brought it) do not bind the next one.
+fn mover(vm: VmKey, pod: &Pod, vmi: &VirtualMachineInstance) -> Mover {
     let spec = pod.spec.clone().unwrap_or_default();
+    let of_kubevirt = |key: &str| {
+        let domain = key.split('/').next().unwrap_or_default();
+        key == "kubernetes.io/arch" || domain == "kubevirt.io" || domain.ends_with(".kubevirt.io")
+    };
+    let mut node_selector = spec.node_selector.unwrap_or_default();
+    node_selector.retain(|key, _| of_kubevirt(key) || vmi.spec.node_selector.contains_key(key));
     let affinity = spec.affinity.unwrap_or_default();
     let nodes =
         affinity.node_affinity.and_then(|all| all.required_during_scheduling_ignored_during_execution);
@@ -176,7 +220,7 @@ fn mover(vm: VmKey, pod: &Pod) -> Mover {
     Mover {
         vm,
         pod: resident(pod),
-        node_selector: spec.node_selector.unwrap_or_default(),
+        node_selector,
         node_terms: nodes
             .map(|nodes| nodes.node_selector_terms.iter().map(term).collect())
             .unwrap_or_default(),

@@ -181,7 +181,8 @@ pub fn enter(facts: &VmFacts, policy: &Evacuation, elsewhere: &Elsewhere) -> VmE
         run_strategy: facts.run_strategy.clone(),
         devices: facts.devices.clone(),
         grace_seconds: facts.grace_seconds,
-        shutdown_order: facts.shutdown_order,
+        // What serves an upgrade goes last.
+        shutdown_order: if facts.serves_upgrade { i32::MAX } else { facts.shutdown_order },
         left_off: facts.serves_upgrade,
         verdict: classify(facts, policy, elsewhere),
     }

@@ -157,6 +157,10 @@ pub fn decide(
         };
         look.one(&mut decision, ledger, line, of_vm, &mut in_flight);
     }
+    // Where nothing moves but by an operator, nobody waits for a turn that does not come.
+    if !decision.actions.is_empty() || !decision.blockers.is_empty() || decision.look_again.is_some() {
+        decision.blockers.extend(order::waiting(ledger, begun));
+    }
     decision
 }
 
@@ -197,11 +201,7 @@ impl Look<'_> {
                 decision.holds.push(format!("VM {vm} holds the node: {why}"));
             }
             (Fate::Here, Verdict::ShutDown { .. }) => match order::first(ledger, line) {
-                Some(first) => {
-                    let what = format!("VM {vm} is shut down after VM {first}, as their shutdown-order says");
-                    let deadline = self.begun + shutdown;
-                    decision.wait(what, self.begun, deadline, "wait on; the other one has its own end");
-                }
+                Some(_) => {}
                 None => decision.actions.push(VmAction::Stop { vm: vm.clone() }),
             },
             (Fate::Here, Verdict::Migrate) => {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::flow::progress::tests::{entries, replay, vm_entry, whole_run};
 use crate::flow::record::Record;
+use crate::flow::vms::VmEntry;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
@@ -279,4 +280,23 @@ fn only_a_few_migrations_are_asked_for_at_once() {
     let seen = Seen { vmis: names.iter().map(here).collect(), migrations: BTreeMap::new() };
     let decision = decide(&ledger, &seen, &Evacuation::default(), at(8), at(9));
     assert_eq!(decision.actions.len(), 4);
+}
+
+#[test]
+fn a_turn_is_waited_for_only_as_long_as_something_moves() {
+    let off = || Verdict::ShutDown { why: "it holds a device".into() };
+    let mut ledger = ledger(off(), vec![Record::StopIntent { vm: vm() }]);
+    ledger.enter(VmEntry { shutdown_order: 10, ..vm_entry("later", off()) });
+    let mut seen = going(None);
+    let later = VmKey::new("default", "later");
+    seen.vmis.insert(later, SeenVmi { uid: "vmi-later".into(), deleting: false, ended: None });
+    let policy = Evacuation::default();
+    let early = decide(&ledger, &seen, &policy, at(0), at(20));
+    assert!(early.actions.is_empty() && early.holds.is_empty());
+    let waits = early.blockers.iter().find(|blocker| blocker.what.contains("VM default/later")).unwrap();
+    assert!(waits.what.contains("after VM default/db"), "{}", waits.what);
+    // The first one does not go off: an operator is asked, and nobody waits in silence beside that.
+    let late = decide(&ledger, &seen, &policy, at(0), at(10_000));
+    assert_eq!((late.holds.len(), late.blockers.len(), late.look_again), (1, 0, None), "{late:?}");
+    assert!(late.actions.is_empty());
 }

@@ -20,6 +20,7 @@ pub mod progress;
 pub mod quantity;
 pub mod record;
 pub mod report;
+pub mod restore;
 pub mod step;
 pub mod version;
 pub mod vm_key;

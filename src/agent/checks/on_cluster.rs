@@ -212,9 +212,11 @@ async fn verdicts(
     cluster: &Cluster,
     plan: &NodePlan,
 ) -> Result<(Surroundings, BTreeMap<VmKey, Verdict>), ClusterError> {
-    let mut surroundings = Surroundings::of(&cluster.client, &plan.node_name).await?;
+    let instances = vms::instances_on(&cluster.client, &plan.node_name).await?;
+    let all: Vec<_> = instances.iter().collect();
+    let mut surroundings = Surroundings::of(&cluster.client, &plan.node_name, &all).await?;
     let mut verdicts = BTreeMap::new();
-    for vmi in &vms::instances_on(&cluster.client, &plan.node_name).await? {
+    for vmi in &instances {
         let facts = vm_facts::facts(&cluster.client, vmi).await?;
         let elsewhere = surroundings.elsewhere(&facts.vm).await?;
         let verdict = classify(&facts, &plan.evacuation, &elsewhere);

@@ -55,7 +55,7 @@ pub async fn enter(
     if newcomers.is_empty() && !even_if_empty {
         return Ok(());
     }
-    let mut surroundings = Surroundings::of(&run.cluster.client, &run.plan.node_name).await?;
+    let mut surroundings = Surroundings::of(&run.cluster.client, &run.plan.node_name, &newcomers).await?;
     let mut entries: Vec<VmEntry> = Vec::new();
     for vmi in newcomers {
         let facts = vm_facts::facts(&run.cluster.client, vmi).await?;

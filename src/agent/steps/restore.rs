@@ -12,9 +12,10 @@ use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError, chain};
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vms::{self, Answer};
-use crate::cluster::{ClusterError, nodes};
+use crate::cluster::{ClusterError, nodes, places};
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
+use crate::flow::restore;
 use crate::flow::vms::{Fate, LedgerLine, VmKey};
 
 /// VMs being started at the same time.
@@ -42,14 +43,13 @@ enum Fared {
 /// # Errors
 /// Needs an operator for VMs that do not come up, each named with its reason; interrupted when told to stop.
 pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
-    let mut waiting: Vec<LedgerLine> = run.journal.progress().ledger().owed().cloned().collect();
-    waiting.reverse();
+    let mut waiting = restore::start_order(run.journal.progress().ledger().owed()).into_iter();
     let mut starting = FuturesUnordered::new();
     let mut failed = Vec::new();
     let begun = run.now();
     loop {
         while starting.len() < AT_ONCE {
-            let Some(line) = waiting.pop() else { break };
+            let Some(line) = waiting.next() else { break };
             // Cancelled while its guest was still going down: first it has to be off.
             if matches!(line.fate, Fate::Stopping { .. }) {
                 match settle_stop(run, &line).await {
@@ -176,7 +176,7 @@ async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Resul
     if present == Some("Halted") && !matches!(recorded, Some("Always" | "Once")) {
         return Ok(Tried::Fared(Fared::Struck("its user halted it meanwhile".to_owned())));
     }
-    if let Some(why) = device_missing(client, node, line).await? {
+    if let Some(why) = not_ready(client, node, line).await? {
         return Ok(Tried::NotYet(why));
     }
     match (recorded, present, vm.spec.run_strategy.is_some()) {
@@ -194,24 +194,15 @@ async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Resul
     wait_running(client, key).await
 }
 
-/// Which precondition is missing. The devices' plugins have to offer them again, else the launcher dies at admission
-/// (reference `kubevirt.md` §6.3).
-async fn device_missing(
-    client: &Client,
-    name: &str,
-    line: &LedgerLine,
-) -> Result<Option<String>, ClusterError> {
-    if line.entry.devices.is_empty() {
-        return Ok(None);
+/// What is missing for a start; pods are read only for a VM with devices, which others may hold.
+async fn not_ready(client: &Client, name: &str, line: &LedgerLine) -> Result<Option<String>, ClusterError> {
+    let mut ground = nodes::get(client, name).await?.as_ref().map(places::ground);
+    if let (Some(ground), false) = (&mut ground, line.entry.devices.is_empty()) {
+        for (resource, amount) in places::pods_on(client, name).await?.into_iter().flat_map(|pod| pod.asks) {
+            *ground.taken.entry(resource).or_insert(0) += amount;
+        }
     }
-    let Some(node) = nodes::get(client, name).await? else {
-        return Ok(Some(format!("node {name} is not in the cluster")));
-    };
-    if !nodes::is_ready(&node) || nodes::is_cordoned(&node) {
-        return Ok(Some(format!("node {name}, which has its device, is not ready or is cordoned")));
-    }
-    let missing = line.entry.devices.iter().find(|device| nodes::allocatable(&node, device) == 0);
-    Ok(missing.map(|device| format!("node {name} does not offer {device} (yet)")))
+    Ok(restore::missing(&line.entry, name, ground.as_ref()))
 }
 
 async fn wait_running(client: &Client, key: &VmKey) -> Result<Tried, ClusterError> {

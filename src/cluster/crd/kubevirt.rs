@@ -1,5 +1,7 @@
 //! `KubeVirt`'s objects (`kubevirt.io/v1`), the fields that an evacuation looks at (reference `kubevirt.md` §1).
 
+use std::collections::BTreeMap;
+
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +86,9 @@ pub struct VirtualMachineInstanceSpec {
     /// Hardware.
     #[serde(default)]
     pub domain: Domain,
+    /// Labels that its nodes must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
     /// None, `LiveMigrate`, `LiveMigrateIfPossible`, `External`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eviction_strategy: Option<String>,

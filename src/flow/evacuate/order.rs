@@ -1,11 +1,29 @@
 //! Who is shut down before whom: by the annotation `shutdown-order`, lower ones first; those that others depend on go last.
 
+use jiff::Timestamp;
+
+use crate::flow::report::Blocker;
 use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey, VmLedger};
 
 /// A VM that has to be off before this one is told to shut down, and is not yet.
 pub(super) fn first<'a>(ledger: &'a VmLedger, line: &LedgerLine) -> Option<&'a VmKey> {
     let mut before = ledger.on_node().filter(|one| one.entry.shutdown_order < line.entry.shutdown_order);
     before.find(|one| goes_off(one)).map(|one| &one.entry.vm)
+}
+
+/// Those that wait for their turn.
+pub(super) fn waiting(ledger: &VmLedger, since: Timestamp) -> impl Iterator<Item = Blocker> {
+    let ours = ledger.on_node().filter(|line| line.fate == Fate::Here && goes_off(line));
+    ours.filter_map(move |line| {
+        let first = first(ledger, line)?;
+        Some(Blocker {
+            what: format!("VM {} is shut down after VM {first}, as their shutdown-order says", line.entry.vm),
+            since,
+            owner: "nobody has to act yet".to_owned(),
+            deadline: None,
+            then: format!("shut down as soon as {first} is off"),
+        })
+    })
 }
 
 fn goes_off(line: &LedgerLine) -> bool {
@@ -17,8 +35,6 @@ fn goes_off(line: &LedgerLine) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::flow::vms::VmEntry;
 

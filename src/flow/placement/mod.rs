@@ -70,8 +70,12 @@ pub struct Mover {
 pub enum Closed {
     /// It is the one that is to be emptied.
     Leaving,
+    /// It carries the drain taint: somebody is at work on it.
+    Draining,
     /// It is cordoned.
     Cordoned,
+    /// Its label `kubevirt.io/schedulable` is not true: virt-handler is away, or only just starting.
+    NoVirtHandler,
     /// Its condition Ready is not True.
     NotReady,
 }
@@ -83,7 +87,7 @@ pub enum Misfit {
     Closed(Closed),
     /// A taint that the VM does not tolerate.
     Tainted(String),
-    /// A label, an affinity or a selector that the node does not meet. Waiting changes nothing about it.
+    /// A label, an affinity or a selector that an open node does not meet. Waiting changes nothing about it.
     Unlike(String),
     /// A pod there that it must be apart from, or none there that it must be with.
     Company(String),

@@ -130,6 +130,14 @@ impl PodTerm {
     }
 }
 
+impl Mover {
+    /// Whether it minds who is on other nodes than the one that it goes to: then the pods of all nodes matter.
+    #[must_use]
+    pub fn minds_neighbours(&self) -> bool {
+        !self.together.is_empty() || self.pod.apart.iter().any(|term| term.topology != HOSTNAME)
+    }
+}
+
 /// A place in some topology: the label and its value.
 pub(super) type Domain = (String, String);
 
@@ -147,12 +155,13 @@ impl Company {
         let mut company =
             Self { barred: BTreeSet::new(), meets: vec![BTreeSet::new(); mover.together.len()] };
         for place in places {
-            for pod in place
-                .pods
-                .iter()
-                .filter(|pod| pod.name != mover.pod.name || pod.namespace != mover.pod.namespace)
-            {
-                company.barred.extend(foes(&mover.pod, pod).filter_map(|topology| domain(topology, place)));
+            for pod in &place.pods {
+                // Its own pod leaves with it, and yet the scheduler does not take it for the first of its group.
+                if pod.name != mover.pod.name || pod.namespace != mover.pod.namespace {
+                    company
+                        .barred
+                        .extend(foes(&mover.pod, pod).filter_map(|topology| domain(topology, place)));
+                }
                 for (term, met) in mover.together.iter().zip(&mut company.meets) {
                     met.extend(term.matches(pod).then(|| domain(&term.topology, place)).flatten());
                 }
@@ -206,7 +215,15 @@ fn domain(topology: &str, place: &Place) -> Option<Domain> {
 
 /// What keeps a mover from a place whoever else is there.
 pub(super) fn misfit(mover: &Mover, place: &Place) -> Option<Misfit> {
-    // Labels come first: what they say does not change by waiting.
+    // A host name never changes; every other label may be back when the node is.
+    let elsewhere =
+        mover.node_selector.get(HOSTNAME).filter(|wanted| place.labels.get(HOSTNAME) != Some(*wanted));
+    if let Some(wanted) = elsewhere {
+        return Some(Misfit::Unlike(format!("has no label {}", label(HOSTNAME, wanted))));
+    }
+    if let Some(why) = place.closed {
+        return Some(Misfit::Closed(why));
+    }
     if let Some((key, value)) =
         mover.node_selector.iter().find(|(key, value)| place.labels.get(*key) != Some(*value))
     {
@@ -214,9 +231,6 @@ pub(super) fn misfit(mover: &Mover, place: &Place) -> Option<Misfit> {
     }
     if !mover.node_terms.is_empty() && !mover.node_terms.iter().any(|term| term.holds(place)) {
         return Some(Misfit::Unlike(format!("does not meet its node affinity ({})", wanted(mover))));
-    }
-    if let Some(why) = place.closed {
-        return Some(Misfit::Closed(why));
     }
     let minded = |taint: &&Taint| !mover.tolerations.iter().any(|one| one.covers(taint));
     place.taints.iter().find(minded).map(|taint| Misfit::Tainted(label(&taint.key, &taint.value)))

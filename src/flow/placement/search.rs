@@ -37,9 +37,8 @@ pub(super) fn search(movers: &[Mover], places: &[Place]) -> Proof {
     let company = movers.iter().map(|mover| Company::of(mover, places)).collect();
     let chosen = vec![None; movers.len()];
     let mut search = Search { movers, places, company, candidates, free, chosen, budget: BUDGET };
-    for mover in 0..search.movers.len() {
-        search.place(mover, 0);
-    }
+    // Whoever has to be with another one finds a place once that one has.
+    while (0..search.movers.len()).any(|mover| search.chosen_of(mover).is_none() && search.place(mover, 0)) {}
     // Togetherness cannot be kept while its partners are sent about.
     if search.movers.iter().all(|mover| mover.together.is_empty()) {
         for mover in 0..search.movers.len() {
@@ -108,9 +107,17 @@ impl Search<'_> {
             return Some(Misfit::Closed(Closed::Leaving));
         };
         let lacks = lacking(&who.pod.asks, self.free.get(at));
-        rules::misfit(who, place)
-            .or_else(|| (!lacks.is_empty()).then_some(Misfit::Lacks(lacks)))
-            .or_else(|| self.company.get(mover)?.misfit(who, place, &self.arrived(mover)))
+        let lacks = (!lacks.is_empty()).then_some(Misfit::Lacks(lacks));
+        let other = match rules::misfit(who, place) {
+            // Opening a node that is too small would help nobody.
+            Some(Misfit::Closed(Closed::Cordoned | Closed::NoVirtHandler | Closed::NotReady))
+                if lacks.is_some() =>
+            {
+                None
+            }
+            other => other,
+        };
+        other.or(lacks).or_else(|| self.company.get(mover)?.misfit(who, place, &self.arrived(mover)))
     }
 
     /// The other movers that have a place, with it.

@@ -133,7 +133,7 @@ fn one_vm_and_what_keeps_it_away() {
             place("node2", 8),
             "has no label cpu-feature=avx; nothing",
         ),
-        ("no label, cordoned", selects("x", "y"), closed(Closed::Cordoned), "has no label x=y; nothing"),
+        ("no label, cordoned", selects("x", "y"), closed(Closed::Cordoned), "is cordoned"),
         ("In", wants(vec![term(expression("zone", Operator::In, &["a", "b"]))]), place("node2", 8), "db on"),
         (
             "NotIn",

@@ -11,7 +11,9 @@ impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Leaving => "is to be emptied",
+            Self::Draining => "is being drained",
             Self::Cordoned => "is cordoned",
+            Self::NoVirtHandler => "has no virt-handler ready",
             Self::NotReady => "is not Ready",
         })
     }
@@ -54,7 +56,9 @@ impl Unplaced {
     pub fn smallest_change(&self) -> Option<String> {
         let (node, misfit) = self.why.iter().min_by_key(|(node, misfit)| (effort(misfit), *node))?;
         match misfit {
+            Misfit::Closed(Closed::Draining) => Some(format!("wait until the work on {node} has ended")),
             Misfit::Closed(Closed::Cordoned) => Some(format!("uncordon {node}")),
+            Misfit::Closed(Closed::NoVirtHandler) => Some(format!("bring virt-handler back on {node}")),
             Misfit::Closed(Closed::NotReady) => Some(format!("make {node} Ready")),
             Misfit::Tainted(taint) => Some(format!("take the taint {taint} off {node}")),
             Misfit::Company(_) => Some(format!("move what keeps it away off {node}, or change its affinity")),
@@ -73,10 +77,11 @@ fn effort(misfit: &Misfit) -> (u8, u128) {
         Misfit::Closed(Closed::Cordoned) => (0, 0),
         Misfit::Lacks(lacks) => (1, lacks.get("memory").copied().unwrap_or(0)),
         Misfit::Tainted(_) => (2, 0),
-        Misfit::Closed(Closed::NotReady) => (3, 0),
-        Misfit::Company(_) => (4, 0),
-        Misfit::Unlike(_) => (5, 0),
-        Misfit::Closed(Closed::Leaving) => (6, 0),
+        Misfit::Closed(Closed::NotReady | Closed::NoVirtHandler) => (3, 0),
+        Misfit::Closed(Closed::Draining) => (4, 0),
+        Misfit::Company(_) => (5, 0),
+        Misfit::Unlike(_) => (6, 0),
+        Misfit::Closed(Closed::Leaving) => (7, 0),
     }
 }
 
