@@ -25,10 +25,15 @@ const VM_DEADLINE: Duration = Duration::from_mins(15);
 /// Device plugins and the queue of `KubeVirt` have no watch that says "ready": asked again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
+/// The longest pause between two looks at a node that is not ready.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// One try.
 enum Tried {
     Fared(Fared),
     NotYet(String),
+    /// Its node is not ready for it; the VM itself need not be looked at before it is.
+    NoGround(String),
 }
 
 /// What became of one VM.
@@ -143,9 +148,14 @@ async fn bring_back(client: &Client, node: &str, line: &LedgerLine) -> Fared {
         match timeout_at(deadline, try_bring_back(client, node, line)).await {
             Ok(Ok(Tried::Fared(fared))) => return fared,
             Ok(Ok(Tried::NotYet(why))) => waits_for = why,
+            Ok(Ok(Tried::NoGround(why))) if Instant::now() < deadline => {
+                waits_for = why;
+                wait_for_ground(client, node, line, deadline, &mut waits_for).await;
+                continue;
+            }
             Ok(Err(error)) if error.is_passing() => waits_for = chain(&error),
             Ok(Err(error)) => return Fared::Failed(chain(&error)),
-            Err(_) => {
+            Ok(Ok(Tried::NoGround(_))) | Err(_) => {
                 let minutes = VM_DEADLINE.as_secs() / 60;
                 return Fared::Failed(format!("it did not run within {minutes} min; last seen: {waits_for}"));
             }
@@ -177,7 +187,7 @@ async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Resul
         return Ok(Tried::Fared(Fared::Struck("its user halted it meanwhile".to_owned())));
     }
     if let Some(why) = not_ready(client, node, line).await? {
-        return Ok(Tried::NotYet(why));
+        return Ok(Tried::NoGround(why));
     }
     match (recorded, present, vm.spec.run_strategy.is_some()) {
         // A stop turns Always and Once into Halted, and a start would make Always of both: write back what was there.
@@ -192,6 +202,25 @@ async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Resul
         },
     }
     wait_running(client, key).await
+}
+
+/// Looks at the node alone until it is ready, cannot be read, or time is up. What is asked then tells more.
+async fn wait_for_ground(
+    client: &Client,
+    node: &str,
+    line: &LedgerLine,
+    deadline: Instant,
+    waits_for: &mut String,
+) {
+    let mut pause = ASK_AGAIN;
+    while Instant::now() < deadline {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match timeout_at(deadline, not_ready(client, node, line)).await {
+            Ok(Ok(Some(why))) => *waits_for = why,
+            Ok(Ok(None) | Err(_)) | Err(_) => return,
+        }
+    }
 }
 
 /// What is missing for a start; pods are read only for a VM with devices, which others may hold.
