@@ -37,20 +37,29 @@ pub(super) fn search(movers: &[Mover], places: &[Place]) -> Proof {
     let company = movers.iter().map(|mover| Company::of(mover, places)).collect();
     let chosen = vec![None; movers.len()];
     let mut search = Search { movers, places, company, candidates, free, chosen, budget: BUDGET };
-    // Whoever has to be with another one finds a place once that one has.
-    while (0..search.movers.len()).any(|mover| search.chosen_of(mover).is_none() && search.place(mover, 0)) {}
+    // Whoever has to be with another one finds a place once that one has; nobody else is helped by another round.
+    while search.place_all(0) && search.minds_company() {}
     // Togetherness cannot be kept while its partners are sent about.
-    if search.movers.iter().all(|mover| mover.together.is_empty()) {
-        for mover in 0..search.movers.len() {
-            if search.chosen_of(mover).is_none() {
-                search.place(mover, DEPTH);
-            }
-        }
+    if !search.minds_company() {
+        search.place_all(DEPTH);
     }
     search.proof()
 }
 
 impl Search<'_> {
+    /// Tries everybody who has no place once; whether anybody got one.
+    fn place_all(&mut self, depth: u32) -> bool {
+        let mut any = false;
+        for mover in 0..self.movers.len() {
+            any |= self.chosen_of(mover).is_none() && self.place(mover, depth);
+        }
+        any
+    }
+
+    fn minds_company(&self) -> bool {
+        self.movers.iter().any(|mover| !mover.together.is_empty())
+    }
+
     /// Finds a place, with at most `depth` others sent elsewhere. False leaves everything as it was.
     fn place(&mut self, mover: usize, depth: u32) -> bool {
         let mut open = self.candidates.get(mover).cloned().unwrap_or_default();
