@@ -22,7 +22,10 @@ pub mod kubelet;
 mod longhorn;
 pub mod machine;
 pub mod object;
+mod script;
 pub mod seed;
+#[cfg(test)]
+mod stage;
 mod turns;
 mod view;
 pub mod virt_api;

@@ -46,7 +46,7 @@ pub(super) struct View {
     objects: ByKind<BTreeMap<Key, Entry>>,
     index: Index,
     gone: BTreeSet<Box<str>>,
-    done: BTreeMap<Box<str>, BTreeMap<&'static str, Instant>>,
+    done: BTreeMap<Box<str>, BTreeMap<&'static str, (Instant, u32)>>,
     moved: BTreeSet<Key>,
 }
 
@@ -135,11 +135,18 @@ impl View {
 
     /// When something was last done about the object with this uid.
     pub(super) fn done(&self, uid: &str, what: &str) -> Option<Instant> {
-        self.done.get(uid)?.get(what).copied()
+        self.done.get(uid)?.get(what).map(|(last, _)| *last)
+    }
+
+    /// How often that was done.
+    pub(super) fn count(&self, uid: &str, what: &str) -> u32 {
+        self.done.get(uid).and_then(|done| done.get(what)).map_or(0, |(_, times)| *times)
     }
 
     pub(super) fn mark_done(&mut self, uid: &str, what: &'static str, now: Instant) {
-        self.done.entry(uid.into()).or_default().insert(what, now);
+        let (last, times) = self.done.entry(uid.into()).or_default().entry(what).or_insert((now, 0));
+        *last = now;
+        *times = times.saturating_add(1);
     }
 
     /// VMIs whose guest may run somewhere else since this was last asked.

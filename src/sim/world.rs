@@ -21,6 +21,12 @@ pub use super::seed::{Preset, Seeded, Storage, adopt, seed};
 pub const SHUTDOWN_ANNOTATION: &str = super::fields::SHUTDOWN;
 /// Annotation of a VMI: MiB that the guest writes to its memory in a second.
 pub const DIRTY_ANNOTATION: &str = super::fields::DIRTY;
+/// Annotation of a VM or a VMI: how many of its next migrations fail, or `always`.
+pub const MIGRATION_FAILURES_ANNOTATION: &str = super::script::MIGRATION_FAILURES;
+/// Annotation of a VM or a VMI: seconds for which it stays Terminating after its guest has ended, or `forever`.
+pub const TERMINATING_ANNOTATION: &str = super::script::TERMINATING;
+/// Annotation of a VM: how often a new VMI of it is refused by a webhook, or `always`.
+pub const START_REFUSALS_ANNOTATION: &str = super::script::START_REFUSALS;
 /// Annotation of a node that has booted: the devices that its plugins will offer again.
 pub const DEVICES_ANNOTATION: &str = super::fields::DEVICES;
 

@@ -10,6 +10,7 @@ use crate::sim::fields::{
     self, DIRTY, LOCAL_DISK, NODE_LABEL, SHUTDOWN, annotation, conditions_with, did_run, grace_seconds,
     memory_mib, text, transitions_with, uid,
 };
+use crate::sim::script;
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Key, Kind, Phase, View};
 use crate::sim::wire::Write;
@@ -17,6 +18,9 @@ use crate::sim::wire::Write;
 const COMPONENT: &str = "virt-handler";
 /// `progressTimeout` and `completionTimeoutPerGiB`, in seconds.
 const PATIENCE_SECONDS: u64 = 150;
+/// What virt-launcher says of a copy that broke off, as `KubeVirt`'s own tests quote it.
+const LOST_ITS_TARGET: &str = "Live migration failed error encountered during MigrateToURI3 libvirt api call: \
+     virError(Code=1, Domain=7, Message='internal error: client socket is closed')";
 
 pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some(entry) = view.entry(Kind::Vmi, key) else {
@@ -165,14 +169,7 @@ fn copy(view: &View, key: &Key, entry: &Entry, now: &Now<'_>) -> Decision {
     let broken = target.is_none_or(|pod| pod.filed.ended || pod.facts.is_deleting());
     if on("abortRequested") || broken {
         let why = if broken { "target pod shutdown during migration" } else { "Live migration aborted" };
-        let mut ended =
-            json!({"completed": true, "failed": true, "failureReason": why, "endTimestamp": now.stamp()});
-        if let Some(fields) = ended.as_object_mut().filter(|_| !broken) {
-            fields.insert("abortStatus".to_owned(), json!("Succeeded"));
-        }
-        let event = now.event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", why));
-        let status = json!({"migrationState": ended});
-        return Decision::write([Write::patch_status(Kind::Vmi, vmi, status), event]);
+        return if broken { fail(vmi, why, now) } else { aborted(vmi, why, now) };
     }
     if !copying.is_prepared {
         let ip = target.map(|pod| text(&pod.object, "/status/podIP")).unwrap_or_default();
@@ -208,14 +205,17 @@ fn copy(view: &View, key: &Key, entry: &Entry, now: &Now<'_>) -> Decision {
         }
     };
     if let Some((patience, why)) = late {
-        return now.once(entry.copying_since + patience, || {
-            let ended = json!({"completed": true, "failed": true, "failureReason": why,
-                "abortStatus": "Succeeded", "endTimestamp": now.stamp()});
-            let event = now.event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", &why));
-            Decision::write([Write::patch_status(Kind::Vmi, vmi, json!({"migrationState": ended})), event])
+        return now.once(entry.copying_since + patience, || aborted(vmi, &why, now));
+    }
+    let whole = now.timing.copying(memory, dirty).unwrap_or_default();
+    if script::migration_fails(view, key, entry) {
+        return now.once(entry.copying_since + whole / 2, || {
+            let Decision { mut writes, again } = fail(vmi, LOST_ITS_TARGET, now);
+            writes.push(Write::Done { uid: script::counted(view, key, entry), what: script::FAILED });
+            Decision { writes, again }
         });
     }
-    let due = entry.copying_since + now.timing.copying(memory, dirty).unwrap_or_default();
+    let due = entry.copying_since + whole;
     now.once(due, || {
         let (node, stamp) = (said("targetNode"), now.stamp());
         let done = json!({"completed": true, "endTimestamp": stamp, "targetNodeDomainDetected": true,
@@ -227,4 +227,24 @@ fn copy(view: &View, key: &Key, entry: &Entry, now: &Now<'_>) -> Decision {
         let event = now.event(Kind::Vmi, vmi, false, COMPONENT, ("Migrated", &message));
         Decision::write([Write::patch(Kind::Vmi, vmi, body), event])
     })
+}
+
+/// A migration that ended without the guest having moved.
+fn fail(vmi: &Value, why: &str, now: &Now<'_>) -> Decision {
+    end_copy(vmi, why, &[], now)
+}
+
+/// The same, as somebody had asked for it.
+fn aborted(vmi: &Value, why: &str, now: &Now<'_>) -> Decision {
+    end_copy(vmi, why, &[("abortStatus", "Succeeded")], now)
+}
+
+fn end_copy(vmi: &Value, why: &str, also: &[(&str, &str)], now: &Now<'_>) -> Decision {
+    let mut ended =
+        json!({"completed": true, "failed": true, "failureReason": why, "endTimestamp": now.stamp()});
+    if let Some(fields) = ended.as_object_mut() {
+        fields.extend(also.iter().map(|(field, value)| ((*field).to_owned(), json!(value))));
+    }
+    let event = now.event(Kind::Vmi, vmi, true, COMPONENT, ("Migrated", why));
+    Decision::write([Write::patch_status(Kind::Vmi, vmi, json!({"migrationState": ended})), event])
 }

@@ -10,66 +10,8 @@ use super::*;
 use crate::host::clock::Clock;
 use crate::sim::fields::uid;
 use crate::sim::kind::Kind;
+use crate::sim::stage::stage;
 use crate::sim::{Guests, run_with_guests};
-
-struct Stage {
-    server: ApiServer,
-    guests: Guests,
-    seeded: Seeded,
-    stop: CancellationToken,
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-fn stage(preset: &Preset) -> Stage {
-    let start: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
-    let server = ApiServer::new(Clock::from(start, Instant::now()), 1);
-    let seeded = seed(&server, preset, start).unwrap();
-    let (guests, stop) = (Guests::default(), CancellationToken::new());
-    let run = run_with_guests(server.clone(), Timing::virtual_time(start), guests.clone(), stop.clone());
-    tokio::spawn(run);
-    Stage { server, guests, seeded, stop }
-}
-
-impl Stage {
-    fn events(&self) -> Vec<crate::sim::wire::Events> {
-        vec![crate::sim::wire::Events::of(&self.server.clone().into(), &Kind::ALL)]
-    }
-
-    async fn settle(&self, minutes: u64) {
-        tokio::time::sleep(Duration::from_mins(minutes)).await;
-    }
-
-    fn get(&self, kind: Kind, namespace: &str, name: &str) -> Object {
-        self.server.call(&Method::GET, &kind.path(namespace, name), &Value::Null).unwrap()
-    }
-
-    fn list(&self, kind: Kind) -> Vec<Value> {
-        let list = self.server.call(&Method::GET, &kind.path("", ""), &Value::Null).unwrap();
-        fields::list(&list, "/items").to_vec()
-    }
-
-    fn patch(&self, kind: Kind, namespace: &str, name: &str, body: &Value) {
-        self.server.call(&Method::PATCH, &kind.path(namespace, name), body).unwrap();
-    }
-
-    fn cordon(&self, node: &str, on: bool) {
-        let taint = json!([{"key": "kubevirt.io/drain", "value": "draining", "effect": "NoSchedule"}]);
-        let body = json!({"spec": {"unschedulable": on, "taints": if on { taint } else { json!([]) }}});
-        self.patch(Kind::Node, "", node, &body);
-    }
-
-    fn on(&self, node: &str) -> usize {
-        self.list(Kind::Vmi)
-            .iter()
-            .filter(|vmi| text(vmi, "/status/nodeName") == node && !fields::is_final(vmi))
-            .count()
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn every_preset_is_at_rest() {

@@ -7,6 +7,7 @@ use super::Kind;
 use super::parts::{Fields, Parts};
 use crate::sim::fields::{AWAY, EVACUATION, MIGRATION_JOB, OFF};
 use crate::sim::longhorn;
+use crate::sim::script::Script;
 
 /// The phase of a VMI, a migration or a pod.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -167,6 +168,8 @@ pub(in crate::sim) struct Facts {
     /// What an engine does with its replicas, by their names in order.
     pub(in crate::sim) modes: Vec<(Box<str>, Mode)>,
     pub(in crate::sim) storage: Option<Box<Storage>>,
+    /// What is to go wrong with a VM.
+    pub(in crate::sim) script: Option<Box<Script>>,
 }
 
 impl Facts {
@@ -188,7 +191,8 @@ impl Facts {
         let deleted = metadata.owned("deletionTimestamp").filter(|stamp| !stamp.is_empty());
         let mut facts = Self { deleted, ..Self::default() };
         match kind {
-            Kind::Vm | Kind::ReplicaSet | Kind::Budget | Kind::InstanceManager => {}
+            Kind::Vm => facts.script = script(metadata),
+            Kind::ReplicaSet | Kind::Budget | Kind::InstanceManager => {}
             Kind::Node => {
                 let annotations = metadata.within("annotations");
                 facts.is_ready = is_true(status, "Ready");
@@ -199,7 +203,10 @@ impl Facts {
                     is_cordoned: spec.on("unschedulable"),
                 };
             }
-            Kind::Vmi => facts.read_vmi(spec, status),
+            Kind::Vmi => {
+                facts.script = script(metadata);
+                facts.read_vmi(spec, status);
+            }
             Kind::Vmim => {
                 facts.phase = Phase::of(status.text("phase"));
                 facts.is_evacuation = metadata.within("annotations").str(EVACUATION).is_some();
@@ -247,6 +254,11 @@ impl Facts {
             })
         });
     }
+}
+
+fn script(metadata: Fields<'_>) -> Option<Box<Script>> {
+    let annotations = metadata.within("annotations");
+    if annotations.is_there() { Script::of(|key| annotations.str(key)).map(Box::new) } else { None }
 }
 
 /// What the ids of containers begin with that a simulated kubelet has started.

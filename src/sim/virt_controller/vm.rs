@@ -12,8 +12,9 @@ use crate::sim::fields::{
     self, VM_FINALIZER, did_run, has_finalizer, is_controlled_by, is_deleting, is_final, list, phase,
     run_strategy, text, uid,
 };
+use crate::sim::script::{self, REFUSED};
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Key, Kind, View};
+use crate::sim::view::{Entry, Key, Kind, View};
 use crate::sim::wire::Write;
 
 const COMPONENT: &str = "virtualmachine-controller";
@@ -32,9 +33,10 @@ enum Wanted {
 }
 
 pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
-    let Some(vm) = view.get(Kind::Vm, key) else {
+    let Some(entry) = view.entry(Kind::Vm, key) else {
         return Decision::nothing();
     };
+    let vm = &*entry.object;
     let vmi = view.get(Kind::Vmi, key).filter(|vmi| is_controlled_by(vmi, vm));
     if is_deleting(vm) && vmi.is_none() {
         return release(vm);
@@ -52,6 +54,9 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         && let Some(wait) = back_off_left(vm, now)
     {
         return status_write(vm, vmi, &choice.requests, now).or(|| Decision::at(now.instant + wait));
+    }
+    if choice.vmi == Wanted::Created && script::start_refused(view, entry) {
+        return refuse(view, entry, &choice.requests, now);
     }
     let mut decision = status_write(vm, vmi, &choice.requests, now);
     match (choice.vmi, vmi) {
@@ -80,6 +85,29 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             Decision::write([Write::patch(Kind::Vmi, vmi, json!({"metadata": {"finalizers": finalizers}}))])
         }
         Some(_) | None => Decision::nothing(),
+    })
+}
+
+/// What becomes of a start whose VMI a webhook does not let in: it is told, stays due, and is tried again after a while.
+fn refuse(view: &View, entry: &Entry, requests: &[Value], now: &Now<'_>) -> Decision {
+    let vm = &*entry.object;
+    let times = view.count(&entry.uid, REFUSED);
+    // client-go's default: 5 ms, twice as long each time.
+    let pause = Duration::from_millis(5 * 2_u64.pow(times.clamp(1, 18) - 1)).div_f64(now.timing.scale);
+    let tried = view.done(&entry.uid, REFUSED).map_or(now.instant, |last| last + pause);
+    now.once(tried, || {
+        let why = format!("Failure while starting VMI: {}", script::refusal(vm));
+        let mut wanted = status_patch(vm, None, requests, now);
+        // What is still due must still be seen to be due.
+        wanted.remove("runStrategy");
+        let mut conditions = conditions(vm, None, &now.stamp());
+        let failure =
+            fields::conditions_with(vm, "Failure", "True", "FailedCreate", &why, &now.stamp()).pop();
+        conditions.extend(failure);
+        wanted.insert("conditions".to_owned(), Value::Array(conditions));
+        let status = Write::patch_status(Kind::Vm, vm, Value::Object(wanted));
+        let event = now.event(Kind::Vm, vm, true, COMPONENT, ("FailedCreate", &why));
+        Decision::write([status, event, Write::Done { uid: entry.uid.to_string(), what: REFUSED }])
     })
 }
 

@@ -8,6 +8,7 @@ use crate::sim::fields::{
     conditions_with, grace_seconds, has_finalizer, is_deleting, list, map, name, namespace, suffix, text,
     transitions_with, uid,
 };
+use crate::sim::script::{self, Held};
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Key, Kind, Phase, View};
 use crate::sim::wire::Write;
@@ -29,12 +30,16 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     }
     if entry.filed.ended {
         if deleting && pods.is_empty() && has_finalizer(vmi, FOREGROUND) {
-            let finalizers = fields::finalizers_without(vmi, FOREGROUND);
-            return Decision::write([Write::patch(
-                Kind::Vmi,
-                vmi,
-                json!({"metadata": {"finalizers": finalizers}}),
-            )]);
+            let freed = || {
+                let finalizers = fields::finalizers_without(vmi, FOREGROUND);
+                let body = json!({"metadata": {"finalizers": finalizers}});
+                Decision::write([Write::patch(Kind::Vmi, vmi, body)])
+            };
+            return match script::terminating(view, key, entry, now) {
+                Held::No => freed(),
+                Held::For(held) => now.once(entry.phase_since + held, freed),
+                Held::ForEver => Decision::nothing(),
+            };
         }
         return Decision::nothing();
     }
