@@ -23,11 +23,19 @@ const GENERATED: &str = "crd.yaml";
 /// Every right, `group/resource` and its verbs, in the whole cluster.
 const CLUSTER_RIGHTS: &[(&str, &str)] = &[
     ("/nodes", "get list patch watch"),
+    ("/persistentvolumeclaims", "get"),
+    ("/persistentvolumes", "get"),
     ("/pods", "get list watch"),
     ("/pods/eviction", "create"),
+    ("devices.harvesterhci.io/pcideviceclaims", "get"),
+    ("devices.harvesterhci.io/pcidevices", "list"),
+    ("devices.harvesterhci.io/usbdeviceclaims", "get"),
+    ("devices.harvesterhci.io/usbdevices", "get"),
+    ("devices.harvesterhci.io/vgpudevices", "list"),
     ("kubevirt.io/virtualmachineinstancemigrations", "create get list watch"),
     ("kubevirt.io/virtualmachineinstances", "get list watch"),
     ("kubevirt.io/virtualmachines", "get list patch watch"),
+    ("longhorn.io/volumes", "get"),
     ("subresources.kubevirt.io/healthz", "get list"),
     ("subresources.kubevirt.io/virtualmachines/start", "update"),
     ("subresources.kubevirt.io/virtualmachines/stop", "update"),
@@ -38,6 +46,7 @@ const NAMESPACE_RIGHTS: &[(&str, &str)] = &[
     ("agent.harvesterhci.io/nodeupgrades", "get list watch"),
     ("agent.harvesterhci.io/nodeupgrades/status", "get patch update"),
     ("harvesterhci.io/upgrades", "get list patch watch"),
+    ("kubevirt.io/kubevirts", "get"),
 ];
 
 fn root(part: &str) -> PathBuf {

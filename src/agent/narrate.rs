@@ -25,6 +25,9 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         }
         Record::VmStopped { vm, graceful } => format!("{vm}: {}, owed a start", end_of(*graceful)),
         Record::VmLeft { vm, reason } => format!("{vm}: left the node ({reason})"),
+        Record::VmAdopted { vm } => {
+            format!("{}: off already by Harvester's own hand for this upgrade, owed a start", vm.vm)
+        }
         Record::PreDrained => "no VM is left on the node".to_owned(),
         Record::Drained { evicted: 1 } => "1 other pod evicted".to_owned(),
         Record::Drained { evicted } => format!("{evicted} other pods evicted"),
@@ -46,6 +49,7 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         }
         Record::FenceIntent { .. }
         | Record::CordonIntent { .. }
+        | Record::VmAsLeft { .. }
         | Record::SwapIntent { .. }
         | Record::SwapAbsent => return None,
     })

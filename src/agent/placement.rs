@@ -8,7 +8,7 @@ use kube::Client;
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::{ClusterError, places};
 use crate::flow::classify::Elsewhere;
-use crate::flow::placement::{self, Mover, Place, Proof};
+use crate::flow::placement::{self, Closed, Mover, Place, Proof};
 use crate::flow::vms::VmKey;
 
 /// Nodes whose pods are read at first; four times as many each time that they do not suffice.
@@ -38,7 +38,7 @@ impl Surroundings {
         vmis: &[&VirtualMachineInstance],
     ) -> Result<Self, ClusterError> {
         let movers = places::movers(client, node, vmis).await?;
-        let (unread, next) = places::nodes(client, node, None).await?;
+        let (unread, next) = places::page(client, node, None).await?;
         Ok(Self { client: client.clone(), node: node.to_owned(), movers, read: Vec::new(), unread, next })
     }
 
@@ -84,7 +84,7 @@ impl Surroundings {
             if suiting.is_empty() && !self.more_nodes().await? {
                 for one in &mut proof.unplaced {
                     let mover = movers.iter().find(|mover| mover.vm == one.vm);
-                    let others = self.unread.iter().filter(|place| place.name != self.node);
+                    let others = self.unread.iter().filter(|place| place.closed != Some(Closed::Leaving));
                     let why = others
                         .filter_map(|place| Some((place.name.clone(), placement::misfit(mover?, place)?)));
                     one.why.extend(why);
@@ -119,7 +119,7 @@ impl Surroundings {
     /// False when there are no more.
     async fn more_nodes(&mut self) -> Result<bool, ClusterError> {
         let Some(from) = self.next.take() else { return Ok(false) };
-        let (more, next) = places::nodes(&self.client, &self.node, Some(&from)).await?;
+        let (more, next) = places::page(&self.client, &self.node, Some(&from)).await?;
         self.unread.extend(more);
         self.next = next;
         Ok(true)

@@ -31,7 +31,7 @@ const fn right(
 }
 
 /// All rights of a run that would hurt to miss half way.
-pub const NEEDED: [Right; 13] = [
+pub const NEEDED: [Right; 15] = [
     right("", "nodes", "", "patch"),
     right("", "pods", "", "list"),
     right("", "pods", "eviction", "create"),
@@ -42,6 +42,8 @@ pub const NEEDED: [Right; 13] = [
     right("subresources.kubevirt.io", "virtualmachines", "stop", "update"),
     right("subresources.kubevirt.io", "virtualmachines", "start", "update"),
     right("kubevirt.io", "virtualmachines", "", "patch"),
+    right("", "persistentvolumeclaims", "", "get"),
+    right("longhorn.io", "volumes", "", "get"),
     right("", "configmaps", "", "create"),
     right("", "configmaps", "", "patch"),
     right("harvesterhci.io", "upgrades", "", "patch"),

@@ -5,13 +5,17 @@
 pub mod access;
 pub mod brief;
 pub mod crd;
+pub mod devices;
 pub mod evict;
 pub mod names;
 pub mod nodes;
 pub mod places;
 pub mod restore_list;
 pub mod vm_facts;
+pub mod vm_mark;
+pub mod vm_state;
 pub mod vms;
+pub mod volumes;
 pub mod watch_pace;
 
 use std::error::Error as _;

@@ -11,11 +11,7 @@ pub fn safe_concat(parts: &[&str]) -> String {
     if full.len() < 64 {
         return full;
     }
-    let digest = Sha256::digest(full.as_bytes()).iter().take(3).fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-        text
-    });
+    let digest = digest(full.as_bytes());
     let ends_well =
         full.as_bytes().get(56).is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     // Kubernetes names are ASCII, so bytes are characters here; anything else falls back to whole characters.
@@ -23,6 +19,16 @@ pub fn safe_concat(parts: &[&str]) -> String {
     let head: String = full.chars().take(keep).collect();
     let tail: String = digest.chars().take(digits).collect();
     format!("{head}-{tail}")
+}
+
+/// The sha256 of something, in hex digits.
+#[must_use]
+pub(super) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").unwrap_or_default();
+        text
+    })
 }
 
 #[cfg(test)]

@@ -11,15 +11,14 @@ use kube::{Client, ResourceExt};
 
 use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::kubevirt::{LAUNCHER_SELECTOR, VirtualMachineInstance};
-use crate::cluster::nodes::{drain_taint, is_cordoned, is_ready, is_witness};
+use crate::cluster::nodes::{self, is_cordoned, is_ready, is_witness};
 use crate::cluster::vms::key_of;
 use crate::cluster::{ClusterError, ask};
 use crate::flow::placement::{
-    Closed, Expression, Mover, Operator, Place, PodTerm, Resident, Resources, Selector, Taint, Term,
-    Toleration,
+    self, Closed, Expression, Mover, NodeState, Operator, Place, PodTerm, Resident, Resources, Selector,
+    Taint, Term, Toleration,
 };
 use crate::flow::quantity::thousandths;
-use crate::flow::restore::Ground;
 use crate::flow::vms::VmKey;
 
 /// virt-handler sets it to true when it serves its node, and to false when it goes.
@@ -32,7 +31,7 @@ const PAGE: u32 = 50;
 ///
 /// # Errors
 /// [`ClusterError`].
-pub async fn nodes(
+pub async fn page(
     client: &Client,
     leaving: &str,
     from: Option<&str>,
@@ -94,52 +93,35 @@ fn owner(pod: &Pod) -> Option<VmKey> {
     Some(VmKey::new(&pod.namespace().unwrap_or_default(), &owner.name))
 }
 
+/// One node, without its pods; none when it is not in the cluster.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn one(client: &Client, name: &str) -> Result<Option<Place>, ClusterError> {
+    Ok(nodes::get(client, name).await?.as_ref().map(|node| place(node, "")))
+}
+
 fn place(node: &BriefNode, leaving: &str) -> Place {
-    let name = node.name_any();
-    let closed = if name == leaving {
-        Some(Closed::Leaving)
-    } else if drain_taint(node).is_some() {
-        Some(Closed::Draining)
-    } else if !is_ready(node) {
-        Some(Closed::NotReady)
-    } else if is_cordoned(node) {
-        Some(Closed::Cordoned)
-    } else {
-        (!has_virt_handler(node)).then_some(Closed::NoVirtHandler)
-    };
-    let taints = node.spec.taints.iter();
-    let kept_out = taints.filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
-    // What a cordon shows as a taint, too, is told by its own word.
-    let other = kept_out.filter(|taint| taint.key != "node.kubernetes.io/unschedulable");
     let taint = |taint: &core::Taint| Taint {
         key: taint.key.clone(),
         value: taint.value.clone().unwrap_or_default(),
         effect: taint.effect.clone(),
     };
+    let kept_out = |taint: &&core::Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    let state = NodeState {
+        ready: is_ready(node),
+        cordoned: is_cordoned(node),
+        virt_handler: node.labels().get(SCHEDULABLE_LABEL).is_some_and(|value| value == "true"),
+        taints: node.spec.taints.iter().filter(kept_out).map(taint).collect(),
+    };
+    let name = node.name_any();
     Place {
-        closed,
+        closed: if name == leaving { Some(Closed::Leaving) } else { placement::closed(&state) },
         labels: node.labels().clone(),
-        taints: other.map(taint).collect(),
+        taints: placement::other_taints(state),
         allocatable: resources(Some(&node.status.allocatable)),
         pods: Vec::new(),
         name,
-    }
-}
-
-fn has_virt_handler(node: &BriefNode) -> bool {
-    node.labels().get(SCHEDULABLE_LABEL).is_some_and(|value| value == "true")
-}
-
-/// A node as somewhere to start VMs; what its pods hold is not in it.
-#[must_use]
-pub fn ground(node: &BriefNode) -> Ground {
-    Ground {
-        ready: is_ready(node),
-        cordoned: is_cordoned(node),
-        taints: node.spec.taints.iter().map(|taint| taint.key.clone()).collect(),
-        virt_handler: has_virt_handler(node),
-        allocatable: resources(Some(&node.status.allocatable)),
-        taken: Resources::new(),
     }
 }
 
@@ -238,7 +220,7 @@ fn toleration(toleration: &core::Toleration) -> Toleration {
     }
 }
 
-fn term(term: &core::NodeSelectorTerm) -> Term {
+pub(super) fn term(term: &core::NodeSelectorTerm) -> Term {
     let expression =
         |one: &core::NodeSelectorRequirement| expression(&one.key, &one.operator, one.values.as_deref());
     Term {

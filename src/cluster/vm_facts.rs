@@ -32,6 +32,7 @@ pub async fn facts(client: &Client, vmi: &VirtualMachineInstance) -> Result<VmFa
 #[must_use]
 pub fn of(vmi: &VirtualMachineInstance, vm: Option<&VirtualMachine>) -> VmFacts {
     let is_true = |kind: &str| condition(vmi, kind).is_some_and(|one| one.status == "True");
+    let domain = &vmi.spec.domain;
     let devices = || vmi.spec.domain.devices.host_devices.iter().chain(&vmi.spec.domain.devices.gpus);
     let names = devices().map(|device| device.device_name.clone()).filter(|name| !name.is_empty());
     let order = order(vmi, vm);
@@ -43,6 +44,8 @@ pub fn of(vmi: &VirtualMachineInstance, vm: Option<&VirtualMachine>) -> VmFacts 
         guest: guest(vmi),
         live_migratable: live_migratable(vmi),
         devices: names.collect(),
+        hugepages: domain.memory.hugepages.as_ref().map(|pages| pages.page_size.clone()),
+        dedicated_cpus: domain.cpu.dedicated_cpu_placement,
         device_claims: devices().filter_map(|device| device.claim_name.clone()).collect(),
         grace_seconds: vmi.spec.termination_grace_period_seconds.and_then(|grace| u32::try_from(grace).ok()),
         moved_by_others: vmi.spec.eviction_strategy.as_deref() == Some("External"),

@@ -4,6 +4,7 @@ use crate::flow::plan::{Evacuation, NonMigratable};
 use crate::flow::vms::{Verdict, VmEntry, VmKey};
 
 /// What was read about one running instance, and about the VM that it belongs to.
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of the VM")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmFacts {
     /// Who.
@@ -20,6 +21,10 @@ pub struct VmFacts {
     pub live_migratable: LiveMigratable,
     /// Resource names of PCI, USB and vGPU devices.
     pub devices: Vec<String>,
+    /// Page size of its huge pages.
+    pub hugepages: Option<String>,
+    /// It has CPUs of its own.
+    pub dedicated_cpus: bool,
     /// Names of resource claims that devices come from.
     pub device_claims: Vec<String>,
     /// The guest's termination grace period.
@@ -125,7 +130,9 @@ pub fn classify(facts: &VmFacts, policy: &Evacuation, elsewhere: &Elsewhere) -> 
 
 /// What decides before anybody asks how it could leave.
 fn untouchable(facts: &VmFacts, policy: &Evacuation) -> Option<Verdict> {
-    if matches!(facts.guest, Guest::Deleting | Guest::Ended) {
+    // Nothing may run under Halted: somebody has stopped it, and KubeVirt ends it.
+    let is_halted = facts.run_strategy.as_deref() == Some("Halted");
+    if is_halted || matches!(facts.guest, Guest::Deleting | Guest::Ended) {
         return Some(Verdict::Leaving);
     }
     if policy.exclude.contains(&facts.vm) {
@@ -180,6 +187,8 @@ pub fn enter(facts: &VmFacts, policy: &Evacuation, elsewhere: &Elsewhere) -> VmE
         vmi_uid: facts.vmi_uid.clone(),
         run_strategy: facts.run_strategy.clone(),
         devices: facts.devices.clone(),
+        hugepages: facts.hugepages.clone(),
+        dedicated_cpus: facts.dedicated_cpus,
         grace_seconds: facts.grace_seconds,
         // What serves an upgrade goes last.
         shutdown_order: if facts.serves_upgrade { i32::MAX } else { facts.shutdown_order },
@@ -208,5 +217,5 @@ fn shut_down(facts: &VmFacts, policy: &Evacuation, why: &str) -> Verdict {
 }
 
 #[cfg(test)]
-#[path = "classify_tests.rs"]
+#[path = "classify_tests/mod.rs"]
 mod tests;

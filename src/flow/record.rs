@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::plan::{NodePlan, Role};
 use crate::flow::step::Step;
-use crate::flow::vms::{VmEntry, VmKey};
+use crate::flow::vms::{AsLeft, VmEntry, VmKey};
 
 /// One line of the journal with its place and time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,11 @@ pub enum Record {
         /// VMs added to the ledger.
         vms: Vec<VmEntry>,
     },
+    /// Fact: this VM was off already, and Harvester's list says that it was shut down for this upgrade: it is owed a start.
+    VmAdopted {
+        /// What is known of it.
+        vm: Box<VmEntry>,
+    },
     /// Intent: a migration object of this name is about to be created.
     MigrationIntent {
         /// Who.
@@ -116,6 +121,13 @@ pub enum Record {
         vm: VmKey,
         /// `true` after a guest shutdown, `false` after a power cut, none when nobody saw the end.
         graceful: Option<bool>,
+    },
+    /// Fact: it is off, or about to be recorded as that, and this is how its VM was left.
+    VmAsLeft {
+        /// Who.
+        vm: VmKey,
+        /// How it was left.
+        as_left: AsLeft,
     },
     /// Fact: left the node by somebody else's doing.
     VmLeft {

@@ -42,6 +42,12 @@ pub struct VmEntry {
     pub run_strategy: Option<String>,
     /// Resource names of the host devices it holds.
     pub devices: Vec<String>,
+    /// Page size of the huge pages that its memory is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugepages: Option<String>,
+    /// It has CPUs of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dedicated_cpus: bool,
     /// The guest's own termination grace period.
     pub grace_seconds: Option<u32>,
     /// Higher ones are shut down later: others depend on them.
@@ -57,6 +63,20 @@ pub struct VmEntry {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(order: &i32) -> bool {
     *order == 0
+}
+
+/// A VM as it was left once it was off: what is different later is somebody else's doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AsLeft {
+    /// It carried our mark.
+    pub marked: bool,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The effective run strategy.
+    pub run_strategy: Option<String>,
+    /// Digest of what only people change in its spec.
+    pub spec: String,
 }
 
 /// Where a VM stands.
@@ -161,6 +181,16 @@ pub struct LedgerLine {
     pub entry: VmEntry,
     /// Where it stands.
     pub fate: Fate,
+    /// What it was like once it was off; none while it is not, and when nobody could look.
+    pub as_left: Option<AsLeft>,
+}
+
+impl LedgerLine {
+    /// A line for somebody who was just found.
+    #[must_use]
+    pub fn new(entry: VmEntry, fate: Fate) -> Self {
+        Self { entry, fate, as_left: None }
+    }
 }
 
 /// Who was here, how each left, what each is owed.
@@ -172,7 +202,12 @@ pub struct VmLedger {
 impl VmLedger {
     /// Adds a VM. One that came back (a new instance after it had left) starts a new line.
     pub(crate) fn enter(&mut self, entry: VmEntry) {
-        self.lines.insert(entry.vm.clone(), LedgerLine { entry, fate: Fate::Here });
+        self.put(LedgerLine::new(entry, Fate::Here));
+    }
+
+    /// Adds a line, or puts it in the place of that VM's old one.
+    pub(crate) fn put(&mut self, line: LedgerLine) {
+        self.lines.insert(line.entry.vm.clone(), line);
     }
 
     /// Moves a VM's fate; `None` when the ledger does not know it.
@@ -270,6 +305,15 @@ pub struct VmCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_earlier_agents_are_read() {
+        let line = r#"{"vm":"default/db","vmUid":"u","vmiUid":"i","runStrategy":"Always","devices":["a/b"],
+            "graceSeconds":null,"verdict":{"do":"shutDown","why":"it holds a/b"}}"#;
+        let entry: VmEntry = serde_json::from_str(line).unwrap();
+        assert!(!entry.dedicated_cpus && entry.hugepages.is_none() && entry.shutdown_order == 0);
+        assert_eq!(serde_json::to_string(&entry).unwrap(), line.replace("\n            ", ""));
+    }
 
     #[test]
     fn a_vm_is_owed_from_the_moment_its_stop_is_asked_for() {

@@ -117,6 +117,7 @@ impl Stage {
             | Record::StopIntent { .. }
             | Record::ForceOffIntent { .. }
             | Record::VmStopped { .. }
+            | Record::VmAsLeft { .. }
             | Record::VmLeft { .. }
             | Record::PreDrained => Self::Evacuate,
             Record::Drained { .. } | Record::GateRefused { .. } => Self::Drain,
@@ -131,6 +132,7 @@ impl Stage {
             Record::Opened { .. }
             | Record::FenceIntent { .. }
             | Record::LedgerWritten { .. }
+            | Record::VmAdopted { .. }
             | Record::Held { .. }
             | Record::CancelRequested
             | Record::Finished { .. } => return None,

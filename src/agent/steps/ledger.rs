@@ -7,11 +7,15 @@ use kube::ResourceExt;
 use crate::agent::placement::Surroundings;
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
+use crate::agent::steps::vm_actions;
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
-use crate::cluster::{restore_list, vm_facts, vms};
+use crate::cluster::restore_list::{self, Listed};
+use crate::cluster::vms::{self, Answer};
+use crate::cluster::{vm_facts, vm_mark, vm_state};
 use crate::flow::classify;
 use crate::flow::evacuate::MIGRATION_ATTEMPTS;
 use crate::flow::record::Record;
+use crate::flow::restore::adopt;
 use crate::flow::vms::{Fate, LedgerLine, Verdict, VmEntry, VmKey};
 use crate::mutation::{self, Mutation};
 
@@ -26,7 +30,7 @@ pub async fn write_first(run: &mut Run) -> Result<(), StepError> {
         run.journal.entries().iter().all(|entry| !matches!(entry.record, Record::LedgerWritten { .. }));
     let resumed = run.journal.entries().iter().rev().take(3).any(|entry| entry.record == Record::Resumed);
     enter(run, &present, first, resumed).await?;
-    sync_list(run).await
+    sync_list_and_adopt(run).await
 }
 
 /// Enters those who are not in the ledger, or came back. With `afresh`, those as well whose verdict or attempts an operator
@@ -82,15 +86,51 @@ pub fn held(line: &LedgerLine) -> Option<String> {
     }
 }
 
-/// Harvester's `ConfigMap` names every VM that is, or is about to be, shut down. Reads it each time: it is not ours alone.
+/// Harvester's `ConfigMap` names every VM that is, or is about to be, shut down. Reads it each time: it is not ours alone,
+/// and the journal puts right what somebody else has shortened. Says whom it named before.
 ///
 /// # Errors
 /// Retries while the API is away, and when another node's agent wrote at the same moment.
-pub async fn sync_list(run: &Run) -> Result<(), StepError> {
+pub async fn sync_list(run: &Run) -> Result<Listed, StepError> {
     let stopped = run.journal.progress().ledger().stopped_names();
-    if stopped.is_empty() {
-        return Ok(());
-    }
     let (upgrade, uid, node) = (&run.plan.upgrade_name, &run.plan.upgrade_uid, &run.plan.node_name);
     Ok(restore_list::add(&run.cluster, upgrade, uid, node, &stopped).await?)
+}
+
+/// The same, and whoever is on the list by somebody else's hand, off, and not accounted for, is owed a start from now on:
+/// Harvester's own helper has shut it down before, or beside, this agent.
+///
+/// # Errors
+/// As [`sync_list`].
+pub async fn sync_list_and_adopt(run: &mut Run) -> Result<(), StepError> {
+    let listed = sync_list(run).await?;
+    for vm in listed.vms {
+        let line = run.journal.progress().ledger().line(&vm);
+        if !adopt::is_unexplained(line) {
+            continue;
+        }
+        let found = vm_state::listed(&run.cluster.client, &vm, &run.plan.upgrade_uid).await?;
+        match adopt::adopt(&vm, &found, listed.since) {
+            Ok(entry) => run.record(Record::VmAdopted { vm: Box::new(entry) })?,
+            Err(why) => tracing::info!(%vm, why, "Harvester's list names the VM; nothing is owed to it"),
+        }
+    }
+    mark_adopted(run).await
+}
+
+/// Marks them as ours, and writes down how they were left: from here on the same rules hold as for all others. Those that a
+/// crash has kept from that are made up for.
+async fn mark_adopted(run: &mut Run) -> Result<(), StepError> {
+    let off = run.journal.progress().ledger().owed().filter(|line| line.as_left.is_none());
+    let off = off.filter(|line| matches!(line.fate, Fate::ShutDown { .. }));
+    let lines: Vec<LedgerLine> = off.cloned().collect();
+    for line in lines {
+        let (vm, Some(vm_uid)) = (&line.entry.vm, &line.entry.vm_uid) else { continue };
+        match vm_mark::put(&run.cluster.client, vm, vm_uid, &run.plan.upgrade_uid).await? {
+            Answer::Accepted => vm_actions::record_as_left(run, &line).await?,
+            // Its user, or the next look, has the word.
+            Answer::NoSuchVm | Answer::LookAgain { .. } => {}
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! One file a step. A step reads what it needs, does one thing, and records it.
 
+mod bring_back;
 pub mod cordon;
 pub mod drain;
 pub mod fence;
@@ -9,6 +10,7 @@ pub mod post_drain;
 pub mod pre_drain;
 mod pre_drain_world;
 pub mod preflight;
+mod premises;
 pub mod restart;
 pub mod restore;
 pub mod stage;

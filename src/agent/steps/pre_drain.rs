@@ -77,6 +77,8 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
                 decided = None;
                 let since = *empty_since.get_or_insert(run.now());
                 if nothing_left(run, &mut world, since).await? {
+                    // Whoever Harvester's own helper has stopped beside us is off by now.
+                    ledger::sync_list_and_adopt(run).await?;
                     return Ok(run.record(Record::PreDrained)?);
                 }
                 // What the fresh look has shown decides now, not an event that may never come.

@@ -3,51 +3,36 @@
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
+use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::wait::await_condition;
-use kube::{Client, ResourceExt};
-use tokio::time::{Instant, timeout_at};
 
 use crate::agent::run::Run;
-use crate::agent::step_error::{Reaction, StepError, chain};
+use crate::agent::step_error::{Reaction, StepError};
+use crate::agent::steps::bring_back::{Fared, Return, VM_DEADLINE};
+use crate::agent::steps::premises::Premises;
+use crate::agent::steps::{ledger, vm_actions};
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
-use crate::cluster::vms::{self, Answer};
-use crate::cluster::{ClusterError, nodes, places};
+use crate::cluster::vms;
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 use crate::flow::restore;
-use crate::flow::vms::{Fate, LedgerLine, VmKey};
+use crate::flow::vms::{Fate, LedgerLine};
 
 /// VMs being started at the same time.
 const AT_ONCE: usize = 8;
-/// How long one VM may take from its start to running, with its devices' plugins coming back first.
-const VM_DEADLINE: Duration = Duration::from_mins(15);
-/// Device plugins and the queue of `KubeVirt` have no watch that says "ready": asked again this often.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-
-/// The longest pause between two looks at a node that is not ready.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// One try.
-enum Tried {
-    Fared(Fared),
-    NotYet(String),
-    /// Its node is not ready for it; the VM itself need not be looked at before it is.
-    NoGround(String),
-}
-
-/// What became of one VM.
-enum Fared {
-    Running(String),
-    Struck(String),
-    Failed(String),
-}
 
 /// Starts the owed VMs, several at once; one that does not come up does not delay the others.
 ///
 /// # Errors
 /// Needs an operator for VMs that do not come up, each named with its reason; interrupted when told to stop.
 pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
+    // Harvester's own job may read the list from now on: whoever has shortened it meanwhile is put right.
+    if run.journal.progress().ledger().owed().next().is_some() {
+        ledger::sync_list(run).await?;
+    }
+    let (client, uid) = (run.cluster.client.clone(), run.plan.upgrade_uid.clone());
+    let premises = Premises::new(run.cluster.clone(), run.plan.node_name.clone());
     let mut waiting = restore::start_order(run.journal.progress().ledger().owed()).into_iter();
     let mut starting = FuturesUnordered::new();
     let mut failed = Vec::new();
@@ -69,11 +54,12 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
                 }
             }
             run.record(Record::RestoreIntent { vm: line.entry.vm.clone() })?;
-            let (client, node) = (run.cluster.client.clone(), run.plan.node_name.clone());
+            let line = run.journal.progress().ledger().line(&line.entry.vm).cloned().unwrap_or(line);
+            let (client, uid, premises) = (&client, &uid, &premises);
             starting.push(async move {
-                let vm = line.entry.vm.clone();
-                let fared = bring_back(&client, &node, &line).await;
-                (vm, fared)
+                let one = Return { client, upgrade_uid: uid, premises, line: &line };
+                let fared = one.bring_back().await;
+                (line.entry.vm.clone(), fared)
             });
         }
         run.publish_blockers(blockers(run, begun));
@@ -119,6 +105,7 @@ async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<bool, StepError
     if let Some(vmi) = vms::instance(&client, vm).await?.filter(is_old)
         && !vms::stop_was_heard(&client, &vmi).await?
     {
+        vm_actions::unmark(run, line).await?;
         let reason = "its shutdown was never asked for; it runs on".to_owned();
         run.record(Record::VmStruck { vm: vm.clone(), reason })?;
         return Ok(false);
@@ -129,6 +116,7 @@ async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<bool, StepError
         await_condition(api, &vm.name, |vmi: Option<&VirtualMachineInstance>| !vmi.is_some_and(is_old));
     match tokio::time::timeout(grace, gone).await {
         Ok(Ok(_)) => {
+            vm_actions::record_as_left(run, line).await?;
             run.record(Record::VmStopped { vm: vm.clone(), graceful: None })?;
             Ok(true)
         }
@@ -138,118 +126,4 @@ async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<bool, StepError
             Err(StepError::operator(what))
         }
     }
-}
-
-/// One VM, from "is it still ours to start?" to "it runs", or to its deadline with the last reason why not.
-async fn bring_back(client: &Client, node: &str, line: &LedgerLine) -> Fared {
-    let deadline = Instant::now() + VM_DEADLINE;
-    let mut waits_for = "it was started and does not run".to_owned();
-    loop {
-        match timeout_at(deadline, try_bring_back(client, node, line)).await {
-            Ok(Ok(Tried::Fared(fared))) => return fared,
-            Ok(Ok(Tried::NotYet(why))) => waits_for = why,
-            Ok(Ok(Tried::NoGround(why))) if Instant::now() < deadline => {
-                waits_for = why;
-                wait_for_ground(client, node, line, deadline, &mut waits_for).await;
-                continue;
-            }
-            Ok(Err(error)) if error.is_passing() => waits_for = chain(&error),
-            Ok(Err(error)) => return Fared::Failed(chain(&error)),
-            Ok(Ok(Tried::NoGround(_))) | Err(_) => {
-                let minutes = VM_DEADLINE.as_secs() / 60;
-                return Fared::Failed(format!("it did not run within {minutes} min; last seen: {waits_for}"));
-            }
-        }
-        tokio::time::sleep(ASK_AGAIN).await;
-    }
-}
-
-async fn try_bring_back(client: &Client, node: &str, line: &LedgerLine) -> Result<Tried, ClusterError> {
-    let key = &line.entry.vm;
-    let Some(vm) = vms::vm(client, key).await? else {
-        return Ok(Tried::Fared(Fared::Struck("it was deleted meanwhile".to_owned())));
-    };
-    if vm.uid() != line.entry.vm_uid || vm.metadata.deletion_timestamp.is_some() {
-        return Ok(Tried::Fared(Fared::Struck(
-            "it was deleted, or deleted and made anew, meanwhile".to_owned(),
-        )));
-    }
-    if let Some(vmi) = vms::instance(client, key).await? {
-        // The old instance may still be on its way out; a new one means that somebody, or we, started it.
-        if vmi.uid().as_deref() == Some(&line.entry.vmi_uid) {
-            return Ok(Tried::NotYet("its old instance is still ending".to_owned()));
-        }
-        return wait_running(client, key).await;
-    }
-    let recorded = line.entry.run_strategy.as_deref();
-    let present = vm.spec.effective_strategy();
-    if present == Some("Halted") && !matches!(recorded, Some("Always" | "Once")) {
-        return Ok(Tried::Fared(Fared::Struck("its user halted it meanwhile".to_owned())));
-    }
-    if let Some(why) = not_ready(client, node, line).await? {
-        return Ok(Tried::NoGround(why));
-    }
-    match (recorded, present, vm.spec.run_strategy.is_some()) {
-        // A stop turns Always and Once into Halted, and a start would make Always of both: write back what was there.
-        (Some(strategy @ ("Always" | "Once")), Some("Halted"), true) => {
-            vms::set_run_strategy(client, key, "Halted", strategy).await?;
-        }
-        _ => match vms::start(client, key).await? {
-            Answer::Accepted => {}
-            Answer::NoSuchVm => return Ok(Tried::NotYet("virt-api does not know it".to_owned())),
-            // Running already, or its stop is still queued: the next look tells.
-            Answer::LookAgain { why } => return Ok(Tried::NotYet(format!("virt-api says: {why}"))),
-        },
-    }
-    wait_running(client, key).await
-}
-
-/// Looks at the node alone until it is ready, cannot be read, or time is up. What is asked then tells more.
-async fn wait_for_ground(
-    client: &Client,
-    node: &str,
-    line: &LedgerLine,
-    deadline: Instant,
-    waits_for: &mut String,
-) {
-    let mut pause = ASK_AGAIN;
-    while Instant::now() < deadline {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        match timeout_at(deadline, not_ready(client, node, line)).await {
-            Ok(Ok(Some(why))) => *waits_for = why,
-            Ok(Ok(None) | Err(_)) | Err(_) => return,
-        }
-    }
-}
-
-/// What is missing for a start; pods are read only for a VM with devices, which others may hold.
-async fn not_ready(client: &Client, name: &str, line: &LedgerLine) -> Result<Option<String>, ClusterError> {
-    let mut ground = nodes::get(client, name).await?.as_ref().map(places::ground);
-    if let (Some(ground), false) = (&mut ground, line.entry.devices.is_empty()) {
-        for (resource, amount) in places::pods_on(client, name).await?.into_iter().flat_map(|pod| pod.asks) {
-            *ground.taken.entry(resource).or_insert(0) += amount;
-        }
-    }
-    Ok(restore::missing(&line.entry, name, ground.as_ref()))
-}
-
-async fn wait_running(client: &Client, key: &VmKey) -> Result<Tried, ClusterError> {
-    let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
-    let settled = |vmi: Option<&VirtualMachineInstance>| {
-        vmi.is_some_and(|vmi| phase(vmi) == "Running" || vms::ended(vmi).is_some())
-    };
-    match await_condition(api, &key.name, settled).await {
-        Ok(Some(vmi)) if phase(&vmi) == "Running" => {
-            let node = vmi.status.and_then(|status| status.node_name).unwrap_or_default();
-            Ok(Tried::Fared(Fared::Running(node)))
-        }
-        // KubeVirt tries again by itself under most strategies; the deadline ends this.
-        Ok(_) => Ok(Tried::NotYet("it was started and ended at once; its events say why".to_owned())),
-        Err(error) => Err(ClusterError::NoAnswer { what: format!("watch VM {key} start ({error})") }),
-    }
-}
-
-fn phase(vmi: &VirtualMachineInstance) -> &str {
-    vmi.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }

@@ -3,9 +3,10 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::cluster::vms::{self, Answer};
+use crate::cluster::{vm_mark, vm_state};
 use crate::flow::evacuate::VmAction;
 use crate::flow::record::Record;
-use crate::flow::vms::{Fate, VmKey};
+use crate::flow::vms::{Fate, LedgerLine, VmKey};
 use crate::mutation::{self, Mutation};
 
 /// Performs one action.
@@ -36,10 +37,49 @@ async fn migrate(run: &mut Run, vm: VmKey, attempt: u32) -> Result<(), StepError
     Ok(())
 }
 
-/// Intent, then request: the guest's time begins with the intent.
+/// Intent, mark, request: the guest's time begins with the intent, and no stop of ours is ever without its mark.
 async fn ask_stop(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
     run.record(Record::StopIntent { vm: vm.clone() })?;
+    let line = run.journal.progress().ledger().line(vm);
+    let owed = line.filter(|line| !line.entry.left_off);
+    let uid = owed.and_then(|line| line.entry.vm_uid.clone());
+    if let Some(uid) = uid {
+        match vm_mark::put(&run.cluster.client, vm, &uid, &run.plan.upgrade_uid).await? {
+            Answer::Accepted => {}
+            Answer::NoSuchVm => return Ok(()),
+            Answer::LookAgain { why } => {
+                tracing::info!(%vm, why, "the VM cannot be marked now, and is not stopped; looking again");
+                return Ok(());
+            }
+        }
+    }
     request_stop(run, vm, None).await
+}
+
+/// Takes our mark off a VM that was not shut down after all.
+///
+/// # Errors
+/// As [`perform`].
+pub async fn unmark(run: &Run, line: &LedgerLine) -> Result<(), StepError> {
+    let (vm, Some(uid)) = (&line.entry.vm, &line.entry.vm_uid) else { return Ok(()) };
+    match vm_mark::take_off(&run.cluster.client, vm, uid).await? {
+        Answer::Accepted | Answer::NoSuchVm => {}
+        Answer::LookAgain { why } => tracing::warn!(%vm, why, "the mark of the upgrade stays on the VM"),
+    }
+    Ok(())
+}
+
+/// How its VM was left, for the day when it is to be started again: what is different then is its user's doing.
+///
+/// # Errors
+/// As [`perform`].
+pub async fn record_as_left(run: &mut Run, line: &LedgerLine) -> Result<(), StepError> {
+    let vm = &line.entry.vm;
+    let state = vm_state::read(&run.cluster.client, vm, &run.plan.upgrade_uid).await?;
+    match state.filter(|state| !line.entry.left_off && state.now.uid == line.entry.vm_uid) {
+        Some(state) => Ok(run.record(Record::VmAsLeft { vm: vm.clone(), as_left: state.as_left() })?),
+        None => Ok(()),
+    }
 }
 
 /// After a crash, or when the instance shows no sign of its stop: asks again, but only where nobody has heard the first.
@@ -89,10 +129,14 @@ async fn record_gone(run: &mut Run, vm: VmKey, last_end: Option<bool>) -> Result
             if let Some(vmi) = now.filter(|_| same) {
                 let heard = vms::stop_was_heard(&run.cluster.client, &vmi).await?;
                 return match node {
-                    Some(to) if !heard && !forced => Ok(run.record(Record::VmMigrated { vm, to })?),
+                    Some(to) if !heard && !forced => {
+                        unmark(run, &line).await?;
+                        Ok(run.record(Record::VmMigrated { vm, to })?)
+                    }
                     Some(_) | None => Ok(()),
                 };
             }
+            record_as_left(run, &line).await?;
             let graceful = if forced { Some(false) } else { last_end };
             Record::VmStopped { vm, graceful }
         }

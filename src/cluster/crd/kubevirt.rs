@@ -103,6 +103,37 @@ pub struct Domain {
     /// Devices.
     #[serde(default)]
     pub devices: Devices,
+    /// CPUs.
+    #[serde(default)]
+    pub cpu: Cpu,
+    /// Memory.
+    #[serde(default)]
+    pub memory: Memory,
+}
+
+/// CPUs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cpu {
+    /// They are its own.
+    pub dedicated_cpu_placement: bool,
+}
+
+/// Memory.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// It is made of huge pages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugepages: Option<HugePages>,
+}
+
+/// Huge pages.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HugePages {
+    /// `2Mi`, `1Gi`.
+    pub page_size: String,
 }
 
 /// Devices that tie a guest to its node.

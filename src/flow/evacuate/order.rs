@@ -45,6 +45,8 @@ mod tests {
             vmi_uid: name.to_owned(),
             run_strategy: None,
             devices: vec![],
+            hugepages: None,
+            dedicated_cpus: false,
             grace_seconds: None,
             shutdown_order,
             left_off: false,

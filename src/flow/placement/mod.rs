@@ -2,6 +2,7 @@
 //! changed. Pure; knows what the scheduler knows, and says for what does not fit which node lacks what and what would help
 //! most cheaply. A proof is a possible assignment, not an order: the scheduler chooses for itself.
 
+mod open;
 mod rules;
 mod search;
 mod words;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use crate::flow::classify::Elsewhere;
 use crate::flow::vms::VmKey;
 
+pub use open::{Closed, NodeState, closed, other_taints};
 pub use rules::{Expression, Operator, PodTerm, Selector, Taint, Term, Toleration};
 
 /// Resources by name (`cpu`, `memory`, `devices.kubevirt.io/kvm`, …), each in thousandths of its unit.
@@ -63,21 +65,6 @@ pub struct Mover {
     pub tolerations: Vec<Toleration>,
     /// Pods of which it wants one in the same topology, for each term.
     pub together: Vec<PodTerm>,
-}
-
-/// Why a node takes nobody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Closed {
-    /// It is the one that is to be emptied.
-    Leaving,
-    /// It carries the drain taint: somebody is at work on it.
-    Draining,
-    /// It is cordoned.
-    Cordoned,
-    /// Its label `kubevirt.io/schedulable` is not true: virt-handler is away, or only just starting.
-    NoVirtHandler,
-    /// Its condition Ready is not True.
-    NotReady,
 }
 
 /// Why a VM cannot be on a node.

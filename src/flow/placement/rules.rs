@@ -99,7 +99,8 @@ pub struct Term {
 }
 
 impl Term {
-    fn holds(&self, place: &Place) -> bool {
+    /// Whether a node meets it.
+    pub(crate) fn holds(&self, place: &Place) -> bool {
         let is_empty = self.labels.is_empty() && self.fields.is_empty();
         let labels = self.labels.iter().all(|one| one.holds(place.labels.get(&one.key)));
         let name = |one: &Expression| one.key == "metadata.name" && one.holds(Some(&place.name));

@@ -119,11 +119,9 @@ impl Search<'_> {
         let lacks = (!lacks.is_empty()).then_some(Misfit::Lacks(lacks));
         let other = match rules::misfit(who, place) {
             // Opening a node that is too small would help nobody.
-            Some(Misfit::Closed(Closed::Cordoned | Closed::NoVirtHandler | Closed::NotReady))
-                if lacks.is_some() =>
-            {
-                None
-            }
+            Some(Misfit::Closed(
+                Closed::Cordoned | Closed::NoVirtHandler | Closed::NotReady | Closed::OutOfService,
+            )) if lacks.is_some() => None,
             other => other,
         };
         other.or(lacks).or_else(|| self.company.get(mover)?.misfit(who, place, &self.arrived(mover)))

@@ -15,6 +15,7 @@ impl fmt::Display for Closed {
             Self::Cordoned => "is cordoned",
             Self::NoVirtHandler => "has no virt-handler ready",
             Self::NotReady => "is not Ready",
+            Self::OutOfService => "has the taint node.kubernetes.io/out-of-service",
         })
     }
 }
@@ -60,6 +61,9 @@ impl Unplaced {
             Misfit::Closed(Closed::Cordoned) => Some(format!("uncordon {node}")),
             Misfit::Closed(Closed::NoVirtHandler) => Some(format!("bring virt-handler back on {node}")),
             Misfit::Closed(Closed::NotReady) => Some(format!("make {node} Ready")),
+            Misfit::Closed(Closed::OutOfService) => {
+                Some(format!("take the taint node.kubernetes.io/out-of-service off {node}"))
+            }
             Misfit::Tainted(taint) => Some(format!("take the taint {taint} off {node}")),
             Misfit::Company(_) => Some(format!("move what keeps it away off {node}, or change its affinity")),
             Misfit::Lacks(lacks) => {
@@ -77,7 +81,7 @@ fn effort(misfit: &Misfit) -> (u8, u128) {
         Misfit::Closed(Closed::Cordoned) => (0, 0),
         Misfit::Lacks(lacks) => (1, lacks.get("memory").copied().unwrap_or(0)),
         Misfit::Tainted(_) => (2, 0),
-        Misfit::Closed(Closed::NotReady | Closed::NoVirtHandler) => (3, 0),
+        Misfit::Closed(Closed::NotReady | Closed::NoVirtHandler | Closed::OutOfService) => (3, 0),
         Misfit::Closed(Closed::Draining) => (4, 0),
         Misfit::Company(_) => (5, 0),
         Misfit::Unlike(_) => (6, 0),

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::flow::progress::{CordonBefore, Hold, Preflighted, Progress, StagedFact, SwapFact, Work};
 use crate::flow::record::{Entry, Record};
-use crate::flow::vms::Fate;
+use crate::flow::vms::{Fate, LedgerLine};
 
 /// A record that cannot follow the ones before it.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -75,6 +75,15 @@ impl Progress {
                 self.drained = false;
                 for entry in vms {
                     self.ledger.enter(entry.clone());
+                }
+            }
+            Record::VmAdopted { vm } => {
+                let off = Fate::ShutDown { graceful: None, at: entry.at };
+                self.ledger.put(LedgerLine::new(vm.as_ref().clone(), off));
+            }
+            Record::VmAsLeft { vm, as_left } => {
+                if let Some(line) = self.ledger.line_mut(vm) {
+                    line.as_left = Some(as_left.clone());
                 }
             }
             Record::MigrationIntent { vm, .. }

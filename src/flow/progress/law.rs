@@ -36,6 +36,17 @@ impl Progress {
                 rule(self.cordon.is_some(), "the ledger is written after the intent to cordon")?;
                 rule(!self.swap_begun(), "no VM is entered after the swap began")?;
             }
+            Record::VmAdopted { vm } => {
+                rule(self.cordon.is_some(), "the ledger is written after the intent to cordon")?;
+                rule(!self.swap_begun(), "no VM is entered after the swap began")?;
+                let left = |line: &LedgerLine| matches!(line.fate, Fate::Left { .. });
+                rule(self.ledger.line(&vm.vm).is_none_or(left), "the ledger knows this VM already")?;
+            }
+            Record::VmAsLeft { vm, .. } => {
+                let line = self.ledger.line(vm).ok_or("the VM is not in the ledger")?;
+                let ends = matches!(line.fate, Fate::Stopping { .. } | Fate::ShutDown { .. });
+                rule(ends, "the VM is not where this line says it was")?;
+            }
             record @ (Record::MigrationIntent { vm, .. }
             | Record::VmMigrated { vm, .. }
             | Record::StopIntent { vm }

@@ -7,8 +7,7 @@ use crate::flow::plan::Role;
 use crate::flow::plan::tests::plan;
 use crate::flow::record::{Entry, Record};
 use crate::flow::step::Step;
-use crate::flow::vms::{Fate, VmKey};
-use crate::flow::vms::{Verdict, VmEntry};
+use crate::flow::vms::{AsLeft, Fate, Verdict, VmEntry, VmKey};
 
 pub(crate) fn vm_entry(name: &str, verdict: Verdict) -> VmEntry {
     VmEntry {
@@ -17,6 +16,8 @@ pub(crate) fn vm_entry(name: &str, verdict: Verdict) -> VmEntry {
         vmi_uid: format!("vmi-{name}"),
         run_strategy: Some("RerunOnFailure".into()),
         devices: vec![],
+        hugepages: None,
+        dedicated_cpus: false,
         grace_seconds: None,
         shutdown_order: 0,
         left_off: false,
@@ -186,6 +187,36 @@ fn a_hold_lasts_until_the_next_line() {
     assert_eq!(replay(&entries(records)).held(), None);
 }
 
+fn as_left() -> AsLeft {
+    AsLeft { marked: true, generation: 2, run_strategy: Some("Manual".into()), spec: "digest".into() }
+}
+
+#[test]
+fn who_was_off_already_is_owed_a_start_until_the_swap_begins() {
+    let run: Vec<Record> = whole_run().into_iter().map(|entry| entry.record).collect();
+    let adopted = |name: &str| Record::VmAdopted { vm: Box::new(vm_entry(name, Verdict::Leaving)) };
+    let mut lines = run[..12].to_vec();
+    lines.extend([
+        adopted("listed"),
+        Record::VmAsLeft { vm: VmKey::new("default", "listed"), as_left: as_left() },
+    ]);
+    let progress = replay(&entries(lines.clone()));
+    let line = progress.ledger().line(&VmKey::new("default", "listed")).unwrap();
+    assert!(line.fate.is_owed() && line.as_left == Some(as_left()));
+    let next = |record: Record, before: &[Record]| {
+        let lines = entries([before, std::slice::from_ref(&record)].concat());
+        let (last, before) = lines.split_last().unwrap();
+        replay(before).accept(last).is_ok()
+    };
+    assert!(!next(adopted("listed"), &lines), "twice");
+    assert!(!next(adopted("gpu"), &lines), "one that we have shut down ourselves");
+    assert!(!next(adopted("late"), &run[..16]), "after the swap");
+    assert!(
+        !next(Record::VmAsLeft { vm: VmKey::new("default", "web"), as_left: as_left() }, &lines),
+        "it runs"
+    );
+}
+
 /// The records of a whole run, and those that trouble brings.
 fn pool() -> Vec<Record> {
     let (web, gpu) = (VmKey::new("default", "web"), VmKey::new("default", "gpu"));
@@ -198,7 +229,11 @@ fn pool() -> Vec<Record> {
         Record::VmStopped { vm: web.clone(), graceful: Some(true) },
         Record::ForceOffIntent { vm: gpu.clone() },
         Record::VmLeft { vm: web, reason: "stopped by its user".into() },
-        Record::VmStruck { vm: gpu, reason: "deleted".into() },
+        Record::VmStruck { vm: gpu.clone(), reason: "deleted".into() },
+        Record::VmAsLeft { vm: gpu, as_left: as_left() },
+        Record::VmAdopted {
+            vm: Box::new(vm_entry("listed", Verdict::ShutDown { why: "Harvester's list names it".into() })),
+        },
         Record::Held { step: Step::PreDrain, reason: "waits".into() },
         Record::Resumed,
         Record::CancelRequested,
@@ -210,7 +245,7 @@ fn pool() -> Vec<Record> {
 proptest::proptest! {
     /// Whatever lines arrive in whatever order: what is accepted keeps the promises, and there is always one next step.
     #[test]
-    fn no_order_of_records_breaks_a_promise(picks in proptest::collection::vec(0usize..35, 0..120)) {
+    fn no_order_of_records_breaks_a_promise(picks in proptest::collection::vec(0usize..37, 0..120)) {
         use crate::flow::next::{Next, next};
         let pool = pool();
         let mut progress = Progress::default();

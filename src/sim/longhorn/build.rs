@@ -29,18 +29,21 @@ pub(in crate::sim) fn disk(disk: &Disk, seed: u64, stamp: &str) -> Vec<Value> {
     let labels = json!({"longhornvolume": volume});
     let workload = json!({"podName": disk.pod, "podStatus": "Running", "workloadName": disk.vmi,
         "workloadType": "VirtualMachineInstance"});
-    let mut all = vec![json!({
-        "apiVersion": "longhorn.io/v1beta2", "kind": "Volume",
-        "metadata": {"name": volume, "namespace": NAMESPACE, "labels": labels, "finalizers": ["longhorn.io"]},
-        "spec": {"size": (disk.gib << 30).to_string(), "numberOfReplicas": disk.replicas.len().max(1),
-            "accessMode": "rwx", "migratable": true, "dataEngine": "v1", "dataLocality": "disabled",
-            "frontend": "blockdev", "image": IMAGE, "nodeID": disk.node, "staleReplicaTimeout": 30},
-        "status": {"state": "attached", "robustness": "healthy", "currentNodeID": disk.node, "currentImage": IMAGE,
-            "ownerID": disk.node, "actualSize": disk.gib << 29,
-            "conditions": [{"type": "Scheduled", "status": "True", "lastTransitionTime": stamp}],
-            "kubernetesStatus": {"namespace": namespace, "pvcName": claim, "pvName": volume, "pvStatus": "Bound",
-                "workloadsStatus": [workload]}},
-    })];
+    let mut all = vec![
+        bound(namespace, claim, &volume, disk.gib),
+        json!({
+            "apiVersion": "longhorn.io/v1beta2", "kind": "Volume",
+            "metadata": {"name": volume, "namespace": NAMESPACE, "labels": labels, "finalizers": ["longhorn.io"]},
+            "spec": {"size": (disk.gib << 30).to_string(), "numberOfReplicas": disk.replicas.len().max(1),
+                "accessMode": "rwx", "migratable": true, "dataEngine": "v1", "dataLocality": "disabled",
+                "frontend": "blockdev", "image": IMAGE, "nodeID": disk.node, "staleReplicaTimeout": 30},
+            "status": {"state": "attached", "robustness": "healthy", "currentNodeID": disk.node, "currentImage": IMAGE,
+                "ownerID": disk.node, "actualSize": disk.gib << 29,
+                "conditions": [{"type": "Scheduled", "status": "True", "lastTransitionTime": stamp}],
+                "kubernetesStatus": {"namespace": namespace, "pvcName": claim, "pvName": volume, "pvStatus": "Bound",
+                    "workloadsStatus": [workload]}},
+        }),
+    ];
     if disk.replicas.is_empty() {
         return all;
     }
@@ -69,6 +72,19 @@ pub(in crate::sim) fn disk(disk: &Disk, seed: u64, stamp: &str) -> Vec<Value> {
         })
     }));
     all
+}
+
+/// The claim of a VM that is bound to its volume.
+fn bound(namespace: &str, claim: &str, volume: &str, gib: u64) -> Value {
+    let size = json!({"storage": format!("{gib}Gi")});
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": claim, "namespace": namespace,
+            "annotations": {"volume.kubernetes.io/storage-provisioner": "driver.longhorn.io"}},
+        "spec": {"accessModes": ["ReadWriteMany"], "volumeMode": "Block", "volumeName": volume,
+            "storageClassName": "harvester-longhorn", "resources": {"requests": size}},
+        "status": {"phase": "Bound", "accessModes": ["ReadWriteMany"], "capacity": size},
+    })
 }
 
 /// The one name of a node's instance manager, its pod and its budget.

@@ -1,0 +1,180 @@
+//! One owed VM, from "is it still ours to start?" to "it runs", within its own deadline. What is missing for the start is
+//! waited for, and named when time is up.
+
+use std::time::Duration;
+
+use kube::api::Api;
+use kube::runtime::wait::await_condition;
+use kube::{Client, ResourceExt};
+use tokio::time::{Instant, timeout_at};
+
+use crate::agent::step_error::chain;
+use crate::agent::steps::premises::Premises;
+use crate::cluster::crd::kubevirt::VirtualMachineInstance;
+use crate::cluster::vm_state::{self, VmState};
+use crate::cluster::vms::{self, Answer};
+use crate::cluster::{ClusterError, vm_mark};
+use crate::flow::restore::claim::{Whose, whose};
+use crate::flow::vms::{LedgerLine, VmKey};
+
+/// How long one VM may take from its start to running, with its devices' plugins coming back first.
+pub(super) const VM_DEADLINE: Duration = Duration::from_mins(15);
+/// Device plugins and the queue of `KubeVirt` have no watch that says "ready": asked again this often.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// The longest pause between two looks at a node that is not ready.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What became of one VM.
+pub(super) enum Fared {
+    Running(String),
+    Struck(String),
+    Failed(String),
+}
+
+/// One try.
+enum Tried {
+    Fared(Fared),
+    NotYet(String),
+    /// What its start needs is not there; the VM itself need not be looked at before it is.
+    NoGround {
+        why: String,
+        claims: Vec<String>,
+    },
+}
+
+/// One owed VM and all that its start needs.
+pub(super) struct Return<'a> {
+    pub(super) client: &'a Client,
+    pub(super) upgrade_uid: &'a str,
+    pub(super) premises: &'a Premises,
+    pub(super) line: &'a LedgerLine,
+}
+
+impl Return<'_> {
+    /// Starts it, unless its user has taken it over; to its deadline, with the last reason why not.
+    pub(super) async fn bring_back(&self) -> Fared {
+        let deadline = Instant::now() + VM_DEADLINE;
+        let mut waits_for = "it was started and does not run".to_owned();
+        loop {
+            match timeout_at(deadline, self.try_once()).await {
+                Ok(Ok(Tried::Fared(fared))) => return fared,
+                Ok(Ok(Tried::NotYet(why))) => waits_for = why,
+                Ok(Ok(Tried::NoGround { why, claims })) if Instant::now() < deadline => {
+                    waits_for = why;
+                    self.wait_for_ground(&claims, deadline, &mut waits_for).await;
+                    continue;
+                }
+                Ok(Err(error)) if error.is_passing() => waits_for = chain(&error),
+                Ok(Err(error)) => return Fared::Failed(chain(&error)),
+                Ok(Ok(Tried::NoGround { .. })) | Err(_) => {
+                    let minutes = VM_DEADLINE.as_secs() / 60;
+                    let unsure = self.premises.unsure(&self.line.entry).await;
+                    let unsure = unsure.map(|what| format!("; {what}")).unwrap_or_default();
+                    return Fared::Failed(format!(
+                        "it did not run within {minutes} min; last seen: {waits_for}{unsure}"
+                    ));
+                }
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    fn key(&self) -> &VmKey {
+        &self.line.entry.vm
+    }
+
+    async fn try_once(&self) -> Result<Tried, ClusterError> {
+        let vm = vm_state::read(self.client, self.key(), self.upgrade_uid).await?;
+        let instance = match &vm {
+            Some(_) => vms::instance(self.client, self.key()).await?,
+            None => None,
+        };
+        let instance = instance.as_ref().map(vm_state::instance_now);
+        match (whose(self.line, vm.as_ref().map(|vm| &vm.now), instance.as_ref()), vm) {
+            (Whose::Taken { why }, vm) => {
+                if let Some(vm) = vm.filter(|vm| vm.now.marked && vm.now.uid == self.line.entry.vm_uid) {
+                    self.unmark(&vm).await?;
+                }
+                Ok(Tried::Fared(Fared::Struck(why)))
+            }
+            (Whose::StillEnding, _) => Ok(Tried::NotYet("its old instance is still ending".to_owned())),
+            (Whose::Barred { why }, _) => Ok(Tried::NotYet(why)),
+            (Whose::Comes, Some(vm)) => self.wait_running(&vm).await,
+            (Whose::Ours, Some(vm)) => match self.premises.missing(&self.line.entry, &vm.claims).await? {
+                Some(why) => Ok(Tried::NoGround { why, claims: vm.claims }),
+                None => self.start(&vm).await,
+            },
+            // Whose it is was told of a VM that is there.
+            (Whose::Comes | Whose::Ours, None) => Ok(Tried::NotYet("it was not there".to_owned())),
+        }
+    }
+
+    async fn start(&self, vm: &VmState) -> Result<Tried, ClusterError> {
+        let recorded = self.line.entry.run_strategy.as_deref();
+        match (recorded, vm.now.run_strategy.as_deref()) {
+            // A stop turns Always and Once into Halted, and a start would make Always of both: write back what was there.
+            (Some(strategy @ ("Always" | "Once")), Some("Halted")) if vm.has_run_strategy => {
+                vms::set_run_strategy(self.client, self.key(), "Halted", strategy).await?;
+            }
+            _ => match vms::start(self.client, self.key()).await? {
+                Answer::Accepted => {}
+                Answer::NoSuchVm => return Ok(Tried::NotYet("virt-api does not know it".to_owned())),
+                // Running already, or its stop is still queued: the next look tells.
+                Answer::LookAgain { why } => return Ok(Tried::NotYet(format!("virt-api says: {why}"))),
+            },
+        }
+        self.wait_running(vm).await
+    }
+
+    /// Looks at what is missing until it is there, cannot be read, or time is up. What is asked then tells more.
+    async fn wait_for_ground(&self, claims: &[String], deadline: Instant, waits_for: &mut String) {
+        let mut pause = ASK_AGAIN;
+        while Instant::now() < deadline {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            match timeout_at(deadline, self.premises.missing(&self.line.entry, claims)).await {
+                Ok(Ok(Some(why))) => *waits_for = why,
+                Ok(Ok(None) | Err(_)) | Err(_) => return,
+            }
+        }
+    }
+
+    async fn wait_running(&self, vm: &VmState) -> Result<Tried, ClusterError> {
+        let key = self.key();
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), &key.namespace);
+        let is_old = |vmi: &VirtualMachineInstance| vmi.uid().as_deref() == Some(&self.line.entry.vmi_uid);
+        let settled = |vmi: Option<&VirtualMachineInstance>| {
+            let new = vmi.filter(|vmi| !is_old(vmi));
+            new.is_some_and(|vmi| phase(vmi) == "Running" || vms::ended(vmi).is_some())
+        };
+        match await_condition(api, &key.name, settled).await {
+            Ok(Some(vmi)) if phase(&vmi) == "Running" => {
+                if vm.now.marked {
+                    self.unmark(vm).await?;
+                }
+                let node = vmi.status.and_then(|status| status.node_name).unwrap_or_default();
+                Ok(Tried::Fared(Fared::Running(node)))
+            }
+            // KubeVirt tries again by itself under most strategies; the deadline ends this.
+            Ok(_) => Ok(Tried::NotYet("it was started and ended at once; its events say why".to_owned())),
+            Err(error) => Err(ClusterError::NoAnswer { what: format!("watch VM {key} start ({error})") }),
+        }
+    }
+
+    /// The mark goes before the journal's line does: who looks again in between finds the VM running, or its user's.
+    async fn unmark(&self, vm: &VmState) -> Result<(), ClusterError> {
+        let Some(uid) = &vm.now.uid else { return Ok(()) };
+        match vm_mark::take_off(self.client, self.key(), uid).await? {
+            Answer::Accepted | Answer::NoSuchVm => {}
+            // Its state says that it is accounted for; a mark that stays is told, and harms nobody.
+            Answer::LookAgain { why } => {
+                tracing::warn!(vm = %self.key(), why, "the mark of the upgrade stays on the VM");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn phase(vmi: &VirtualMachineInstance) -> &str {
+    vmi.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
