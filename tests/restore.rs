@@ -9,7 +9,9 @@ mod node_in_memory;
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 use upgrade_agent::agent::steps::{ledger, restore, vm_actions};
+use upgrade_agent::cluster::vm_state;
 use upgrade_agent::flow::record::Record;
+use upgrade_agent::flow::restore::adopt::adopt;
 use upgrade_agent::flow::vms::{Fate, VmKey};
 use upgrade_agent::sim::seed::{Preset, Storage};
 
@@ -252,4 +254,19 @@ async fn a_vm_of_the_same_name_made_anew_is_never_stopped_for_the_old_one() {
     node.settle().await;
     assert!(node.runs(&vm));
     assert_eq!(node.vm(&vm).pointer(MARK), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_adopting_a_vm_and_marking_it_is_made_up_for() {
+    let mut node = NodeInMemory::new(&Preset::pair()).await;
+    let vm = node.with_devices().remove(0);
+    node.stop_by_somebody_else(&vm).await;
+    node.write_list(&json!({ "node1": vm.to_string() }));
+    let listed = vm_state::listed(&node.server.client(), &vm, UPGRADE_UID).await.unwrap();
+    let entry = adopt(&vm, &listed, None).unwrap();
+    node.run.record(Record::VmAdopted { vm: Box::new(entry) }).unwrap();
+    assert!(node.line(&vm).as_left.is_none() && node.vm(&vm).pointer(MARK).is_none());
+    ledger::write_first(&mut node.run).await.unwrap();
+    assert!(node.line(&vm).as_left.is_some_and(|left| left.marked));
+    assert_eq!(node.vm(&vm).pointer(MARK), Some(&json!(UPGRADE_UID)));
 }

@@ -127,3 +127,105 @@ fn order(vmi: &VirtualMachineInstance, vm: Option<&VirtualMachine>) -> Result<i3
         || format!("its annotation {ORDER_ANNOTATION} is `{text}`, which is no whole number; correct it");
     text.trim().parse().map_err(|_| no_number())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn vmi() -> Value {
+        json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": { "name": "db", "namespace": "default", "uid": "i", "labels": {}, "annotations": {} },
+            "spec": { "domain": { "devices": {} }, "terminationGracePeriodSeconds": 120 },
+            "status": { "phase": "Running", "conditions": [{ "type": "LiveMigratable", "status": "True" }] },
+        })
+    }
+
+    fn vm() -> VirtualMachine {
+        serde_json::from_value(json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+            "metadata": { "name": "db", "namespace": "default", "uid": "u" }, "spec": { "runStrategy": "Always" },
+        }))
+        .unwrap()
+    }
+
+    fn read(at: &str, field: &str, value: &Value) -> VmFacts {
+        let mut vmi = vmi();
+        vmi.pointer_mut(at).unwrap()[field] = value.clone();
+        of(&serde_json::from_value(vmi).unwrap(), Some(&vm()))
+    }
+
+    /// Rows of the rules table (reference `kubevirt.md` §7) that are plain VMs: `KubeVirt` says that they can move.
+    #[test]
+    fn what_kubevirt_can_move_is_a_plain_vm() {
+        let plain = of(&serde_json::from_value(vmi()).unwrap(), Some(&vm()));
+        let table = [
+            ("no eviction strategy of its own", "/spec", "evictionStrategy", json!("None")),
+            ("moved if possible", "/spec", "evictionStrategy", json!("LiveMigrateIfPossible")),
+            ("a node selector", "/spec", "nodeSelector", json!({ "zone": "a" })),
+            (
+                "a container disk",
+                "/spec",
+                "volumes",
+                json!([{ "name": "os", "containerDisk": { "image": "x" } }]),
+            ),
+            ("cloud-init", "/spec", "volumes", json!([{ "name": "init", "cloudInitNoCloud": {} }])),
+            ("virtiofs", "/spec/domain/devices", "filesystems", json!([{ "name": "share", "virtiofs": {} }])),
+            ("a persistent TPM", "/spec/domain/devices", "tpm", json!({ "persistent": true })),
+            ("the CPU of its host", "/spec/domain", "cpu", json!({ "model": "host-passthrough" })),
+            ("a finished move of disks", "/status", "migratedVolumes", json!([{ "volumeName": "os" }])),
+        ];
+        for (what, at, field, value) in table {
+            assert_eq!(read(at, field, &value), plain, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_ties_a_vm_to_its_node_or_keeps_it_from_being_touched_is_read() {
+        type Seen = fn(&VmFacts) -> bool;
+        let devices = "/spec/domain/devices";
+        let condition = |kind: &str, reason: &str| {
+            let movable = json!({ "type": "LiveMigratable", "status": "True" });
+            json!([movable, { "type": kind, "status": "True", "reason": reason }])
+        };
+        let table: [(&str, &str, &str, Value, Seen); 13] = [
+            ("PCI", devices, "hostDevices", json!([{ "name": "d", "deviceName": "a/b" }]), |vm| {
+                vm.devices == ["a/b"]
+            }),
+            ("GPU", devices, "gpus", json!([{ "name": "d", "deviceName": "c/d" }]), |vm| {
+                vm.devices == ["c/d"]
+            }),
+            ("claim", devices, "gpus", json!([{ "name": "d", "claimName": "g" }]), |vm| {
+                vm.device_claims == ["g"]
+            }),
+            ("CPUs", "/spec/domain", "cpu", json!({ "dedicatedCpuPlacement": true }), |vm| vm.dedicated_cpus),
+            ("pages", "/spec/domain", "memory", json!({ "hugepages": { "pageSize": "1Gi" } }), |vm| {
+                vm.hugepages.as_deref() == Some("1Gi")
+            }),
+            ("External", "/spec", "evictionStrategy", json!("External"), |vm| vm.moved_by_others),
+            ("paused", "/status", "conditions", condition("Paused", "PausedByUser"), |vm| {
+                vm.guest == Guest::Paused
+            }),
+            ("storage", "/status", "conditions", condition("Paused", "PausedIOError"), |vm| {
+                vm.guest == Guest::StorageFailed
+            }),
+            ("volumes", "/status", "conditions", condition("VolumesChange", "x"), |vm| vm.moving_volumes),
+            ("ended", "/status", "phase", json!("Failed"), |vm| vm.guest == Guest::Ended),
+            ("scheduling", "/status", "phase", json!("Scheduling"), |vm| {
+                matches!(vm.guest, Guest::Starting { .. })
+            }),
+            ("images", "/metadata/labels", "harvesterhci.io/upgrade", json!("u"), |vm| vm.serves_upgrade),
+            ("no condition", "/status", "conditions", json!([]), |vm| {
+                vm.live_migratable == LiveMigratable::NotSaid && vm.vm_uid.as_deref() == Some("u")
+            }),
+        ];
+        for (what, at, field, value, seen) in table {
+            let mut vmi = vmi();
+            vmi["metadata"]["ownerReferences"] = json!([]);
+            assert!(seen(&read(at, field, &value)), "{what}");
+            assert!(!seen(&of(&serde_json::from_value(vmi).unwrap(), None)), "{what}: said of everybody");
+        }
+    }
+}
