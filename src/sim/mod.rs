@@ -26,6 +26,7 @@ mod script;
 pub mod seed;
 #[cfg(test)]
 mod stage;
+mod switch;
 mod turns;
 mod view;
 pub mod virt_api;
@@ -35,6 +36,7 @@ mod workloads;
 pub mod world;
 
 pub use guests::Guests;
+pub use switch::Switch;
 pub use wire::Wire;
 
 use std::time::Duration;
@@ -186,7 +188,7 @@ impl Timing {
 /// # Errors
 /// Only when every watch has ended; refused writes are retried with back-off.
 pub async fn run(wire: impl Into<Wire>, timing: Timing, shutdown: CancellationToken) -> Result<(), SimError> {
-    turns::run(wire.into(), timing, Guests::default(), shutdown).await
+    turns::run(wire.into(), timing, Guests::default(), &Switch::default(), shutdown).await
 }
 
 /// The same, and tells in `guests` which guest runs where.
@@ -199,7 +201,21 @@ pub async fn run_with_guests(
     guests: Guests,
     shutdown: CancellationToken,
 ) -> Result<(), SimError> {
-    turns::run(wire.into(), timing, guests, shutdown).await
+    turns::run(wire.into(), timing, guests, &Switch::default(), shutdown).await
+}
+
+/// The same with a virt-controller that is away while its switch is off; what was asked of it meanwhile it does afterwards.
+///
+/// # Errors
+/// Only when every watch has ended; refused writes are retried with back-off.
+pub async fn run_with_switch(
+    wire: impl Into<Wire>,
+    timing: Timing,
+    guests: Guests,
+    virt_controller: Switch,
+    shutdown: CancellationToken,
+) -> Result<(), SimError> {
+    turns::run(wire.into(), timing, guests, &virt_controller, shutdown).await
 }
 
 #[cfg(test)]

@@ -16,6 +16,13 @@ pub(super) const TERMINATING: &str = "sim.upgrade-agent/terminating-seconds";
 /// Annotation: how often a webhook refuses a new VMI of the VM, or `always`.
 pub(super) const START_REFUSALS: &str = "sim.upgrade-agent/start-refusals";
 
+/// Annotation: how often a new guest of the VM dies before it has booted, or `always`.
+pub(super) const BOOT_FAILURES: &str = "sim.upgrade-agent/boot-failures";
+/// Annotation: how many of the VM's next migrations find no node for their target, or `always`.
+pub(super) const NO_TARGET: &str = "sim.upgrade-agent/unschedulable-targets";
+
+/// What is counted of a VM: guests that died by its script.
+pub(super) const DIED: &str = "scripted boot failure";
 /// What is counted of a VM: migrations that failed by its script.
 pub(super) const FAILED: &str = "scripted migration failure";
 /// What is counted of a VM: VMIs that were refused by its script.
@@ -25,11 +32,13 @@ pub(super) const REFUSED: &str = "scripted start refusal";
 pub(super) type Amount = u32;
 
 /// The script of one VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Script {
     migration_failures: Option<Amount>,
     terminating: Option<Amount>,
     start_refusals: Option<Amount>,
+    boot_failures: Option<Amount>,
+    no_target: Option<Amount>,
 }
 
 impl Script {
@@ -43,9 +52,10 @@ impl Script {
             migration_failures: amount(MIGRATION_FAILURES),
             terminating: amount(TERMINATING),
             start_refusals: amount(START_REFUSALS),
+            boot_failures: amount(BOOT_FAILURES),
+            no_target: amount(NO_TARGET),
         };
-        let nothing = Self { migration_failures: None, terminating: None, start_refusals: None };
-        (script != nothing).then_some(script)
+        (script != Self::default()).then_some(script)
     }
 }
 
@@ -64,6 +74,21 @@ fn said(view: &View, key: &Key, vmi: &Entry, of: fn(&Script) -> Option<Amount>) 
 pub(super) fn migration_fails(view: &View, key: &Key, vmi: &Entry) -> bool {
     said(view, key, vmi, |script| script.migration_failures)
         .is_some_and(|most| view.count(&counted(view, key, vmi), FAILED) < most)
+}
+
+/// Whether the guest of this VMI dies before it has booted.
+pub(super) fn boot_fails(view: &View, key: &Key, vmi: &Entry) -> bool {
+    said(view, key, vmi, |script| script.boot_failures)
+        .is_some_and(|most| view.count(&counted(view, key, vmi), DIED) < most)
+}
+
+/// Whether the target pod of this VMI's migration finds no node, whatever there is.
+pub(super) fn finds_no_target(view: &View, key: &Key, vmi: &Entry) -> bool {
+    let scripted = said(view, key, vmi, |script| script.no_target);
+    scripted.is_some_and(|most| {
+        let ended = view.vmims_of(key).filter(|vmim| vmim.filed.ended).count();
+        u32::try_from(ended).is_ok_and(|ended| ended < most)
+    })
 }
 
 /// How long a VMI stays Terminating after its guest has ended.

@@ -5,6 +5,7 @@
 //! devices) run alone. With an API server in memory nothing can race: there, tasks run one by one in the order of their
 //! keys. A task that was refused is tried again with a growing delay, never in a busy loop.
 
+mod decision;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,46 +17,17 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::guests::Guests;
+use super::switch::Switch;
 use super::view::{Key, Kind, Task, View, version_of};
 use super::wire::{self, Events, Heard, Learned, Wire, Write};
 use super::{SimError, Timing, kubelet, longhorn, virt_controller, workloads};
+pub(super) use decision::Decision;
 use queue::Queue;
 
 /// After so many tasks in memory everybody else gets a turn.
 const SHIFT: usize = 256;
 /// So many objects may be parsed at once before those at rest are let go.
 const WARM: usize = 8192;
-
-/// What `decide` wants: writes now, or a look again later.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Decision {
-    pub(super) writes: Vec<Write>,
-    pub(super) again: Option<Instant>,
-}
-
-impl Decision {
-    pub(super) fn write(writes: impl Into<Vec<Write>>) -> Self {
-        Self { writes: writes.into(), again: None }
-    }
-
-    pub(super) fn at(again: Instant) -> Self {
-        Self { writes: Vec::new(), again: Some(again) }
-    }
-
-    pub(super) fn nothing() -> Self {
-        Self::default()
-    }
-
-    /// The other decision if this one writes nothing; the earlier of the two times otherwise.
-    pub(super) fn or(self, other: impl FnOnce() -> Self) -> Self {
-        if !self.writes.is_empty() {
-            return self;
-        }
-        let mut next = other();
-        next.again = next.again.into_iter().chain(self.again).min();
-        next
-    }
-}
 
 /// What every `decide` may know besides the view.
 #[derive(Debug)]
@@ -92,8 +64,11 @@ impl Now<'_> {
     }
 }
 
-fn decide(view: &View, task: &Task, now: &Now<'_>) -> Decision {
+fn decide(view: &View, task: &Task, now: &Now<'_>, controlled: bool) -> Decision {
     match task.0 {
+        Kind::Node | Kind::Vm | Kind::Vmi | Kind::Vmim | Kind::Pod if !controlled => {
+            kubelet::decide(view, task, now)
+        }
         Kind::Node | Kind::Vm | Kind::Vmi | Kind::Vmim | Kind::Pod => {
             virt_controller::decide(view, task, now).or(|| kubelet::decide(view, task, now))
         }
@@ -114,6 +89,8 @@ struct Turns {
     unlisted: BTreeSet<Kind>,
     touched: BTreeSet<Task>,
     serial: u64,
+    /// Whether virt-controller is there.
+    controlled: bool,
     /// Versions that we wrote and that the watch is still to tell of.
     own: BTreeSet<u64>,
 }
@@ -122,9 +99,11 @@ pub(super) async fn run(
     wire: Wire,
     timing: Timing,
     guests: Guests,
+    virt_controller: &Switch,
     shutdown: CancellationToken,
 ) -> Result<(), SimError> {
     let direct = wire.is_direct();
+    let mut switched = virt_controller.listen();
     let kinds: &[Kind] = if direct { &Kind::ALL } else { &Kind::CORE };
     let mut events = Events::of(&wire, kinds);
     let resync = (timing.resync_ms > 0).then(|| Duration::from_millis(timing.resync_ms.max(100)));
@@ -138,6 +117,7 @@ pub(super) async fn run(
         unlisted: if direct { BTreeSet::new() } else { kinds.iter().copied().collect() },
         touched: BTreeSet::new(),
         serial: 0,
+        controlled: virt_controller.is_on(),
         own: BTreeSet::new(),
     };
     let mut next_resync = resync.map(|resync| Instant::now() + resync);
@@ -167,6 +147,10 @@ pub(super) async fn run(
                 Some((kind, heard)) => turns.take_in(kind, heard),
                 None => return Err(SimError::WatchesEnded),
             },
+            Ok(()) = switched.changed() => {
+                turns.controlled = *switched.borrow_and_update();
+                turns.wake_all();
+            }
             () = until(next) => {}
         }
     }
@@ -242,7 +226,7 @@ impl Turns {
     }
 
     fn decide(&mut self, task: &Task, instant: Instant) -> Vec<Write> {
-        let decision = decide(&self.view, task, &Now { timing: &self.timing, instant });
+        let decision = decide(&self.view, task, &Now { timing: &self.timing, instant }, self.controlled);
         if let Some(at) = decision.again {
             self.queue.later(task.clone(), at);
         }

@@ -27,6 +27,10 @@ pub const MIGRATION_FAILURES_ANNOTATION: &str = super::script::MIGRATION_FAILURE
 pub const TERMINATING_ANNOTATION: &str = super::script::TERMINATING;
 /// Annotation of a VM: how often a new VMI of it is refused by a webhook, or `always`.
 pub const START_REFUSALS_ANNOTATION: &str = super::script::START_REFUSALS;
+/// Annotation of a VM or a VMI: how often a new guest of it dies before it has booted, or `always`.
+pub const BOOT_FAILURES_ANNOTATION: &str = super::script::BOOT_FAILURES;
+/// Annotation of a VM or a VMI: how many of its next migrations find no node for their target, or `always`.
+pub const NO_TARGET_ANNOTATION: &str = super::script::NO_TARGET;
 /// Annotation of a node that has booted: the devices that its plugins will offer again.
 pub const DEVICES_ANNOTATION: &str = super::fields::DEVICES;
 

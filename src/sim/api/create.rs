@@ -49,6 +49,7 @@ impl Store {
         }
         self.begin(&kind, namespace, &mut new);
         admission::prepare(&kind, &mut new);
+        self.fill_in(place, &mut new);
         if dry_run {
             return Ok(Object::of(new));
         }

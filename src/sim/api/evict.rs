@@ -32,6 +32,7 @@ impl Store {
         let pod = self.get(place, key).cloned().ok_or_else(|| Status::not_found(&kind, name))?;
         let phase = text(&pod, "/status/phase");
         let beyond_budgets = matches!(phase, "Succeeded" | "Failed" | "Pending") || is_deleting(&pod);
+        self.ask_about_eviction(&pod, options.dry_run)?;
         if !beyond_budgets {
             self.ask_budget(namespace, name, &pod, options.dry_run)?;
         }

@@ -47,6 +47,7 @@ mod versions;
 mod warm;
 mod watch;
 mod watchers;
+mod webhooks;
 mod wire;
 
 use std::sync::Arc;
@@ -67,6 +68,7 @@ pub use body::ApiBody;
 pub use service::ApiService;
 pub use status::Status;
 pub use subscription::{Event, Subscription};
+pub use webhooks::Webhooks;
 
 /// Answers the requests under a path of its own, as an aggregated API server does.
 pub type Aggregated =
@@ -211,6 +213,11 @@ impl ApiServer {
     /// Forgets all handlers. They hold this server as a rule, and it holds them: a world that ends has to part them.
     pub fn disaggregate(&self) {
         self.shared.disaggregate();
+    }
+
+    /// Whether `KubeVirt`'s webhooks are asked from now on; a new server or a fork asks nobody.
+    pub fn ask(&self, webhooks: Webhooks) {
+        self.shared.store().webhooks = webhooks;
     }
 
     /// How many requests came through [`Self::service`].

@@ -57,6 +57,7 @@ impl Store {
         if kind.version != address.version || (!kind.namespaced && !address.namespace.is_empty()) {
             return Err(Status::no_such_path());
         }
+        self.ask_webhooks(request.method, &address, request.body)?;
         if address.name.is_empty() {
             return self.dispatch_all(request, &address, place, &kind);
         }

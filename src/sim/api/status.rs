@@ -55,7 +55,8 @@ impl Status {
     }
 
     /// The JSON that goes over the wire.
-    pub(super) fn json(&self) -> serde_json::Value {
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
         let mut body = serde_json::to_value(&*self.0).unwrap_or_default();
         if let Some(fields) = body.as_object_mut() {
             fields.insert("apiVersion".to_owned(), "v1".into());

@@ -13,6 +13,7 @@ use super::names::{Names, START};
 use super::spares::Spares;
 use super::warm::Warm;
 use super::watchers::Watchers;
+use super::webhooks::Webhooks;
 use crate::host::clock::Clock;
 
 /// `namespace/name`, or `name`: ordered as etcd orders them.
@@ -37,6 +38,7 @@ pub(super) struct Store {
     pub(super) owned: Arc<BTreeSet<(u64, Place, Key)>>,
     pub(super) warm: Warm,
     pub(super) spares: Spares,
+    pub(super) webhooks: Webhooks,
     names: Arc<Names>,
 }
 
@@ -54,6 +56,7 @@ impl Store {
             owned: Arc::default(),
             warm: Warm::default(),
             spares: Spares::default(),
+            webhooks: Webhooks::None,
             names: START.names.clone(),
         }
     }
@@ -72,6 +75,7 @@ impl Store {
             owned: self.owned.clone(),
             warm: self.warm.clone(),
             spares: Spares::default(),
+            webhooks: Webhooks::None,
             names: self.names.clone(),
         }
     }

@@ -43,7 +43,14 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
         (false, Some(_)) => end(vmi, Ending::Died, now),
         (false, None) => {
             let due = entry.phase_since + Duration::from_millis(now.timing.boot_ms);
-            now.once(due, || boot(vmi, now))
+            now.once(due, || {
+                if script::boot_fails(view, key, entry) {
+                    let Decision { mut writes, again } = end(vmi, Ending::Died, now);
+                    writes.push(Write::Done { uid: script::counted(view, key, entry), what: script::DIED });
+                    return Decision { writes, again };
+                }
+                boot(vmi, now)
+            })
         }
         (true, Some(since)) => shut_down(view, vmi, pod, since, now),
         (true, None) => copy(view, key, entry, now),

@@ -9,6 +9,7 @@ use crate::sim::fields::{
     self, FIRST_NODE, annotation, condition, conditions_with, is_deleting, is_final, label, list, map, name,
     text, uid,
 };
+use crate::sim::script;
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Key, Kind, View, requests, vmi_of_pod};
 
@@ -21,7 +22,7 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     if is_deleting(pod) || is_final(pod) {
         return Decision::nothing();
     }
-    match place(view, pod) {
+    match place(view, entry) {
         Ok(node) => Decision::write([Write::Bind { pod: Key::of(pod), uid: uid(pod).to_owned(), node }]),
         Err(message) => {
             let told = condition(pod, "PodScheduled").map(|c| text(c, "/message")).unwrap_or_default();
@@ -39,7 +40,15 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
 }
 
 /// The node for a pod, or the scheduler's sentence about why there is none.
-fn place(view: &View, pod: &Value) -> Result<String, String> {
+fn place(view: &View, entry: &Entry) -> Result<String, String> {
+    let pod = &*entry.object;
+    if entry.facts.job.is_some()
+        && let Some(key) = &entry.filed.vmi
+        && view.entry(Kind::Vmi, key).is_some_and(|vmi| script::finds_no_target(view, key, vmi))
+    {
+        let nodes = view.all(Kind::Node).count();
+        return Err(format!("0/{nodes} nodes are available: {nodes} Insufficient memory."));
+    }
     let wanted = requests(pod);
     if let Some((node, _)) = view.nodes_by_load().find(|(_, node)| misfit(view, pod, &wanted, node).is_none())
     {

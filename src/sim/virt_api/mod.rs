@@ -25,6 +25,15 @@ pub struct VirtApi {
     pub timing: Timing,
 }
 
+/// What the API server answers for virt-api while that is away (`kubevirt.md` §2.3).
+#[must_use]
+pub fn unreachable() -> Response<Bytes> {
+    answers::plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "error trying to reach service: dial tcp: connect: connection refused",
+    )
+}
+
 /// What a call is about.
 struct Call<'a> {
     namespace: &'a str,
