@@ -50,9 +50,7 @@ pub enum Refusal {
     #[error("VMs are on the node after pre-drain: {}; move or stop them, then run again", .0.join(", "))]
     VmsPresent(Vec<String>),
     /// New VMs could arrive.
-    #[error(
-        "node is not cordoned and tainted any more, so VMs may come back; somebody uncordoned it: run again"
-    )]
+    #[error("node is not cordoned any more, so VMs may come back; somebody uncordoned it: run again")]
     Open,
     /// Somebody took the fence down.
     #[error("the fence on the RKE2 unit is gone, so somebody else may restart it; run again")]
