@@ -14,6 +14,7 @@ use crate::flow::next::{Next, next};
 use crate::flow::record::{Outcome, Record};
 use crate::flow::report::Blocker;
 use crate::flow::step::Step;
+use crate::flow::vms::VmLedger;
 
 /// First pause before a step is tried again; doubles up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -218,7 +219,7 @@ async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepErr
 }
 
 fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
-    let sentence = error.sentence();
+    let sentence = with_owed(error.sentence(), run.journal.progress().ledger());
     let untouched = !run.journal.progress().touched_node();
     match error.reaction {
         Reaction::Interrupted => Ended::Interrupted,
@@ -252,6 +253,16 @@ fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
     }
 }
 
+/// Whoever is asked has to hear of every VM that is off because of this run, whatever it waits for.
+fn with_owed(sentence: String, ledger: &VmLedger) -> String {
+    let owed = ledger.owed().map(|line| line.entry.vm.to_string());
+    let unnamed: Vec<String> = owed.filter(|vm| !sentence.contains(vm.as_str())).collect();
+    if unnamed.is_empty() {
+        return sentence;
+    }
+    format!("{sentence}. Shut down for this upgrade and still owed a start: {}", unnamed.join(", "))
+}
+
 /// The same words where people look for what is waited for.
 fn publish_hold(run: &mut Run, sentence: &str) {
     run.publish_blockers(vec![Blocker {
@@ -265,4 +276,23 @@ fn publish_hold(run: &mut Run, sentence: &str) {
 
 fn fatal(error: &StepError) -> Ended {
     Ended::Fatal(error.sentence())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::progress::tests::{replay, whole_run};
+
+    #[test]
+    fn a_hold_names_every_vm_that_is_off_because_of_the_run() {
+        let run = whole_run();
+        let stopping = run.iter().position(|entry| matches!(entry.record, Record::StopIntent { .. })).unwrap();
+        let (before, after) = (replay(&run[..stopping]), replay(&run[..=stopping]));
+        let said = |progress: &crate::flow::progress::Progress, sentence: &str| {
+            with_owed(sentence.to_owned(), progress.ledger())
+        };
+        assert_eq!(said(&before, "it waits"), "it waits");
+        assert!(said(&after, "it waits").contains("owed a start: default/gpu"), "{}", said(&after, "it waits"));
+        assert_eq!(said(&after, "VM default/gpu waits"), "VM default/gpu waits");
+    }
 }
