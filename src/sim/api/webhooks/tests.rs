@@ -58,15 +58,11 @@ async fn an_eviction_moves_a_guest_that_can_move_and_ends_one_that_cannot() {
     }
     evict(&stage, &stayer).unwrap();
     stage.settle(2).await;
-    let moved = stage.get(Kind::Vmi, namespace(&mover), name(&mover));
-    assert_ne!(text(&moved, "/status/nodeName"), text(&mover, "/status/nodeName"));
-    assert_eq!(text(&moved, "/status/phase"), "Running");
-    let gone = stage.server.get_object(
-        "kubevirt.io",
-        "virtualmachineinstances",
-        namespace(&stayer),
-        name(&stayer),
-    );
+    let after = stage.get(Kind::Vmi, namespace(&mover), name(&mover));
+    assert_ne!(text(&after, "/status/nodeName"), text(&mover, "/status/nodeName"));
+    assert_eq!(text(&after, "/status/phase"), "Running");
+    let gone =
+        stage.server.get_object("kubevirt.io", "virtualmachineinstances", namespace(&stayer), name(&stayer));
     assert!(gone.is_none(), "its guest was shut down, and RerunOnFailure does not start it again: {gone:?}");
 }
 
