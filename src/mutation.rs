@@ -22,11 +22,17 @@ pub(crate) enum Mutation {
     CopyOverLive,
     /// The run is called done while the node still carries its marks.
     LeaveTheMarks,
+    /// A hold says what it waits for, and not who is off meanwhile.
+    NameNobodyOwed,
+    /// A VM whose migration fails is shut down, whatever the plan says.
+    StopWhatDoesNotMove,
+    /// A VM that cannot be started is struck off, and the run goes on.
+    StrikeWhatDoesNotStart,
 }
 
 #[cfg(test)]
 impl Mutation {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::SkipSync,
         Self::SkipDirectorySync,
         Self::PublishBeforeAppend,
@@ -36,6 +42,9 @@ impl Mutation {
         Self::RepeatTheStop,
         Self::CopyOverLive,
         Self::LeaveTheMarks,
+        Self::NameNobodyOwed,
+        Self::StopWhatDoesNotMove,
+        Self::StrikeWhatDoesNotStart,
     ];
 }
 

@@ -26,6 +26,7 @@ const MOST_FAILURES: usize = 10;
 
 /// What is to be rehearsed.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = faults::help())]
 pub struct RehearseArgs {
     /// Objects of a real cluster, exported with kubectl (docs/rehearse.md); may be given several times.
     #[arg(long, value_name = "FILE", conflicts_with = "world")]
@@ -45,7 +46,8 @@ pub struct RehearseArgs {
     /// What goes wrong, separated by commas; `help` lists the words.
     #[arg(long, value_name = "FAULTS", value_delimiter = ',')]
     faults: Vec<String>,
-    /// Harm it again and again: `every` single blow, `sample=N` of them, or `random=N` sets of several.
+    /// Harm it again and again: `every` single blow, `sample=N` of them, `random=N` sets of several; each of the `scripts`
+    /// alone, or `scripted=N` sets of scripts and blows.
     #[arg(long, value_name = "WHICH", value_parser = which)]
     crashes: Option<Which>,
     /// How to print.
@@ -57,13 +59,17 @@ fn which(text: &str) -> Result<Which, String> {
     let count = |count: &str| count.parse::<u64>().ok().filter(|count| *count > 0);
     match text.split_once('=') {
         None if text == "every" => Ok(Which::Every),
+        None if text == "scripts" => Ok(Which::Scripts),
+        Some(("scripted", number)) => {
+            count(number).map(Which::Scripted).ok_or_else(|| "scripted=N, N at least 1".to_owned())
+        }
         Some(("sample", number)) => {
             count(number).map(Which::Sample).ok_or_else(|| "sample=N, N at least 1".to_owned())
         }
         Some(("random", number)) => {
             count(number).map(Which::Random).ok_or_else(|| "random=N, N at least 1".to_owned())
         }
-        _ => Err("every, sample=N or random=N".to_owned()),
+        _ => Err("every, sample=N, random=N, scripts or scripted=N".to_owned()),
     }
 }
 
@@ -125,14 +131,17 @@ fn crashes(args: &RehearseArgs, order: &Order, which: Which, terminal: &Terminal
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = checked.run as f64 / seconds.max(0.001);
     terminal.remark(&format!("{rate:.0} schedules/s on {} threads", check::threads()));
-    let Checked { run, effects, awaits, asked, failures } = &checked;
+    let Checked { run, effects, awaits, asked, held, failures } = &checked;
     terminal.line(&format!(
         "{run} crash schedules over {effects} effects and {awaits} awaits: {} failed",
         failures.len()
     ));
-    let by_word: Vec<String> = asked.iter().map(|(word, count)| format!("{word} {count}")).collect();
-    let words = if by_word.is_empty() { String::new() } else { format!(" ({})", by_word.join(", ")) };
-    terminal.line(&format!("{} needed an operator's \"go on\"{words}", asked.values().sum::<u64>()));
+    let (asked_by, held_by) = (by_word(asked), by_word(held));
+    terminal.line(&format!("{} needed an operator's \"go on\"{asked_by}", asked.values().sum::<u64>()));
+    if !held.is_empty() {
+        let sum = held.values().sum::<u64>();
+        terminal.line(&format!("{sum} ended with a hold that names everybody who is owed a start{held_by}"));
+    }
     let world = scene_flags(args);
     for failure in failures.iter().take(MOST_FAILURES) {
         terminal.line(&format!("FAILED: upgrade-agent rehearse {world}{}", failure.flags()));
@@ -146,6 +155,12 @@ fn crashes(args: &RehearseArgs, order: &Order, which: Which, terminal: &Terminal
         return Ok(Exit::Failed);
     }
     Ok(Exit::Done)
+}
+
+/// ` (kill 3, power 1)`.
+fn by_word(counts: &std::collections::BTreeMap<String, u64>) -> String {
+    let words: Vec<String> = counts.iter().map(|(word, count)| format!("{word} {count}")).collect();
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
 }
 
 /// What makes the command mean the same world again, each flag with a blank behind it.

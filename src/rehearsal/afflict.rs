@@ -3,57 +3,61 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::flow::vms::VmKey;
 use crate::rehearsal::RehearsalError;
-use crate::rehearsal::faults::{Fault, Flaw};
+use crate::rehearsal::doings::{Doing, Machine, Setup};
+use crate::rehearsal::faults::Fault;
 use crate::sim::api::ApiServer;
 use crate::sim::world;
 
-/// Puts a flaw of the beginning into its object; the others come with the machine or on the way.
+/// Puts a flaw of the beginning into its object; the others come with the machine or on the way. A flaw of an object that
+/// is not there is refused.
 pub(super) fn afflict(server: &ApiServer, fault: &Fault) -> Result<(), RehearsalError> {
     match fault {
         Fault::Vm(vm, flaw) => {
-            let path = format!(
-                "/apis/kubevirt.io/v1/namespaces/{}/virtualmachineinstances/{}",
-                vm.namespace, vm.name
-            );
-            let annotation = match flaw {
-                Flaw::GuestIgnoresShutdown => Some((world::SHUTDOWN_ANNOTATION, "ignore")),
-                Flaw::MigrationNeverConverges => Some((world::DIRTY_ANNOTATION, "1000000")),
-                Flaw::UserStarts => None,
-                Flaw::Cordoned
-                | Flaw::NoRoom
-                | Flaw::DeviceLost
-                | Flaw::StrayGuest
-                | Flaw::Rke2Crashes
-                | Flaw::Rke2Hangs
-                | Flaw::Rke2WrongVersion
-                | Flaw::Rke2Dies => return Ok(()),
-            };
-            let body = match annotation {
-                Some((key, value)) => json!({"metadata": {"annotations": {key: value}}}),
-                None => json!({}),
-            };
-            patch(server, &path, &body, &format!("fault {fault}: VM {vm}"))
+            let what = format!("fault {fault}: VM {vm}");
+            let kind =
+                |kind: &str| format!("/apis/kubevirt.io/v1/namespaces/{}/{kind}/{}", vm.namespace, vm.name);
+            let (vm_path, vmi_path) = (kind("virtualmachines"), kind("virtualmachineinstances"));
+            patch(server, &vmi_path, &json!({}), &what)?;
+            match flaw.doing() {
+                Doing::Annotation(key, value) => {
+                    let body = json!({"metadata": {"annotations": {key: value}}});
+                    patch(server, &vmi_path, &body, &what)?;
+                    // Its next instance goes by what the VM says.
+                    patch(server, &vm_path, &body, &what)
+                }
+                Doing::Setup(Setup::CrashLoops) => {
+                    let script = json!({"annotations": {world::BOOT_FAILURES_ANNOTATION: "always"}});
+                    let body =
+                        json!({"metadata": script, "spec": {"running": null, "runStrategy": "Always"}});
+                    patch(server, &vm_path, &body, &what)?;
+                    patch(server, &vmi_path, &json!({"status": {"phase": "Failed"}}), &what)
+                }
+                Doing::Setup(Setup::LingersFailed) => {
+                    let body = json!({"spec": {"running": null, "runStrategy": "Manual"}});
+                    patch(server, &vm_path, &body, &what)?;
+                    patch(server, &vmi_path, &json!({"status": {"phase": "Failed"}}), &what)
+                }
+                Doing::Setup(Setup::Cordoned | Setup::NoRoom) | Doing::Deed(..) | Doing::Machine(_) => Ok(()),
+            }
         }
         Fault::Node(node, flaw) => {
             let path = format!("/api/v1/nodes/{node}");
             let what = format!("fault {fault}: node {node}");
-            match flaw {
-                Flaw::Cordoned => patch(server, &path, &json!({"spec": {"unschedulable": true}}), &what),
-                Flaw::NoRoom => {
+            match flaw.doing() {
+                Doing::Setup(Setup::Cordoned) => {
+                    patch(server, &path, &json!({"spec": {"unschedulable": true}}), &what)
+                }
+                Doing::Setup(Setup::NoRoom) => {
                     let room =
                         json!({"status": {"allocatable": {"memory": "1Mi"}, "capacity": {"memory": "1Mi"}}});
                     patch(server, &format!("{path}/status"), &room, &what)
                 }
-                Flaw::DeviceLost
-                | Flaw::StrayGuest
-                | Flaw::Rke2Crashes
-                | Flaw::Rke2Hangs
-                | Flaw::Rke2WrongVersion
-                | Flaw::Rke2Dies
-                | Flaw::GuestIgnoresShutdown
-                | Flaw::MigrationNeverConverges
-                | Flaw::UserStarts => patch(server, &path, &json!({}), &what),
+                Doing::Setup(Setup::CrashLoops | Setup::LingersFailed)
+                | Doing::Annotation(..)
+                | Doing::Deed(..)
+                | Doing::Machine(_) => patch(server, &path, &json!({}), &what),
             }
         }
         Fault::At(..) | Fault::KillAtAwait(_) => Ok(()),
@@ -67,10 +71,77 @@ fn patch(server: &ApiServer, path: &str, body: &Value, what: &str) -> Result<(),
         .map_err(|status| RehearsalError::World { what: what.to_owned(), why: status.message.clone() })
 }
 
-/// The device plugins never come back: nobody remembers what they offered.
-pub(super) fn take_devices_away(server: &ApiServer, node: &str) {
-    let body = json!({"metadata": {"annotations": {world::DEVICES_ANNOTATION: null}}});
-    if let Err(status) = server.call(&Method::PATCH, &format!("/api/v1/nodes/{node}"), &body) {
-        tracing::warn!(node, message = status.message, "the devices could not be taken away");
+/// What the device plugins of a node that has booted will not offer again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    all: bool,
+    one_of_each: bool,
+    /// The devices of these VMs have other names.
+    renamed: Vec<VmKey>,
+    /// It is not heard of again.
+    pub(super) node: bool,
+}
+
+impl Missing {
+    /// What these faults say of a node.
+    pub(super) fn of(faults: &[Fault], node: &str) -> Self {
+        let mut missing = Self::default();
+        for fault in faults {
+            match fault {
+                Fault::Node(name, flaw) if name == node => match flaw.doing() {
+                    Doing::Machine(Machine::LosesDevices) => missing.all = true,
+                    Doing::Machine(Machine::LosesOneOfEach) => missing.one_of_each = true,
+                    Doing::Machine(Machine::NeverReturns) => missing.node = true,
+                    Doing::Machine(_) | Doing::Annotation(..) | Doing::Setup(_) | Doing::Deed(..) => {}
+                },
+                Fault::Vm(vm, flaw) if flaw.doing() == Doing::Machine(Machine::RenamesDevices) => {
+                    missing.renamed.push(vm.clone());
+                }
+                Fault::Node(..) | Fault::Vm(..) | Fault::At(..) | Fault::KillAtAwait(_) => {}
+            }
+        }
+        missing
     }
+
+    /// Takes it away from what is to be offered.
+    pub(super) fn take_away(&self, server: &ApiServer, node: &str) {
+        if *self == Self::default() {
+            return;
+        }
+        let noted = server.get_object("", "nodes", "", node).and_then(|node| {
+            let all = node.pointer("/metadata/annotations")?.get(world::DEVICES_ANNOTATION)?.as_str()?;
+            serde_json::from_str::<Value>(all).ok()
+        });
+        let Some(mut noted) = noted else { return };
+        let gone: Vec<String> = self.renamed.iter().flat_map(|vm| devices_of(server, vm)).collect();
+        if let Some(devices) = noted.get_mut("devices").and_then(Value::as_object_mut) {
+            for (name, count) in
+                devices.iter_mut().filter(|(name, _)| !name.starts_with("devices.kubevirt.io/"))
+            {
+                let had: u32 = count.as_str().and_then(|count| count.parse().ok()).unwrap_or(0);
+                let left = if self.all || gone.contains(name) {
+                    0
+                } else {
+                    had.saturating_sub(u32::from(self.one_of_each))
+                };
+                *count = json!(left.to_string());
+            }
+        }
+        let body = json!({"metadata": {"annotations": {world::DEVICES_ANNOTATION: noted.to_string()}}});
+        if let Err(status) = server.call(&Method::PATCH, &format!("/api/v1/nodes/{node}"), &body) {
+            tracing::warn!(node, message = status.message, "the devices could not be taken away");
+        }
+    }
+}
+
+/// The resource names that a VM asks for.
+fn devices_of(server: &ApiServer, vm: &VmKey) -> Vec<String> {
+    let Some(vm) = server.get_object("kubevirt.io", "virtualmachines", &vm.namespace, &vm.name) else {
+        return Vec::new();
+    };
+    let lists = ["hostDevices", "gpus"].map(|list| {
+        vm.pointer(&format!("/spec/template/spec/domain/devices/{list}")).and_then(Value::as_array)
+    });
+    let all = lists.into_iter().flatten().flatten();
+    all.filter_map(|device| device.get("deviceName")?.as_str().map(str::to_owned)).collect()
 }

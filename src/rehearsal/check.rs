@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::Invariant;
-use crate::rehearsal::schedule::Places;
+use crate::rehearsal::schedule::{Cast, Places};
 use crate::rehearsal::{Order, RehearsalError, Rehearsed, Stand, rehearse};
 
 /// Which schedules.
@@ -20,6 +20,10 @@ pub enum Which {
     Sample(u64),
     /// So many random sets of several blows.
     Random(u64),
+    /// Each failure script alone, about two VMs or nodes.
+    Scripts,
+    /// So many random sets of scripts with blows.
+    Scripted(u64),
 }
 
 /// What came of all of them.
@@ -33,6 +37,8 @@ pub struct Checked {
     pub awaits: u64,
     /// Schedules in which an operator had to say "go on", by the word of their first blow.
     pub asked: BTreeMap<String, u64>,
+    /// Schedules that ended with a hold that their faults allow, by the word of their first one.
+    pub held: BTreeMap<String, u64>,
     /// Those that failed, in their order.
     pub failures: Vec<Failure>,
 }
@@ -66,9 +72,13 @@ pub fn threads() -> usize {
 /// # Errors
 /// [`RehearsalError`], also when the unharmed world does not come through: nothing could be told from harming it.
 pub fn places(order: &Order) -> Result<Places, RehearsalError> {
+    unharmed(order).map(|unharmed| unharmed.places)
+}
+
+fn unharmed(order: &Order) -> Result<Rehearsed, RehearsalError> {
     let unharmed = rehearse(order)?;
     match complaints(&unharmed).first() {
-        None => Ok(unharmed.places),
+        None => Ok(unharmed),
         Some(why) => Err(RehearsalError::World { what: "the unharmed world".to_owned(), why: why.clone() }),
     }
 }
@@ -78,8 +88,9 @@ pub fn places(order: &Order) -> Result<Places, RehearsalError> {
 /// # Errors
 /// [`RehearsalError`] of the unharmed world.
 pub fn check(order: &Order, which: Which, told: impl Fn(u64, u64) + Sync) -> Result<Checked, RehearsalError> {
-    let places = places(order)?;
-    let schedules = schedules(&places, order, which);
+    let unharmed = unharmed(order)?;
+    let places = &unharmed.places;
+    let schedules = schedules(&unharmed, order, which);
     let total = schedules.len() as u64;
     let checked = Checked { effects: places.effects.len(), awaits: places.awaits, ..Checked::default() };
     let queue = Mutex::new((schedules.into_iter().enumerate(), checked, BTreeMap::new()));
@@ -105,7 +116,11 @@ pub fn check(order: &Order, which: Which, told: impl Fn(u64, u64) + Sync) -> Res
                             if rehearsed.asked > 0 {
                                 *checked.asked.entry(word(&order.faults)).or_insert(0) += 1;
                             }
-                            complaints(&rehearsed)
+                            let why = complaints(&rehearsed);
+                            if why.is_empty() && !rehearsed.timeline.succeeded {
+                                *checked.held.entry(word(&order.faults)).or_insert(0) += 1;
+                            }
+                            why
                         }
                         Err(error) => vec![error.to_string()],
                     };
@@ -122,17 +137,19 @@ pub fn check(order: &Order, which: Which, told: impl Fn(u64, u64) + Sync) -> Res
     Ok(checked)
 }
 
-/// `kill` of `kill@57`.
+/// `kill` of `kill@57`, `cordoned` of `cordoned=node2`.
 fn word(faults: &[Fault]) -> String {
     let first = faults.first().map(ToString::to_string).unwrap_or_default();
-    first.split('@').next().unwrap_or_default().to_owned()
+    first.split(['@', '=']).next().unwrap_or_default().to_owned()
 }
 
 /// What nobody may see of a rehearsal: broken promises, and an upgrade that does not come through once its faults are over.
+/// Where its faults are such that an operator may be asked for, the judge has seen to it that everybody owed is named.
 #[must_use]
 pub fn complaints(rehearsed: &Rehearsed) -> Vec<String> {
     let mut why: Vec<String> = rehearsed.broken.iter().map(ToString::to_string).collect();
-    if !rehearsed.timeline.succeeded {
+    let holds = rehearsed.may_hold && !rehearsed.timeline.blocked.is_empty();
+    if !rehearsed.timeline.succeeded && !holds {
         let blocked = rehearsed.timeline.blocked.first().map(|blocked| blocked.why.clone());
         let still_off = rehearsed.timeline.vms.iter().filter(|vm| vm.still_off);
         let still_off = still_off.map(|vm| vm.vm.to_string());
@@ -144,8 +161,15 @@ pub fn complaints(rehearsed: &Rehearsed) -> Vec<String> {
 }
 
 /// What goes wrong in each; the cluster is the same in all, random or not.
-fn schedules(places: &Places, order: &Order, which: Which) -> Vec<Vec<Fault>> {
+fn schedules(unharmed: &Rehearsed, order: &Order, which: Which) -> Vec<Vec<Fault>> {
+    let places = &unharmed.places;
     match which {
+        Which::Scripts => Cast::of(&unharmed.timeline).singles(),
+        Which::Scripted(count) => {
+            let cast = Cast::of(&unharmed.timeline);
+            let seeds = order.seed..order.seed.saturating_add(count);
+            seeds.map(|seed| cast.random(seed, places)).collect()
+        }
         Which::Every => places.singles().collect(),
         Which::Sample(wanted) => {
             let all: Vec<Vec<Fault>> = places.singles().collect();

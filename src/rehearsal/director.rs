@@ -1,39 +1,43 @@
 //! Shows the judge what happens, in order and at once: before every effect of an agent, after every change of the cluster,
 //! at every event of a machine. Plays the users whose doings are faults. Decides nothing about right and wrong.
 
+mod kinds;
+mod moments;
 mod seat;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::cluster::vms;
 use crate::flow::record::{Entry, Record};
 use crate::flow::report::NodeReport;
 use crate::flow::vms::VmKey;
 use crate::host::clock::Clock;
-use crate::rehearsal::faults::{Fault, Flaw};
+use crate::rehearsal::doings::Moment;
+use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::{Binaries, Broken, Judge, Start, Truth};
 use crate::rehearsal::life::{Listener, NAMESPACE};
+use crate::rehearsal::sky::Sky;
+use crate::rehearsal::wire::LifeWire;
 use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::sim::api::{ApiServer, Event, Subscription};
 use crate::sim::machine::SimMachine;
+use crate::sim::machine::life::Life;
+use kinds::Kind;
+use moments::Deeds;
 use seat::Watched;
-
-/// How long a user waits before the VM that went off is started again.
-const USER: Duration = Duration::from_secs(2);
 
 /// One director for one rehearsal; clones are the same one.
 #[derive(Clone)]
 pub(super) struct Director {
     server: ApiServer,
     clock: Clock,
-    faults: Arc<Vec<Fault>>,
+    sky: Sky,
+    deeds: Arc<Deeds>,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -46,6 +50,8 @@ struct Inner {
     working: String,
     last_line: Timestamp,
     report: Option<watch::Receiver<NodeReport>>,
+    /// The life that is lived now, and its wire.
+    life: Option<(Life, LifeWire)>,
     /// Machines of nodes that are done, and are not up yet.
     booting: Vec<SimMachine>,
 }
@@ -63,7 +69,7 @@ impl Director {
     pub(super) fn new(
         server: &ApiServer,
         clock: Clock,
-        faults: &[Fault],
+        (faults, sky): (&[Fault], Sky),
         binaries: BTreeMap<String, Binaries>,
     ) -> Self {
         let objects = |group: &str, plural: &str| -> Vec<Value> {
@@ -83,10 +89,11 @@ impl Director {
             working: String::new(),
             last_line: clock.now(),
             report: None,
+            life: None,
             booting: Vec::new(),
         };
         let inner = Arc::new(Mutex::new(inner));
-        Self { server: server.clone(), clock, faults: Arc::new(faults.to_vec()), inner }
+        Self { server: server.clone(), clock, sky, deeds: Arc::new(Deeds::of(faults)), inner }
     }
 
     /// A node's turn begins.
@@ -130,8 +137,9 @@ impl Director {
 
     /// The API accepted a request to stop a VM.
     pub(super) fn stop_heard(&self, namespace: &str, name: &str) {
-        let now = self.clock.now();
-        self.inner().judge.stop_accepted(now, &VmKey::new(namespace, name));
+        let (now, vm) = (self.clock.now(), VmKey::new(namespace, name));
+        self.inner().judge.stop_accepted(now, &vm);
+        self.vm_moment(Moment::StopAccepted, &vm);
     }
 
     /// Something was seen that nobody may do.
@@ -157,10 +165,13 @@ impl Director {
         let told = inner.hear(now);
         let Inner { judge, truth, working, .. } = &mut *inner;
         judge.opened(now, working, truth);
+        judge.every_step(now, truth);
         drop(inner);
         for (kind, event) in &told {
-            if let (Kind::Instance, Event::Deleted(vmi)) = (kind, event) {
-                self.play_user(key_of(vmi));
+            match (kind, event) {
+                (Kind::Instance, Event::Deleted(vmi)) => self.vm_moment(Moment::Gone, &key_of(vmi)),
+                (Kind::Node, Event::Added(node) | Event::Modified(node)) => self.node_changed(node),
+                (Kind::Instance | Kind::Order | Kind::Upgrade, _) | (Kind::Node, Event::Deleted(_)) => {}
             }
         }
     }
@@ -175,26 +186,13 @@ impl Director {
         }
     }
 
-    /// The instance of this VM is gone.
-    fn play_user(&self, key: VmKey) {
-        if !self.faults.contains(&Fault::Vm(key.clone(), Flaw::UserStarts)) {
-            return;
-        }
-        let client = self.server.client();
-        tokio::spawn(async move {
-            tokio::time::sleep(USER).await;
-            if let Err(error) = vms::start(&client, &key).await {
-                tracing::debug!(%error, "the user's start was refused");
-            }
-        });
-    }
-
     fn clone_weak(&self) -> Weak {
-        let Self { server, clock, faults, inner } = self;
+        let Self { server, clock, sky, deeds, inner } = self;
         Weak {
             server: server.clone(),
             clock: *clock,
-            faults: Arc::clone(faults),
+            sky: sky.clone(),
+            deeds: Arc::clone(deeds),
             inner: Arc::downgrade(inner),
         }
     }
@@ -208,15 +206,16 @@ impl Director {
 struct Weak {
     server: ApiServer,
     clock: Clock,
-    faults: Arc<Vec<Fault>>,
+    sky: Sky,
+    deeds: Arc<Deeds>,
     inner: std::sync::Weak<Mutex<Inner>>,
 }
 
 impl Weak {
     fn look(&self) {
         if let Some(inner) = self.inner.upgrade() {
-            let (server, faults) = (self.server.clone(), Arc::clone(&self.faults));
-            Director { server, clock: self.clock, faults, inner }.look();
+            let (server, deeds) = (self.server.clone(), Arc::clone(&self.deeds));
+            Director { server, clock: self.clock, sky: self.sky.clone(), deeds, inner }.look();
         }
     }
 }
@@ -240,29 +239,6 @@ fn metadata<'a>(object: &'a Value, field: &str) -> &'a str {
 
 fn key_of(object: &Value) -> VmKey {
     VmKey::new(metadata(object, "namespace"), metadata(object, "name"))
-}
-
-/// What the judge wants to hear of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Instance,
-    Node,
-    Order,
-    Upgrade,
-}
-
-impl Kind {
-    const ALL: [Self; 4] = [Self::Instance, Self::Node, Self::Order, Self::Upgrade];
-
-    fn subscribe(self, server: &ApiServer) -> Subscription {
-        let (group, plural) = match self {
-            Self::Instance => ("kubevirt.io", "virtualmachineinstances"),
-            Self::Node => ("", "nodes"),
-            Self::Order => ("agent.harvesterhci.io", "nodeupgrades"),
-            Self::Upgrade => ("harvesterhci.io", "upgrades"),
-        };
-        server.subscribe(group, plural)
-    }
 }
 
 impl Inner {
@@ -324,13 +300,15 @@ impl Inner {
 
 impl Listener for Director {
     fn line(&self, node: &str, entry: &Entry) {
-        let now = self.clock.now();
-        let mut inner = self.inner();
-        inner.last_line = now;
-        let stray = entry.record == Record::PreDrained
-            && self.faults.contains(&Fault::Node(node.to_owned(), Flaw::StrayGuest));
-        if let (true, Some(seat)) = (stray, inner.seats.get(node)) {
+        self.inner().last_line = self.clock.now();
+        if entry.record == Record::PreDrained
+            && self.deeds.leave_stray(node)
+            && let Some(seat) = self.inner().seats.get(node)
+        {
             seat.stray.store(true, Ordering::Relaxed);
+        }
+        if let Record::LedgerWritten { vms } = &entry.record {
+            self.listed(node, vms);
         }
     }
 
@@ -341,7 +319,12 @@ impl Listener for Director {
         inner.last_line = now;
     }
 
+    fn lives(&self, life: &Life, wire: &LifeWire) {
+        self.inner().life = Some((life.clone(), wire.clone()));
+    }
+
     fn ends(&self) {
-        self.inner().report = None;
+        let mut inner = self.inner();
+        (inner.report, inner.life) = (None, None);
     }
 }

@@ -1,12 +1,15 @@
 //! The faults that a rehearsal can be given, as values and as text: what `--faults` reads, and what a failing schedule
 //! prints so that the same command shows the same failure again. Knows nothing about how a fault is carried out.
 
+mod flaws;
+
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use thiserror::Error;
 
 use crate::flow::vms::VmKey;
+pub use flaws::{ALL, Described, Ends, Flaw, Of};
 
 /// What happens at one numbered effect: a file operation, a request, or a call to systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,80 +56,6 @@ impl Blow {
     }
 }
 
-/// Something about the cluster or a machine that is so from the beginning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Flaw {
-    /// A guest that never reacts to its power button.
-    GuestIgnoresShutdown,
-    /// A guest whose memory changes faster than it can be copied.
-    MigrationNeverConverges,
-    /// A VM that its user starts, as soon as it is off.
-    UserStarts,
-    /// A node that nothing new is scheduled to, by its operator's wish.
-    Cordoned,
-    /// A node without room for another VM.
-    NoRoom,
-    /// A node whose devices are gone after the restart of RKE2.
-    DeviceLost,
-    /// A machine with a VM process that the API does not know, once pre-drain is done.
-    StrayGuest,
-    /// The new RKE2 ends at once, each time it is started.
-    Rke2Crashes,
-    /// The new RKE2 never becomes ready.
-    Rke2Hangs,
-    /// The new RKE2 comes up and reports the old version.
-    Rke2WrongVersion,
-    /// The new RKE2 comes up and dies a minute later, each time.
-    Rke2Dies,
-}
-
-/// What a flaw is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Of {
-    Vm,
-    Node,
-}
-
-impl Flaw {
-    const WORDS: [(&'static str, Self, Of, &'static str); 11] = [
-        (
-            "guest-ignores-shutdown",
-            Self::GuestIgnoresShutdown,
-            Of::Vm,
-            "its guest never reacts to the power button",
-        ),
-        (
-            "migration-never-converges",
-            Self::MigrationNeverConverges,
-            Of::Vm,
-            "its memory changes faster than it is copied",
-        ),
-        ("user-starts", Self::UserStarts, Of::Vm, "its user starts it as soon as it is off"),
-        ("cordoned", Self::Cordoned, Of::Node, "its operator has cordoned it"),
-        ("no-room", Self::NoRoom, Of::Node, "it has no memory left for another VM"),
-        ("device-lost", Self::DeviceLost, Of::Node, "its devices are gone after the restart"),
-        (
-            "stray-guest",
-            Self::StrayGuest,
-            Of::Node,
-            "a VM process stays that the API does not know, once pre-drain is done",
-        ),
-        ("rke2-crashes", Self::Rke2Crashes, Of::Node, "the new RKE2 ends at once, each time"),
-        ("rke2-hangs", Self::Rke2Hangs, Of::Node, "the new RKE2 never becomes ready"),
-        (
-            "rke2-wrong-version",
-            Self::Rke2WrongVersion,
-            Of::Node,
-            "the new RKE2 comes up and reports the old version",
-        ),
-        ("rke2-dies", Self::Rke2Dies, Of::Node, "the new RKE2 dies a minute after each start"),
-    ];
-
-    fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, flaw, ..)| *flaw == self).map_or("", |(word, ..)| word)
-    }
-}
-
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -138,6 +67,31 @@ pub enum Fault {
     Node(String, Flaw),
     /// A VM that is so.
     Vm(VmKey, Flaw),
+}
+
+impl Fault {
+    /// Is it about a VM or a node, and not a blow?
+    #[must_use]
+    pub fn is_flaw(&self) -> bool {
+        match self {
+            Self::Node(..) | Self::Vm(..) => true,
+            Self::At(..) | Self::KillAtAwait(_) => false,
+        }
+    }
+
+    /// May an upgrade with these faults end with an operator being asked for? Where several things go wrong at a time it may.
+    #[must_use]
+    pub fn may_hold(faults: &[Self]) -> bool {
+        let mut flaws = faults.iter().filter_map(|fault| match fault {
+            Self::Node(_, flaw) | Self::Vm(_, flaw) => Some(*flaw),
+            Self::At(..) | Self::KillAtAwait(_) => None,
+        });
+        match (flaws.next(), faults.len()) {
+            (None, _) => false,
+            (Some(only), 1) => only.described().is_none_or(|known| known.ends == Ends::MayHold),
+            (Some(_), _) => true,
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -166,12 +120,15 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, NoFault> {
         let no_fault = || NoFault(text.to_owned());
         if let Some((word, of)) = text.split_once('=') {
-            let known = Flaw::WORDS.iter().find(|(known, ..)| *known == word);
-            let (_, flaw, kind, _) = known.ok_or_else(no_fault)?;
-            return match kind {
-                Of::Vm => of.parse().map(|vm| Self::Vm(vm, *flaw)).map_err(|_| no_fault()),
-                Of::Node if of.is_empty() || of.contains('/') => Err(no_fault()),
-                Of::Node => Ok(Self::Node(of.to_owned(), *flaw)),
+            let Described { flaw, of: kind, .. } =
+                *ALL.iter().find(|known| known.word == word).ok_or_else(no_fault)?;
+            if kind.is_vm() {
+                return of.parse().map(|vm| Self::Vm(vm, flaw)).map_err(|_| no_fault());
+            }
+            return if of.is_empty() || of.contains('/') {
+                Err(no_fault())
+            } else {
+                Ok(Self::Node(of.to_owned(), flaw))
             };
         }
         let (word, place) = text.split_once('@').ok_or_else(no_fault)?;
@@ -192,12 +149,11 @@ impl FromStr for Fault {
 /// All faults with what they do, one a line.
 #[must_use]
 pub fn help() -> String {
-    let mut text = String::from("About one VM (=NAMESPACE/NAME) or one node (=NODE), from the beginning:\n");
-    for (word, _, of, does) in Flaw::WORDS {
-        let of = match of {
-            Of::Vm => "NAMESPACE/NAME",
-            Of::Node => "NODE",
-        };
+    let mut text = String::from(
+        "About one VM (=NAMESPACE/NAME) or one node (=NODE), from the beginning or at its moment:\n",
+    );
+    for Described { word, of, does, .. } in ALL {
+        let of = if of.is_vm() { "NAMESPACE/NAME" } else { "NODE" };
         let form = format!("{word}={of}");
         writeln!(text, "  {form:<42} {does}").ok();
     }
@@ -238,18 +194,13 @@ mod tests {
             "lost@7",
             "away@8+20",
             "await@9",
-            "guest-ignores-shutdown=default/db",
-            "migration-never-converges=default/db",
-            "user-starts=default/db",
-            "cordoned=node2",
-            "no-room=node2",
-            "device-lost=node1",
-            "stray-guest=node1",
-            "rke2-crashes=node1",
-            "rke2-hangs=node1",
-            "rke2-wrong-version=node1",
-            "rke2-dies=node1",
-        ] {
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(
+            ALL.iter()
+                .map(|one| format!("{}={}", one.word, if one.of.is_vm() { "default/db" } else { "node2" })),
+        ) {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
             let word = text.split(['@', '=']).next().unwrap();
             assert!(help().contains(word), "{word} is not in the help");

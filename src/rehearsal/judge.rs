@@ -100,6 +100,8 @@ pub struct Judge {
     /// Machines that lost their power since their binary was last seen to change.
     was_cut: BTreeSet<String>,
     upgrade: Value,
+    /// VMs that do not run now.
+    off: usize,
     /// When a run last said what it waits for.
     explained: Option<Timestamp>,
     broken: Vec<Broken>,
@@ -126,6 +128,7 @@ impl Judge {
             swaps: BTreeMap::new(),
             was_cut: BTreeSet::new(),
             upgrade,
+            off: 0,
             explained: None,
             broken: Vec::new(),
         }
@@ -269,7 +272,7 @@ impl Judge {
             Some(sentence) if sentence.trim().is_empty() => {
                 self.note(now, Invariant::I5, format!("{node} asks for an operator and does not say why"));
             }
-            Some(_) => {}
+            Some(sentence) => self.owed_are_named(now, node, &owed, sentence),
         }
         self.nobody_is_lost(now, node, &durable, asks);
     }

@@ -26,6 +26,7 @@ use crate::host::fs::Fs;
 use crate::host::root::HostRoot;
 use crate::host::systemd::{BusAddress, Systemd};
 use crate::rehearsal::faults::{Blow, Fault};
+use crate::rehearsal::sky::Sky;
 use crate::rehearsal::wire::LifeWire;
 use crate::sim::api::ApiServer;
 use crate::sim::machine::SimMachine;
@@ -65,6 +66,8 @@ pub(super) trait Listener: Send + Sync {
     fn line(&self, node: &str, entry: &Entry);
     /// A life begins; its newest picture can be looked at as long as it lives.
     fn begins(&self, report: watch::Receiver<NodeReport>);
+    /// The same life, for those who end it or cut its wires.
+    fn lives(&self, life: &Life, wire: &LifeWire);
     /// It is over.
     fn ends(&self);
 }
@@ -74,6 +77,7 @@ pub(super) struct Stage {
     pub(super) server: ApiServer,
     pub(super) clock: Clock,
     pub(super) listener: Arc<dyn Listener>,
+    pub(super) sky: Sky,
 }
 
 /// The faults of a whole rehearsal, as one life meets them: its own numbers begin behind those of the lives before it.
@@ -111,7 +115,8 @@ pub(super) async fn live(
     killed_at_await: Option<u64>,
 ) -> Account {
     let life = machine.life(blows);
-    let wire = LifeWire::new(stage.server.service(), life.clone(), on_wire);
+    let wire = LifeWire::new(stage.server.service(), life.clone(), on_wire, stage.sky.clone());
+    stage.listener.lives(&life, &wire);
     let awaits = Arc::new(AtomicU64::new(0));
     let agent = Waiting {
         agent: Box::pin(begin(stage, &life, &wire, plan)),

@@ -10,13 +10,16 @@ mod afflict;
 pub mod chart;
 pub mod check;
 mod director;
+mod doings;
 pub mod faults;
 pub mod judge;
 mod life;
 mod roll;
 pub mod schedule;
+mod sky;
 pub mod timeline;
 pub mod unblock;
+mod users;
 mod wire;
 mod world;
 
@@ -82,6 +85,8 @@ pub struct Rehearsed {
     pub places: Places,
     /// How often an operator was asked for, and said "go on".
     pub asked: u32,
+    /// Whether its faults are such that it may end with an operator being asked for.
+    pub may_hold: bool,
     /// What happened in the world before it began that its owner should know: oddities of an exported cluster.
     pub notes: Vec<String>,
 }

@@ -37,6 +37,8 @@ const SETTLE: Duration = Duration::from_mins(20);
 
 /// How long storage may take to rebuild before the next node is begun all the same.
 const REBUILD: Duration = Duration::from_hours(4);
+/// How long before a node is closed somebody has ordered a VM onto it: its target pod has just found its place.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// Between two looks at storage.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
@@ -80,17 +82,24 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let binaries: BTreeMap<String, Binaries> =
         nodes.iter().map(|node| (node.clone(), both.clone())).collect();
     let states = states(&world)?;
-    let director = Director::new(&world.server, world.clock, &order.faults, binaries);
+    let director = Director::new(&world.server, world.clock, (&order.faults, world.sky.clone()), binaries);
     desk.get_or_init(|| director.clone());
     let following = tokio::spawn(director.clone().follow());
-    let stage =
-        Stage { server: world.server.clone(), clock: world.clock, listener: Arc::new(director.clone()) };
+    let stage = Stage {
+        server: world.server.clone(),
+        clock: world.clock,
+        listener: Arc::new(director.clone()),
+        sky: world.sky.clone(),
+    };
     let (mut sum, mut lines, mut blocked) = (Sum::default(), Vec::new(), Vec::new());
     let mut journals = Vec::new();
     for node in &nodes {
         storage_heals(&world).await;
         let seat = world.seat(node)?;
         director.begin(node, &seat);
+        if director.turn_begins(node) {
+            tokio::time::sleep(ON_ITS_WAY).await;
+        }
         let mut starts = 0;
         let through = take_through(order, &stage, &seat, &mut sum, &mut starts);
         let turn = match tokio::time::timeout(LONGEST, through).await {
@@ -143,7 +152,8 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let asked = sum.asked;
     let places = Places { effects: sum.effects, awaits: sum.awaits };
     let (broken, oddities) = (director.broken(), world.notes.clone());
-    Ok(Rehearsed { timeline, broken, nodes: states, places, asked, notes: oddities })
+    let may_hold = Fault::may_hold(&order.faults);
+    Ok(Rehearsed { timeline, broken, nodes: states, places, asked, may_hold, notes: oddities })
 }
 
 /// Whoever rolls an upgrade over nodes lets Longhorn rebuild what the last one took away: until then the budgets of the

@@ -1,8 +1,11 @@
 //! Crash schedules: every single blow that a world can be given, and random sets of several by seed. Pure: it only says
 //! which faults; [`super::check`] runs them.
 
+mod scripts;
+
 use crate::rehearsal::faults::{Blow, Fault};
 use crate::sim::machine::random::Dice;
+pub use scripts::Cast;
 
 /// The kinds of effects that a blow can fall on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

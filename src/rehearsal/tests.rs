@@ -1,5 +1,7 @@
 //! Whole rehearsals: what users see, that they repeat to the byte, and that the judge finds each rule that is broken on purpose.
 
+mod scripts;
+
 use super::*;
 use crate::flow::plan::MigrationFailure;
 use crate::flow::vms::VmKey;
@@ -154,8 +156,19 @@ fn trap(mutation: Mutation, places: &Places) -> Vec<Order> {
         Mutation::SwapWithoutGate => {
             vec![small(vec![Fault::Node("node1".to_owned(), Flaw::StrayGuest)])]
         }
+        Mutation::NameNobodyOwed => vec![pair_with("migration-always-fails", true)],
+        Mutation::StopWhatDoesNotMove => {
+            vec![pair_with("migration-fails-twice", true), pair_with("migration-always-fails", true)]
+        }
+        Mutation::StrikeWhatDoesNotStart => vec![pair_with("start-always-refused", false)],
         Mutation::RepeatTheStop => spread(Blow::KillAfter, schedule::EffectKind::Request),
     }
+}
+
+/// The world of two nodes in which a script is about a VM that can, or cannot, move.
+fn pair_with(script: &str, movable: bool) -> Order {
+    let vm = some_vm(&Preset::pair(), movable);
+    order(Preset::pair(), &[&format!("{script}={vm}")])
 }
 
 /// The sound agent passes under the trap; with the rule broken, the judge names the promise.
@@ -204,6 +217,9 @@ caught! {
     repeat_the_stop: RepeatTheStop breaks I4,
     copy_over_the_live_binary: CopyOverLive breaks I1,
     leave_the_marks: LeaveTheMarks breaks I6,
+    name_nobody_owed: NameNobodyOwed breaks I2,
+    stop_what_does_not_move: StopWhatDoesNotMove breaks I3,
+    strike_what_does_not_start: StrikeWhatDoesNotStart breaks I2,
 }
 
 /// A taste of what `rehearse --crashes` does at full speed in a release build.

@@ -18,7 +18,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::{BoxError, Service};
 
 use crate::rehearsal::faults::Blow;
-use crate::sim::api::{ApiBody, ApiService};
+use crate::rehearsal::sky::Sky;
+use crate::sim::api::{ApiBody, ApiService, Status};
 use crate::sim::machine::life::{Life, Verdict};
 
 /// What is wrong with the way to the API server, and when it last broke.
@@ -38,11 +39,12 @@ pub(super) struct LifeWire {
     server: ApiService,
     life: Life,
     trouble: Arc<Mutex<Trouble>>,
+    sky: Sky,
 }
 
 impl LifeWire {
-    pub(super) fn new(server: ApiService, life: Life, blows: BTreeMap<u64, Blow>) -> Self {
-        Self { server, life, trouble: Arc::new(Mutex::new(Trouble { blows, ..Trouble::default() })) }
+    pub(super) fn new(server: ApiService, life: Life, blows: BTreeMap<u64, Blow>, sky: Sky) -> Self {
+        Self { server, life, trouble: Arc::new(Mutex::new(Trouble { blows, ..Trouble::default() })), sky }
     }
 
     /// The client that production code gets.
@@ -88,8 +90,13 @@ impl LifeWire {
             self.hang_up();
         }
         // Whatever becomes of the request, what was to come after it comes.
-        let answer =
-            if self.is_away() { Err(broken("connection refused")) } else { self.server.call(request).await };
+        let answer = if self.is_away() {
+            Err(broken("connection refused"))
+        } else if let Some(met) = self.sky.meets(request.method(), request.uri().path()) {
+            Ok(said(&met))
+        } else {
+            self.server.call(request).await
+        };
         if !pass.spent() {
             return Err(broken("the agent is dead"));
         }
@@ -104,6 +111,13 @@ impl LifeWire {
 
 fn broken(why: &'static str) -> BoxError {
     io::Error::new(io::ErrorKind::ConnectionReset, why).into()
+}
+
+/// A refusal on the wire.
+fn said(status: &Status) -> Response<ApiBody> {
+    let mut response = Response::new(ApiBody::from(Bytes::from(status.json().to_string())));
+    *response.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
 }
 
 /// What an overloaded API server says.

@@ -17,16 +17,18 @@ use crate::cluster::crd::node_upgrade::{NodeUpgrade, NodeUpgradeSpec};
 use crate::cluster::names::safe_concat;
 use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
 use crate::host::clock::Clock;
-use crate::rehearsal::afflict::{afflict, take_devices_away};
-use crate::rehearsal::faults::{Fault, Flaw};
+use crate::rehearsal::afflict::{Missing, afflict};
+use crate::rehearsal::doings::{Doing, Machine};
+use crate::rehearsal::faults::Fault;
 use crate::rehearsal::life::NAMESPACE;
+use crate::rehearsal::sky::Sky;
 use crate::rehearsal::{Order, RehearsalError, Scene};
-use crate::sim::api::ApiServer;
+use crate::sim::api::{ApiServer, Webhooks};
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::image::{ARTIFACT, MachineImage, MachineSpec};
 use crate::sim::machine::release::release;
 use crate::sim::machine::rke2::Fate;
-use crate::sim::virt_api::VirtApi;
+use crate::sim::virt_api::{self, VirtApi};
 use crate::sim::{Guests, SimError, Timing, Wire, seed, world};
 
 /// The `Upgrade` that rehearsals are about.
@@ -44,6 +46,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<String>,
     pub(super) guests: Guests,
     pub(super) notes: Vec<String>,
+    pub(super) sky: Sky,
     stop: CancellationToken,
     /// Nodes of the control plane.
     servers: BTreeSet<String>,
@@ -124,16 +127,21 @@ impl World {
         for change in &order.changes {
             change.put(&server)?;
         }
+        server.ask(Webhooks::Up);
+        let sky = Sky::default();
         let timing = Timing::virtual_time(start);
         let guests = Guests::default();
         let stop = CancellationToken::new();
         let api = VirtApi { wire: Wire::from(server.clone()), timing: timing.clone() };
-        let stop_heard = Arc::new(stop_heard);
+        let (stop_heard, up) = (Arc::new(stop_heard), sky.virt_api.clone());
         server.aggregate(
             "/apis/subresources.kubevirt.io",
             Arc::new(move |request| {
-                let (api, stop_heard) = (api.clone(), Arc::clone(&stop_heard));
+                let (api, stop_heard, up) = (api.clone(), Arc::clone(&stop_heard), up.clone());
                 Box::pin(async move {
+                    if !up.is_on() {
+                        return virt_api::unreachable();
+                    }
                     let path = request.uri().path().to_owned();
                     let response = api.respond(request).await;
                     if response.status().is_success() && path.ends_with("/stop") {
@@ -145,7 +153,13 @@ impl World {
                 })
             }),
         );
-        let running = crate::sim::run_with_guests(server.clone(), timing, guests.clone(), stop.clone());
+        let running = crate::sim::run_with_switch(
+            server.clone(),
+            timing,
+            guests.clone(),
+            sky.virt_controller.clone(),
+            stop.clone(),
+        );
         tokio::spawn(async move {
             if let Err(error) = running.await {
                 tracing::error!(%error, "the simulators have ended");
@@ -153,7 +167,7 @@ impl World {
         });
         let servers = names.iter().filter(|name| is_server(&server, name)).cloned().collect();
         let order = order.clone();
-        Ok(Self { server, clock, start, nodes: names, guests, notes, stop, servers, order })
+        Ok(Self { server, clock, start, nodes: names, guests, notes, sky, stop, servers, order })
     }
 
     /// The machine of a node, switched on, with the plan for it and its order in the cluster.
@@ -223,15 +237,16 @@ impl World {
             let left = left.load(Ordering::Relaxed).then(|| "nobody/knows".to_owned());
             known.chain(left).collect()
         }));
-        let gone = self.order.faults.contains(&Fault::Node(node.to_owned(), Flaw::DeviceLost));
+        let missing = Missing::of(&self.order.faults, node);
         let wire = || (Wire::from(self.server.clone()), node.to_owned(), self.clock);
         let ((wire_up, name, clock), own, server) = (wire(), machine.clone(), self.server.clone());
         machine.on_rke2_ready(Arc::new(move |version| {
+            if missing.node {
+                return;
+            }
             let boot = own.boot_id();
             told(world::kubelet_started(&wire_up, &name, version, &boot, clock.now()));
-            if gone {
-                take_devices_away(&server, &name);
-            }
+            missing.take_away(&server, &name);
         }));
         let (down, name, clock) = wire();
         machine.on_rke2_stopped(Arc::new(move || told(world::kubelet_stopped(&down, &name, clock.now()))));
@@ -246,18 +261,17 @@ impl World {
             if name != node {
                 continue;
             }
-            let fate = match flaw {
-                Flaw::Rke2Crashes => Fate::Crashes,
-                Flaw::Rke2Hangs => Fate::Hangs,
-                Flaw::Rke2WrongVersion => Fate::Reports(self.order.from.to_string()),
-                Flaw::Rke2Dies => Fate::DiesAfter(Duration::from_mins(1)),
-                Flaw::GuestIgnoresShutdown
-                | Flaw::MigrationNeverConverges
-                | Flaw::UserStarts
-                | Flaw::Cordoned
-                | Flaw::NoRoom
-                | Flaw::DeviceLost
-                | Flaw::StrayGuest => continue,
+            let Doing::Machine(wrong) = flaw.doing() else { continue };
+            let fate = match wrong {
+                Machine::Rke2Crashes => Fate::Crashes,
+                Machine::Rke2Hangs => Fate::Hangs,
+                Machine::Rke2ReportsTheOldVersion => Fate::Reports(self.order.from.to_string()),
+                Machine::Rke2Dies => Fate::DiesAfter(Duration::from_mins(1)),
+                Machine::LosesDevices
+                | Machine::LosesOneOfEach
+                | Machine::RenamesDevices
+                | Machine::NeverReturns
+                | Machine::HasStrayGuest => continue,
             };
             machine.every_start_of(&to, fate);
         }

@@ -19,11 +19,13 @@ use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vms;
 use crate::cluster::watch_pace::WatchPace;
 use crate::flow::evacuate::{self, VmAction};
+use crate::flow::plan::MigrationFailure;
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 use crate::flow::vms::{Fate, VmKey};
 use crate::host::fs::Fs;
 use crate::host::process;
+use crate::mutation::{self, Mutation};
 
 /// A watch that is silent, because the API is away or a line was lost, is checked against a fresh list this often.
 const RESYNC: Duration = Duration::from_mins(1);
@@ -150,7 +152,11 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
     let now = run.now();
     let (seen, line) = (world.changes, run.journal.progress().seq());
     let ledger = run.journal.progress().ledger();
-    let decision = evacuate::decide(ledger, &world.seen, &run.plan.evacuation, begun, now);
+    let mut policy = run.plan.evacuation.clone();
+    if mutation::is_on(Mutation::StopWhatDoesNotMove) {
+        policy.on_migration_failure = MigrationFailure::ShutdownAndRestore;
+    }
+    let decision = evacuate::decide(ledger, &world.seen, &policy, begun, now);
     let mut look_again = decision.look_again;
     let acted = !decision.actions.is_empty();
     let idle = !acted && decision.blockers.is_empty() && look_again.is_none();

@@ -18,6 +18,7 @@ use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 use crate::flow::restore;
 use crate::flow::vms::{Fate, LedgerLine};
+use crate::mutation::{self, Mutation};
 
 /// VMs being started at the same time.
 const AT_ONCE: usize = 8;
@@ -75,6 +76,9 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
         match fared {
             Fared::Running(node) => run.record(Record::VmRestored { vm, node })?,
             Fared::Struck(reason) => run.record(Record::VmStruck { vm, reason })?,
+            Fared::Failed(reason) if mutation::is_on(Mutation::StrikeWhatDoesNotStart) => {
+                run.record(Record::VmStruck { vm, reason })?;
+            }
             Fared::Failed(why) => failed.push(format!("VM {vm} is owed a start: {why}")),
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Invariant, Judge, Truth};
 use crate::flow::progress::Progress;
-use crate::flow::vms::{Fate, VmKey};
+use crate::flow::vms::{Fate, LedgerLine, VmKey};
 use crate::rehearsal::timeline::seconds_between;
 
 /// One VM of the world.
@@ -24,6 +24,8 @@ pub(super) struct Watched {
     stops: u32,
     /// Something else than the agent ended it: a power cut, its user.
     excused: bool,
+    /// Its user has done something that makes its fate the user's own business.
+    taken_over: bool,
     /// `KubeVirt` starts it again when something else than its user ended it.
     comes_back: bool,
 }
@@ -59,6 +61,7 @@ pub(super) fn watched(
         forced: false,
         stops: 0,
         excused: false,
+        taken_over: false,
     };
     (text("/status/phase") == "Running").then_some((key, watched))
 }
@@ -84,6 +87,7 @@ impl Judge {
             return;
         }
         known.runs = runs;
+        self.off = if runs { self.off.saturating_sub(1) } else { self.off + 1 };
         if runs {
             if let Some(since) = known.off_since.take() {
                 known.off += seconds_between(since, now);
@@ -93,7 +97,7 @@ impl Judge {
         }
         (known.off_since, known.was_off) = (Some(now), true);
         let (node, movable) = (known.node.clone(), known.movable);
-        if known.excused {
+        if known.excused || known.taken_over {
             return;
         }
         let durable = truth.durable.get(&node);
@@ -129,8 +133,51 @@ impl Judge {
     pub fn stop_accepted(&mut self, now: Timestamp, key: &VmKey) {
         let Some(known) = self.vms.get_mut(key) else { return };
         known.stops += 1;
-        if known.stops > 1 && !known.excused {
+        if known.stops > 1 && !known.excused && !known.taken_over {
             self.note(now, Invariant::I4, format!("{key} was told to shut down twice"));
+        }
+    }
+
+    /// A VM's user does something with it: whether it runs is no longer the agent's business, what was promised before is.
+    pub fn taken_over(&mut self, key: &VmKey) {
+        if let Some(known) = self.vms.get_mut(key) {
+            known.taken_over = true;
+        }
+    }
+
+    /// After every step: a VM that is off is owed by a line on the disk, until it runs or was struck off with a reason.
+    pub fn every_step(&mut self, now: Timestamp, truth: &Truth) {
+        if self.off == 0 {
+            return;
+        }
+        let forgotten: Vec<(VmKey, String)> = self
+            .vms
+            .iter()
+            .filter(|(_, known)| !known.runs && !known.excused && !known.taken_over)
+            .filter(|(key, known)| {
+                let durable = truth.durable.get(&known.node);
+                durable.is_some_and(|durable| {
+                    let line = durable.ledger().line(key);
+                    !line.is_some_and(is_accounted_for)
+                })
+            })
+            .map(|(key, known)| (key.clone(), known.node.clone()))
+            .collect();
+        for (key, node) in forgotten {
+            let what = format!("{key} is off, and the journal of {node} owes it nothing any more");
+            self.note(now, Invariant::I2, what);
+        }
+    }
+
+    /// A run that ends with a hold names everybody whom it owes a start.
+    pub(super) fn owed_are_named(&mut self, now: Timestamp, node: &str, owed: &[VmKey], sentence: &str) {
+        for vm in owed {
+            let taken_over = self.vms.get(vm).is_some_and(|known| known.taken_over);
+            let named = sentence.contains(&vm.to_string());
+            if !named && !taken_over {
+                let what = format!("{node} holds, owes {vm} a start, and does not name it: {sentence}");
+                self.note(now, Invariant::I2, what);
+            }
         }
     }
 
@@ -168,7 +215,7 @@ impl Judge {
         let off: Vec<VmKey> = self
             .vms
             .iter()
-            .filter(|(_, known)| known.node == node && !known.runs && !known.excused)
+            .filter(|(_, known)| known.node == node && !known.runs && !known.excused && !known.taken_over)
             .map(|(key, _)| key.clone())
             .collect();
         for key in off {
@@ -189,7 +236,7 @@ impl Judge {
     /// VMs that do not run now and that somebody has to start; a power cut ends others for good, by their own strategy.
     #[must_use]
     pub fn off_now(&self) -> Vec<VmKey> {
-        let off = |known: &Watched| !known.runs && (known.comes_back || !known.excused);
+        let off = |known: &Watched| !known.runs && !known.taken_over && (known.comes_back || !known.excused);
         self.vms.iter().filter(|(_, known)| off(known)).map(|(key, _)| key.clone()).collect()
     }
 
@@ -205,5 +252,20 @@ impl Judge {
             let open = known.off_since.map_or(0.0, |since| seconds_between(since, now));
             (key, Away { off: known.off + open, forced: known.forced, still_off: !known.runs })
         })
+    }
+}
+
+/// Says this that somebody brings the VM back? A run may strike one off only when its user took it over, or it runs.
+fn is_accounted_for(line: &LedgerLine) -> bool {
+    match line.fate {
+        // The line of its end comes after its end.
+        Fate::Here
+        | Fate::Migrating { .. }
+        | Fate::Stopping { .. }
+        | Fate::ShutDown { .. }
+        | Fate::Restoring { .. }
+        | Fate::Left { .. } => true,
+        Fate::Struck { .. } => line.entry.left_off,
+        Fate::Migrated { .. } | Fate::Restored { .. } => false,
     }
 }

@@ -1,0 +1,136 @@
+//! How each flaw is carried out: an annotation that the simulators act on, a change of the beginning, somebody's deed at its
+//! moment, trouble on the way to the API server, or a machine that does not work. Says what, does nothing.
+
+use std::time::Duration;
+
+use crate::rehearsal::faults::Flaw;
+use crate::sim::world;
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// The simulators read it from the VM.
+    Annotation(&'static str, &'static str),
+    /// So from the beginning.
+    Setup(Setup),
+    /// Somebody does it when its moment comes.
+    Deed(Moment, Deed),
+    /// The machine or its RKE2.
+    Machine(Machine),
+}
+
+/// How something is before the upgrade begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setup {
+    CrashLoops,
+    LingersFailed,
+    Cordoned,
+    NoRoom,
+}
+
+/// When somebody does something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Just before the turn of any node.
+    TurnBegins,
+    /// It is in the ledger of its node, on disk; for a node: its ledger is.
+    Listed,
+    /// virt-api has accepted its shutdown.
+    StopAccepted,
+    /// Its VMI is gone.
+    Gone,
+    /// A node changed.
+    NodeChanged,
+}
+
+/// What somebody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deed {
+    Delete,
+    Recreate,
+    Start,
+    Stop,
+    Halt,
+    MigrateHere,
+    TakeDevice,
+    Evict,
+    KillAgent,
+    RemoveTaint,
+    Trouble(Trouble, Duration),
+}
+
+/// What is wrong with the cluster's servers for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    VirtApiAway,
+    VirtControllerAway,
+    Races,
+    Throttles,
+    Conflicts,
+    Expires,
+}
+
+/// What does not work about a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Machine {
+    LosesDevices,
+    LosesOneOfEach,
+    RenamesDevices,
+    NeverReturns,
+    HasStrayGuest,
+    Rke2Crashes,
+    Rke2Hangs,
+    Rke2ReportsTheOldVersion,
+    Rke2Dies,
+}
+
+const TWO_MINUTES: Duration = Duration::from_mins(2);
+
+impl Flaw {
+    /// How it is carried out.
+    pub(super) fn doing(self) -> Doing {
+        use Doing::{Annotation, Deed as At, Machine as On, Setup as Begins};
+        let trouble = |trouble, length| At(Moment::Listed, Deed::Trouble(trouble, length));
+        match self {
+            Self::GuestIgnoresShutdown => Annotation(world::SHUTDOWN_ANNOTATION, "ignore"),
+            Self::StuckTerminating => Annotation(world::TERMINATING_ANNOTATION, "forever"),
+            Self::SlowTerminating => Annotation(world::TERMINATING_ANNOTATION, "600"),
+            Self::MigrationFailsTwice => Annotation(world::MIGRATION_FAILURES_ANNOTATION, "2"),
+            Self::MigrationAlwaysFails => Annotation(world::MIGRATION_FAILURES_ANNOTATION, "always"),
+            Self::MigrationNeverConverges => Annotation(world::DIRTY_ANNOTATION, "1000000"),
+            Self::TargetUnschedulable => Annotation(world::NO_TARGET_ANNOTATION, "always"),
+            Self::StartRefused => Annotation(world::START_REFUSALS_ANNOTATION, "15"),
+            Self::StartAlwaysRefused => Annotation(world::START_REFUSALS_ANNOTATION, "always"),
+            Self::CrashLoops => Begins(Setup::CrashLoops),
+            Self::LingersFailed => Begins(Setup::LingersFailed),
+            Self::Cordoned => Begins(Setup::Cordoned),
+            Self::NoRoom => Begins(Setup::NoRoom),
+            Self::UserDeletes => At(Moment::Listed, Deed::Delete),
+            Self::UserDeletesWhileOff => At(Moment::Gone, Deed::Delete),
+            Self::UserRecreates => At(Moment::Gone, Deed::Recreate),
+            Self::UserStarts => At(Moment::Gone, Deed::Start),
+            Self::UserStops => At(Moment::Listed, Deed::Stop),
+            Self::UserHalts => At(Moment::Gone, Deed::Halt),
+            Self::UserMigratesHere => At(Moment::TurnBegins, Deed::MigrateHere),
+            Self::AgentDiesAtStop => At(Moment::StopAccepted, Deed::KillAgent),
+            Self::DeviceTaken => At(Moment::Gone, Deed::TakeDevice),
+            Self::EvictedByOthers => At(Moment::Listed, Deed::Evict),
+            Self::TaintRemoved => At(Moment::NodeChanged, Deed::RemoveTaint),
+            Self::VirtApiAway => trouble(Trouble::VirtApiAway, TWO_MINUTES),
+            Self::VirtApiRaces => trouble(Trouble::Races, Duration::from_hours(1)),
+            Self::ApiThrottles => trouble(Trouble::Throttles, TWO_MINUTES),
+            Self::WritesConflict => trouble(Trouble::Conflicts, TWO_MINUTES),
+            Self::WatchesExpire => trouble(Trouble::Expires, Duration::from_mins(3)),
+            Self::VirtControllerAway => trouble(Trouble::VirtControllerAway, Duration::from_mins(5)),
+            Self::DeviceLost => On(Machine::LosesDevices),
+            Self::DeviceShort => On(Machine::LosesOneOfEach),
+            Self::DeviceRenamed => On(Machine::RenamesDevices),
+            Self::NodeNeverReturns => On(Machine::NeverReturns),
+            Self::StrayGuest => On(Machine::HasStrayGuest),
+            Self::Rke2Crashes => On(Machine::Rke2Crashes),
+            Self::Rke2Hangs => On(Machine::Rke2Hangs),
+            Self::Rke2WrongVersion => On(Machine::Rke2ReportsTheOldVersion),
+            Self::Rke2Dies => On(Machine::Rke2Dies),
+        }
+    }
+}
