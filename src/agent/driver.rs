@@ -1,5 +1,6 @@
 //! The driver: replay, next, perform, record, publish, until the run ends or needs somebody.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -257,7 +258,11 @@ fn stop(run: &mut Run, step: Step, error: &StepError) -> Ended {
 /// Whoever is asked has to hear of every VM that is off because of this run, whatever it waits for.
 fn with_owed(sentence: String, ledger: &VmLedger) -> String {
     let owed = ledger.owed().map(|line| line.entry.vm.to_string());
-    let unnamed: Vec<String> = owed.filter(|vm| !sentence.contains(vm.as_str())).collect();
+    let words: BTreeSet<&str> = sentence
+        .split(|c: char| !c.is_alphanumeric() && !"/-.".contains(c))
+        .map(|word| word.trim_end_matches('.'))
+        .collect();
+    let unnamed: Vec<String> = owed.filter(|vm| !words.contains(vm.as_str())).collect();
     if unnamed.is_empty() || mutation::is_on(Mutation::NameNobodyOwed) {
         return sentence;
     }
@@ -300,5 +305,8 @@ mod tests {
             said(&after, "it waits")
         );
         assert_eq!(said(&after, "VM default/gpu waits"), "VM default/gpu waits");
+        assert_eq!(said(&after, "free default/gpu."), "free default/gpu.");
+        let longer = said(&after, "VM default/gpu-2 waits");
+        assert!(longer.ends_with("owed a start: default/gpu"), "{longer}");
     }
 }
