@@ -32,17 +32,20 @@ const CLUSTER_RIGHTS: &[(&str, &str)] = &[
     ("devices.harvesterhci.io/usbdeviceclaims", "get"),
     ("devices.harvesterhci.io/usbdevices", "get"),
     ("devices.harvesterhci.io/vgpudevices", "list"),
-    ("kubevirt.io/virtualmachineinstancemigrations", "create get list watch"),
+    ("kubevirt.io/virtualmachineinstancemigrations", "create delete get list watch"),
     ("kubevirt.io/virtualmachineinstances", "get list watch"),
     ("kubevirt.io/virtualmachines", "get list patch watch"),
     ("longhorn.io/volumes", "get"),
     ("subresources.kubevirt.io/healthz", "get list"),
+    ("subresources.kubevirt.io/virtualmachineinstances/evacuate", "update"),
+    ("subresources.kubevirt.io/virtualmachineinstances/evacuate/cancel", "update"),
     ("subresources.kubevirt.io/virtualmachines/start", "update"),
     ("subresources.kubevirt.io/virtualmachines/stop", "update"),
 ];
 /// The same, in harvester-system only.
 const NAMESPACE_RIGHTS: &[(&str, &str)] = &[
     ("/configmaps", "create get list patch"),
+    ("/events", "create"),
     ("agent.harvesterhci.io/nodeupgrades", "get list watch"),
     ("agent.harvesterhci.io/nodeupgrades/status", "get patch update"),
     ("harvesterhci.io/upgrades", "get list patch watch"),

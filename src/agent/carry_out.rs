@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::driver::{Ended, drive, drive_one};
+use crate::agent::events::Announcer;
 use crate::agent::report::Reporter;
 use crate::agent::run::{Published, Publisher, Run};
 use crate::agent::watch_order::{follow_control, present_control};
@@ -109,6 +110,8 @@ where
     let (publisher, listeners) = Publisher::new();
     let reporter = Reporter::new(cluster.clone(), plan.clone(), clock).mirror(listeners.report.clone());
     let reporting = tokio::spawn(reporter);
+    let announcer = Announcer::new(cluster.clone(), plan.clone(), clock).announce(listeners.report.clone());
+    let announcing = tokio::spawn(announcer);
     let narrator = tokio::spawn(narrate(listeners));
     let (control, orders) = watch::channel(first_word);
     let follower = tokio::spawn(follow_control(cluster.clone(), plan.clone(), control));
@@ -118,10 +121,10 @@ where
         Part::Only(step) => drive_one(&mut run, step).await,
     };
     let progress = run.journal.progress().clone();
-    // Dropping the run closes the publisher: narrator and reporter say their last word and end.
+    // Dropping the run closes the publisher: narrator, reporter and announcer say their last word and end.
     drop(run);
     follower.abort();
-    for (name, task) in [("narrator", narrator), ("reporter", reporting)] {
+    for (name, task) in [("narrator", narrator), ("reporter", reporting), ("announcer", announcing)] {
         if let Err(error) = task.await {
             tracing::warn!(%error, "the {name} ended badly");
         }

@@ -10,10 +10,11 @@ use tracing::{Instrument, info, info_span, warn};
 use crate::agent::perform::perform;
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError};
+use crate::agent::steps::let_go;
 use crate::cluster::crd::node_upgrade::Control;
 use crate::flow::next::{Next, next};
 use crate::flow::record::{Outcome, Record};
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::flow::step::Step;
 use crate::flow::vms::VmLedger;
 use crate::mutation::{self, Mutation};
@@ -63,7 +64,10 @@ pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ende
         match perform_unless_told(run, step, &mut control).instrument(span).await {
             Ok(()) => {}
             Err(error) if error.reaction == Reaction::AskOperator && must_obey(run, &control) => {}
-            Err(error) => return stop(run, step, &error),
+            Err(error) => {
+                let error = let_go::before_hold(run, error).await;
+                return stop(run, step, &error);
+            }
         }
     }
 }
@@ -123,7 +127,10 @@ async fn perform_unless_told(
 pub async fn drive_one(run: &mut Run, step: Step) -> Ended {
     match perform_until_deadline(run, step).await {
         Ok(()) => Ended::Done(Outcome::Succeeded),
-        Err(error) => stop(run, step, &error),
+        Err(error) => {
+            let error = let_go::before_hold(run, error).await;
+            stop(run, step, &error)
+        }
     }
 }
 
@@ -210,7 +217,7 @@ async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepErr
         run.publish_blockers(vec![Blocker {
             what: format!("step {step} is tried again: {}", error.sentence()),
             since: begun,
-            owner: "nobody has to act yet".to_owned(),
+            owner: NOBODY.to_owned(),
             deadline: Some(begun + step.deadline(&run.plan)),
             then: "hold".to_owned(),
         }]);

@@ -4,13 +4,15 @@
 //!            control (watch)                          report (watch)
 //!   CR ─────────────────────> driver ──perform──> steps ───────────────> reporter ──> NodeUpgrade.status, Upgrade
 //!                               │  ^                │                       narrator ──> terminal
+//!                               │  ^                │                       announcer ──> Events
 //!                               └──┴─── journal <───┘ append + fsync, then publish
 //! ```
-//! `driver` is the one owner of the journal. `reporter` only reads what was published; that it fails never stops the work.
+//! `driver` is the one owner of the journal. The others only read what was published; that one fails never stops the work.
 
 pub mod carry_out;
 pub mod checks;
 pub mod driver;
+pub mod events;
 pub mod gate;
 pub mod narrate;
 pub mod observe;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::flow::progress::Progress;
 use crate::flow::record::{Entry, Outcome, Record};
-use crate::flow::vms::{Fate, LedgerLine, Verdict};
+use crate::flow::vms::{Cut, Fate, LedgerLine, Verdict, VmKey};
 
 /// The entry as a sentence; none for those that only machines need.
 #[must_use]
@@ -16,8 +16,11 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::Fenced => "fence up: nobody else restarts RKE2 now".to_owned(),
         Record::Cordoned => "node cordoned, drain taint set".to_owned(),
         Record::LedgerWritten { vms } => ledger_sentence(vms.len(), vms.iter().map(|vm| &vm.verdict)),
-        Record::MigrationIntent { vm, attempt: 1 } => format!("{vm}: live-migrating"),
-        Record::MigrationIntent { vm, attempt } => format!("{vm}: live-migrating, attempt {attempt}"),
+        Record::MigrationIntent { vm, attempt, to } => migration_sentence(vm, *attempt, to.as_deref()),
+        Record::TargetAwaited { vm, why } => format!("{vm}: waits for a target, {why}"),
+        Record::AbortIntent { vm, migration, why, .. } => {
+            format!("{vm}: aborting migration {migration}, {why}")
+        }
         Record::VmMigrated { vm, to } => format!("{vm}: runs on {to}, never stopped"),
         Record::StopIntent { vm } => format!("{vm}: guest told to shut down"),
         Record::ForceOffIntent { vm } => {
@@ -53,6 +56,12 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         | Record::SwapIntent { .. }
         | Record::SwapAbsent => return None,
     })
+}
+
+fn migration_sentence(vm: &VmKey, attempt: u32, to: Option<&str>) -> String {
+    let to = to.map(|node| format!(" to {node}")).unwrap_or_default();
+    let attempt = if attempt == 1 { String::new() } else { format!(", attempt {attempt}") };
+    format!("{vm}: live-migrating{to}{attempt}")
 }
 
 fn ledger_sentence<'a>(count: usize, verdicts: impl Iterator<Item = &'a Verdict>) -> String {
@@ -91,6 +100,13 @@ pub fn closing_table(progress: &Progress) -> String {
 }
 
 fn row(line: &LedgerLine, progress: &Progress) -> [String; 4] {
+    let cut = progress.ledger().trail(&line.entry.vm).and_then(|trail| trail.cut);
+    let end_of = |graceful: Option<bool>| match cut {
+        Some(Cut::Policy) => "power cut by onShutdownTimeout".to_owned(),
+        Some(Cut::KubeVirt { seconds }) => format!("power cut by KubeVirt after its {seconds} s"),
+        Some(Cut::Before) => "ended badly while it was shutting down".to_owned(),
+        None => end_of(graceful).to_owned(),
+    };
     let node = progress.plan().map(|plan| plan.node_name.clone()).unwrap_or_default();
     let (left, away, runs) = match &line.fate {
         Fate::Here => ("-".to_owned(), "-".to_owned(), node),
@@ -98,14 +114,14 @@ fn row(line: &LedgerLine, progress: &Progress) -> [String; 4] {
         Fate::Migrated { to } => ("live migration".to_owned(), "never stopped".to_owned(), to.clone()),
         Fate::Stopping { .. } => ("shutting down".to_owned(), "-".to_owned(), node),
         Fate::ShutDown { graceful, .. } => {
-            (end_of(*graceful).to_owned(), "still off".to_owned(), "OWED A START".to_owned())
+            (end_of(*graceful), "still off".to_owned(), "OWED A START".to_owned())
         }
         Fate::Restoring { graceful, .. } => {
-            (end_of(*graceful).to_owned(), "starting".to_owned(), "OWED A START".to_owned())
+            (end_of(*graceful), "starting".to_owned(), "OWED A START".to_owned())
         }
         Fate::Left { reason } => (reason.clone(), "-".to_owned(), "not ours".to_owned()),
         Fate::Restored { node, graceful, away_seconds } => {
-            (end_of(*graceful).to_owned(), format!("{away_seconds} s"), node.clone())
+            (end_of(*graceful), format!("{away_seconds} s"), node.clone())
         }
         Fate::Struck { reason } => ("shut down".to_owned(), "-".to_owned(), format!("not started: {reason}")),
     };

@@ -1,13 +1,14 @@
 //! Where the VMs of a node can go: reads nodes, and the pods of nodes, until the proof holds and no further, so that a yes
 //! costs no more among a thousand nodes than among three; a no has looked at all of them. Reads only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::Client;
 
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::{ClusterError, places};
 use crate::flow::classify::Elsewhere;
+use crate::flow::evacuate::Target;
 use crate::flow::placement::{self, Closed, Mover, Place, Proof};
 use crate::flow::vms::VmKey;
 
@@ -94,6 +95,63 @@ impl Surroundings {
             self.read_pods(suiting, round).await?;
             round *= 4;
         }
+    }
+
+    /// Where each of these could go now: together, or each alone. With each the nodes where it has failed before: another
+    /// one is looked for then. Only a no that is certain is a no.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn targets(
+        &mut self,
+        movers: &BTreeMap<VmKey, BTreeSet<String>>,
+    ) -> Result<BTreeMap<VmKey, Target>, ClusterError> {
+        let together = self.prove(|vm| movers.contains_key(vm)).await?;
+        let mut targets = BTreeMap::new();
+        for (vm, failed_on) in movers {
+            let Some(mover) = self.movers.get(vm).cloned() else { continue };
+            let alone = if together.placed.contains_key(vm) {
+                None
+            } else {
+                self.prove(|one| one == vm).await?.unplaced.pop()
+            };
+            let target = match alone {
+                Some(unplaced) if placement::is_certain(&mover, &unplaced) => {
+                    Target::None { why: unplaced.reasons(), cure: unplaced.smallest_change() }
+                }
+                Some(_) => Target::Unknown,
+                None => Target::Open { other: self.another(&mover, failed_on).await? },
+            };
+            targets.insert(vm.clone(), target);
+        }
+        Ok(targets)
+    }
+
+    /// A node that takes this one and is none of those where it has failed; none when it has failed nowhere.
+    async fn another(
+        &mut self,
+        mover: &Mover,
+        failed_on: &BTreeSet<String>,
+    ) -> Result<Option<String>, ClusterError> {
+        if failed_on.is_empty() {
+            return Ok(None);
+        }
+        let others = |read: &[Place]| -> Vec<Place> {
+            read.iter().filter(|place| !failed_on.contains(&place.name)).cloned().collect()
+        };
+        let find = |read: &[Place]| {
+            let mut proof = placement::prove(std::slice::from_ref(mover), &others(read));
+            proof.placed.remove(&mover.vm)
+        };
+        if let Some(found) = find(&self.read) {
+            return Ok(Some(found));
+        }
+        let (suiting, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unread)
+            .into_iter()
+            .partition(|place| !failed_on.contains(&place.name) && placement::misfit(mover, place).is_none());
+        self.unread = later;
+        self.read_pods(suiting, FIRST_ROUND).await?;
+        Ok(find(&self.read))
     }
 
     /// Reads the pods of the largest of these, and keeps the others for later.

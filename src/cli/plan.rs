@@ -13,6 +13,7 @@ use crate::flow::classify;
 use crate::flow::placement::Proof;
 use crate::flow::plan::{MigrationFailure, NodePlan};
 use crate::flow::step::Step;
+use crate::flow::trail::DEFAULT_GRACE_SECONDS;
 use crate::flow::vms::{Verdict, VmEntry, VmKey};
 
 /// Prints the steps and what each VM of the node is in for; exit code 4 when a VM would hold the node or has no place to go.
@@ -113,11 +114,19 @@ fn rows(entries: &[VmEntry], proof: &Proof, tries: MigrationFailure) -> Vec<[Str
                 (None, None) => ("live-migrated", "KubeVirt says that it can move".to_owned()),
             },
             Verdict::ShutDown { why } if entry.left_off => ("shut down for good", why.clone()),
-            Verdict::ShutDown { why } => ("shut down and started again", why.clone()),
+            Verdict::ShutDown { why } => {
+                ("shut down and started again", format!("{why}; {}", its_time(entry)))
+            }
             Verdict::Leaving => ("waited for", "it is going away already".to_owned()),
             Verdict::Hold { why } => ("LEFT ALONE, the node holds", why.clone()),
         };
         [entry.vm.to_string(), what.to_owned(), why]
     };
     std::iter::once(header).chain(entries.iter().map(row)).collect()
+}
+
+/// `KubeVirt` cuts a guest's power itself, whatever the plan says: nobody shall be surprised.
+fn its_time(entry: &VmEntry) -> String {
+    let seconds = entry.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
+    format!("its guest has {seconds} s, then KubeVirt cuts its power")
 }

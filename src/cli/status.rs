@@ -9,16 +9,23 @@ use crate::agent::narrate;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, Output};
 use crate::config::Config;
+use crate::flow::evacuate::{self, Seen};
 use crate::flow::next::{Next, next};
 use crate::flow::phase::Phase;
 use crate::flow::progress::Progress;
 use crate::flow::record::Outcome;
+use crate::flow::report::Blocker;
+use crate::flow::step::Step;
+use crate::host::clock::Clock;
 use crate::host::fs::Fs;
 use crate::journal::{self, Journal};
 use crate::shutdown;
 
 /// A journal is a local file that grows by whole lines: looking at it is cheap.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Seconds after which a watched countdown is told again.
+const COUNTDOWN: i64 = 10;
 
 /// Prints every upgrade of this machine. Exit code: 0 when the newest is done or under way, 4 when it holds.
 ///
@@ -34,9 +41,12 @@ pub async fn print(
     let stop = if watch { Some(shutdown::install().map_err(Failure::failed)?) } else { None };
     loop {
         let runs = read(config)?;
+        let now = Clock::system().now();
+        // Who watches sees a countdown go on, and not a new page each second.
+        let told = if watch { floor(now) } else { now };
         let text = match output {
-            Output::Table => as_table(&runs),
-            Output::Json => as_json(&runs).map_err(Failure::failed)?,
+            Output::Table => as_table(&runs, told),
+            Output::Json => as_json(&runs, told).map_err(Failure::failed)?,
         };
         if text != shown {
             terminal.line(text.trim_end());
@@ -64,7 +74,7 @@ fn read(config: &Config) -> Result<Vec<Progress>, Failure> {
     Ok(runs)
 }
 
-fn as_table(runs: &[Progress]) -> String {
+fn as_table(runs: &[Progress], now: Timestamp) -> String {
     if runs.is_empty() {
         return "no upgrade was begun on this machine".to_owned();
     }
@@ -94,12 +104,32 @@ fn as_table(runs: &[Progress]) -> String {
         if let Some(hold) = run.held() {
             said(&mut text, &format!("  HOLDS since {} in {}: {}\n", hold.since, hold.step, hold.reason));
         }
+        for wait in waits(run, now) {
+            said(&mut text, &format!("  waiting: {}\n", wait.sentence(now)));
+        }
         if counts.total > 0 {
             said(&mut text, &format!("\n{}", narrate::closing_table(run)));
         }
         text.push('\n');
     }
     text
+}
+
+/// Whom the agent waits for, as far as the journal says it: in the words in which the agent itself tells it.
+fn waits(run: &Progress, now: Timestamp) -> Vec<Blocker> {
+    let (Some(plan), None, Next::Step(Step::PreDrain)) = (run.plan(), run.held(), next(run)) else {
+        return Vec::new();
+    };
+    let seen = Seen::as_recorded(run.ledger(), now);
+    let begun = run.started().unwrap_or(now);
+    let decision = evacuate::decide(run.ledger(), &seen, &plan.evacuation, begun, now);
+    decision.blockers.into_iter().chain(decision.holds).collect()
+}
+
+/// The last full [`COUNTDOWN`].
+fn floor(now: Timestamp) -> Timestamp {
+    let past = now.as_second().rem_euclid(COUNTDOWN);
+    Timestamp::from_second(now.as_second() - past).unwrap_or(now)
 }
 
 /// One piece of the text.
@@ -114,7 +144,7 @@ fn phase(run: &Progress) -> Phase {
     }
 }
 
-fn as_json(runs: &[Progress]) -> serde_json::Result<String> {
+fn as_json(runs: &[Progress], now: Timestamp) -> serde_json::Result<String> {
     let runs: Vec<serde_json::Value> = runs
         .iter()
         .map(|run| {
@@ -128,9 +158,37 @@ fn as_json(runs: &[Progress]) -> serde_json::Result<String> {
             let owed: Vec<String> = run.ledger().owed().map(|line| line.entry.vm.to_string()).collect();
             json!({
                 "plan": run.plan(), "phase": phase(run).as_str(), "nextStep": step, "journalSeq": run.seq(),
-                "vms": run.ledger().counts(), "owed": owed, "held": held,
+                "vms": run.ledger().counts(), "owed": owed, "held": held, "waits": waits(run, now),
             })
         })
         .collect();
     serde_json::to_string_pretty(&runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::flow::progress::tests::{replay, whole_run};
+
+    #[test]
+    fn a_guest_that_shuts_down_is_counted_down_from_the_journal_alone() {
+        // The stop is the tenth line, and the tenth second.
+        let run = replay(&whole_run()[..10]);
+        let at = |seconds| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
+        let told = as_table(std::slice::from_ref(&run), at(16));
+        let line =
+            "waiting: VM default/gpu is shutting down: 24 s of 30 s left, then KubeVirt cuts its power\n";
+        assert!(told.contains(line), "{told}");
+        assert!(
+            told.contains(
+                "waiting: VM default/web is being live-migrated (attempt 1): 29 min of 30 min left"
+            )
+        );
+        assert!(
+            !as_table(&[replay(&whole_run())], at(16)).contains("waiting"),
+            "nobody is waited for at the end"
+        );
+    }
 }

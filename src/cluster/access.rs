@@ -31,7 +31,7 @@ const fn right(
 }
 
 /// All rights of a run that would hurt to miss half way.
-pub const NEEDED: [Right; 15] = [
+pub const NEEDED: [Right; 16] = [
     right("", "nodes", "", "patch"),
     right("", "pods", "", "list"),
     right("", "pods", "eviction", "create"),
@@ -39,6 +39,7 @@ pub const NEEDED: [Right; 15] = [
     right("kubevirt.io", "virtualmachineinstances", "", "watch"),
     right("kubevirt.io", "virtualmachineinstancemigrations", "", "create"),
     right("kubevirt.io", "virtualmachineinstancemigrations", "", "watch"),
+    right("kubevirt.io", "virtualmachineinstancemigrations", "", "delete"),
     right("subresources.kubevirt.io", "virtualmachines", "stop", "update"),
     right("subresources.kubevirt.io", "virtualmachines", "start", "update"),
     right("kubevirt.io", "virtualmachines", "", "patch"),

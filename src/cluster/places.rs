@@ -208,6 +208,8 @@ fn mover(vm: VmKey, pod: &Pod, vmi: &VirtualMachineInstance) -> Mover {
             .unwrap_or_default(),
         tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
         together: together.iter().flatten().map(|term| pod_term(pod, term)).collect(),
+        preempts: spec.priority.is_some_and(|priority| priority > 0)
+            && spec.preemption_policy.as_deref() != Some("Never"),
     }
 }
 

@@ -1,22 +1,15 @@
-//! Virtual machines: read facts, live-migrate, stop, start. Each call says what it wrote or why not.
+//! Virtual machines: read facts, stop, start; their migrations are next door. Each call says what it wrote or why not.
 
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::brief::BriefPod;
 use crate::cluster::crd::kubevirt::{
-    LAUNCHER_SELECTOR, NODE_NAME_LABEL, VMI_NAME_LABEL, VirtualMachine, VirtualMachineInstance,
-    VirtualMachineInstanceMigration, VirtualMachineInstanceMigrationSpec,
+    LAUNCHER_SELECTOR, NODE_NAME_LABEL, VirtualMachine, VirtualMachineInstance,
 };
-use crate::cluster::names::safe_concat;
 use crate::cluster::{ClusterError, ask, ask_opt};
 use crate::flow::vms::VmKey;
-
-/// Label on our migrations: the upgrade's uid.
-const UID_LABEL: &str = "agent.harvesterhci.io/upgrade-uid";
-/// Label on our migrations: the journal line that asked for it.
-const ATTEMPT_LABEL: &str = "agent.harvesterhci.io/attempt-id";
 
 /// What virt-api said to a stop or start, or the API server to a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,46 +86,6 @@ pub async fn vm(client: &Client, key: &VmKey) -> Result<Option<VirtualMachine>, 
 pub async fn instance(client: &Client, key: &VmKey) -> Result<Option<VirtualMachineInstance>, ClusterError> {
     let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
     ask_opt(format!("read VM instance {key}"), api.get(&key.name)).await
-}
-
-/// Creates the migration of one attempt; `id` makes it unique and finds it again.
-///
-/// # Errors
-/// [`ClusterError`] for anything that is no answer about this VM.
-pub async fn migrate(
-    client: &Client,
-    key: &VmKey,
-    id: u64,
-    upgrade: &str,
-    upgrade_uid: &str,
-) -> Result<Answer, ClusterError> {
-    let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(client.clone(), &key.namespace);
-    let spec = VirtualMachineInstanceMigrationSpec { vmi_name: key.name.clone() };
-    let short: String = upgrade_uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-    let name = safe_concat(&["upgrade", &short.to_ascii_lowercase(), &key.name, &id.to_string()]);
-    let mut made = VirtualMachineInstanceMigration::new(&name, spec);
-    let labels = made.labels_mut();
-    labels.insert("harvesterhci.io/upgrade".to_owned(), upgrade.to_owned());
-    labels.insert(VMI_NAME_LABEL.to_owned(), key.name.clone());
-    labels.insert(UID_LABEL.to_owned(), upgrade_uid.to_owned());
-    labels.insert(ATTEMPT_LABEL.to_owned(), id.to_string());
-    match ask(format!("live-migrate VM {key}"), api.create(&PostParams::default(), &made)).await {
-        Ok(_) => Ok(Answer::Accepted),
-        Err(ClusterError::Gone { .. }) => Ok(Answer::NoSuchVm),
-        // KubeVirt's webhook refuses with 400 what cannot move now: another migration is in flight, the guest has ended.
-        Err(ClusterError::Conflict { source, .. } | ClusterError::Rejected { source, .. }) => {
-            Ok(Answer::LookAgain { why: source.text })
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Which of this upgrade's attempts a migration is; none when it is somebody else's.
-#[must_use]
-pub fn attempt_of(migration: &VirtualMachineInstanceMigration, upgrade_uid: &str) -> Option<u64> {
-    let labels = migration.labels();
-    let ours = labels.get(UID_LABEL).is_some_and(|uid| uid == upgrade_uid);
-    labels.get(ATTEMPT_LABEL).filter(|_| ours)?.parse().ok()
 }
 
 /// Asks virt-api to shut the guest down; `grace_seconds: Some(0)` cuts its power.

@@ -116,11 +116,8 @@ pub fn classify(facts: &VmFacts, policy: &Evacuation, elsewhere: &Elsewhere) -> 
         (LiveMigratable::NotSaid, _) => {
             hold("KubeVirt does not say whether it can live-migrate; wait until it does, or stop it by hand")
         }
-        (LiveMigratable::Yes, Elsewhere::Open) => Verdict::Migrate,
-        // A node that is away for a moment must not cost a VM its uptime.
-        (LiveMigratable::Yes, Elsewhere::Closed { why }) => hold(&format!(
-            "it can live-migrate, but no node that could take it is open now ({why}); open one, then resume"
-        )),
+        // A node that is away for a moment must not cost a VM its uptime: evacuation waits for it.
+        (LiveMigratable::Yes, Elsewhere::Open | Elsewhere::Closed { .. }) => Verdict::Migrate,
         (LiveMigratable::Yes, Elsewhere::Never { why }) => {
             shut_down(facts, policy, &format!("no other node can take it ({why})"))
         }

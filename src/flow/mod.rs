@@ -22,6 +22,8 @@ pub mod record;
 pub mod report;
 pub mod restore;
 pub mod step;
+pub mod trail;
 pub mod version;
 pub mod vm_key;
+mod vm_ledger;
 pub mod vms;

@@ -97,6 +97,27 @@ pub enum Record {
         vm: VmKey,
         /// Counts from 1.
         attempt: u32,
+        /// The node that the migration is to go to; `KubeVirt`'s choice when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
+    /// Fact: no node can take it now, so no migration is asked for.
+    TargetAwaited {
+        /// Who.
+        vm: VmKey,
+        /// Every node and what keeps the VM from it, as it was when the wait began.
+        why: String,
+    },
+    /// Intent: a migration of it that does not end is about to be deleted, which aborts it.
+    AbortIntent {
+        /// Who.
+        vm: VmKey,
+        /// The migration's name.
+        migration: String,
+        /// This upgrade asked for it; else somebody else did.
+        ours: bool,
+        /// Why it is given up.
+        why: String,
     },
     /// Fact: it runs elsewhere.
     VmMigrated {

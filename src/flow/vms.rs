@@ -1,12 +1,11 @@
-//! `VmLedger`: who was on the node, how each left, and what each is owed back. Total: nobody leaves it.
-
-use std::collections::BTreeMap;
+//! One line of the ledger: who was on the node, how it left, and what it is owed back.
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::flow::trail::{Abort, Awaited, Cut, Trail};
 pub use crate::flow::vm_key::{NotAVm, VmKey};
+pub use crate::flow::vm_ledger::{VmCounts, VmLedger};
 
 /// What is to happen to one VM, decided before the first change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +93,8 @@ pub enum Fate {
         since: Timestamp,
         /// When this attempt was asked for.
         asked: Timestamp,
+        /// The node that was asked for; `KubeVirt`'s choice when absent.
+        to: Option<String>,
     },
     /// It runs elsewhere, never stopped.
     Migrated {
@@ -191,115 +192,6 @@ impl LedgerLine {
     pub fn new(entry: VmEntry, fate: Fate) -> Self {
         Self { entry, fate, as_left: None }
     }
-}
-
-/// Who was here, how each left, what each is owed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct VmLedger {
-    lines: BTreeMap<VmKey, LedgerLine>,
-}
-
-impl VmLedger {
-    /// Adds a VM. One that came back (a new instance after it had left) starts a new line.
-    pub(crate) fn enter(&mut self, entry: VmEntry) {
-        self.put(LedgerLine::new(entry, Fate::Here));
-    }
-
-    /// Adds a line, or puts it in the place of that VM's old one.
-    pub(crate) fn put(&mut self, line: LedgerLine) {
-        self.lines.insert(line.entry.vm.clone(), line);
-    }
-
-    /// Moves a VM's fate; `None` when the ledger does not know it.
-    pub(crate) fn line_mut(&mut self, vm: &VmKey) -> Option<&mut LedgerLine> {
-        self.lines.get_mut(vm)
-    }
-
-    /// One VM's line.
-    #[must_use]
-    pub fn line(&self, vm: &VmKey) -> Option<&LedgerLine> {
-        self.lines.get(vm)
-    }
-
-    /// All lines, by namespace and name.
-    pub fn lines(&self) -> impl Iterator<Item = &LedgerLine> {
-        self.lines.values()
-    }
-
-    /// Those that the agent still has to bring back.
-    pub fn owed(&self) -> impl Iterator<Item = &LedgerLine> {
-        self.lines().filter(|line| line.fate.is_owed())
-    }
-
-    /// Those still on the node.
-    pub fn on_node(&self) -> impl Iterator<Item = &LedgerLine> {
-        self.lines().filter(|line| line.fate.is_on_node())
-    }
-
-    /// Those that were shut down for this upgrade, in Harvester's list form (`namespace/name`).
-    #[must_use]
-    pub fn stopped_names(&self) -> Vec<String> {
-        let restored = self.lines().filter(|line| !line.entry.left_off);
-        restored
-            .filter(|line| match line.fate {
-                Fate::Stopping { .. }
-                | Fate::ShutDown { .. }
-                | Fate::Restoring { .. }
-                | Fate::Restored { .. } => true,
-                Fate::Here => match line.entry.verdict {
-                    Verdict::ShutDown { .. } => true,
-                    Verdict::Migrate | Verdict::Leaving | Verdict::Hold { .. } => false,
-                },
-                Fate::Migrating { .. } | Fate::Migrated { .. } | Fate::Left { .. } | Fate::Struck { .. } => {
-                    false
-                }
-            })
-            .map(|line| line.entry.vm.to_string())
-            .collect()
-    }
-
-    /// Numbers for the status.
-    #[must_use]
-    pub fn counts(&self) -> VmCounts {
-        let mut counts = VmCounts::default();
-        for line in self.lines() {
-            counts.total += 1;
-            counts.left_on_node += u32::from(line.fate.is_on_node());
-            counts.owed += u32::from(line.fate.is_owed());
-            match line.fate {
-                Fate::Migrated { .. } => counts.migrated += 1,
-                Fate::ShutDown { .. } | Fate::Restoring { .. } => counts.shut_down += 1,
-                Fate::Restored { .. } => {
-                    counts.shut_down += 1;
-                    counts.restored += 1;
-                }
-                Fate::Here
-                | Fate::Migrating { .. }
-                | Fate::Stopping { .. }
-                | Fate::Left { .. }
-                | Fate::Struck { .. } => {}
-            }
-        }
-        counts
-    }
-}
-
-/// Numbers for `status.vms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct VmCounts {
-    /// All that were on the node.
-    pub total: u32,
-    /// Live-migrated, never stopped.
-    pub migrated: u32,
-    /// Shut down by the agent.
-    pub shut_down: u32,
-    /// Of those, running again.
-    pub restored: u32,
-    /// Shut down or being shut down, and not yet running again.
-    pub owed: u32,
-    /// Still on the node.
-    pub left_on_node: u32,
 }
 
 #[cfg(test)]

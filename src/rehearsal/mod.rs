@@ -13,6 +13,8 @@ mod director;
 mod doings;
 pub mod faults;
 pub mod judge;
+#[cfg(test)]
+mod ladder_tests;
 mod life;
 mod roll;
 pub mod schedule;

@@ -113,6 +113,8 @@ impl Stage {
             Record::Preflighted { .. } | Record::Staged { .. } => Self::Prepare,
             Record::Fenced | Record::CordonIntent { .. } | Record::Cordoned => Self::Close,
             Record::MigrationIntent { .. }
+            | Record::TargetAwaited { .. }
+            | Record::AbortIntent { .. }
             | Record::VmMigrated { .. }
             | Record::StopIntent { .. }
             | Record::ForceOffIntent { .. }

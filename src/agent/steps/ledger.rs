@@ -13,7 +13,6 @@ use crate::cluster::restore_list::{self, Listed};
 use crate::cluster::vms::{self, Answer};
 use crate::cluster::{vm_facts, vm_mark, vm_state};
 use crate::flow::classify;
-use crate::flow::evacuate::MIGRATION_ATTEMPTS;
 use crate::flow::record::Record;
 use crate::flow::restore::adopt;
 use crate::flow::vms::{Fate, LedgerLine, Verdict, VmEntry, VmKey};
@@ -70,10 +69,9 @@ pub async fn enter(
 }
 
 fn is_stuck(line: &LedgerLine) -> bool {
-    match (&line.fate, &line.entry.verdict) {
-        (Fate::Here, Verdict::Hold { .. } | Verdict::Leaving) => true,
-        (Fate::Migrating { attempt, .. }, _) => *attempt >= MIGRATION_ATTEMPTS,
-        _ => false,
+    match &line.entry.verdict {
+        Verdict::Hold { .. } | Verdict::Leaving | Verdict::Migrate => line.fate == Fate::Here,
+        Verdict::ShutDown { .. } => false,
     }
 }
 

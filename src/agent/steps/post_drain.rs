@@ -4,6 +4,7 @@ use kube::ResourceExt;
 
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
+use crate::agent::steps::let_go;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
 use crate::flow::record::Record;
 use crate::host::fence;
@@ -14,6 +15,11 @@ use crate::mutation::{self, Mutation};
 /// # Errors
 /// Retries while the API is away; needs an operator when the marks are another upgrade's.
 pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
+    // Called off: nobody is moved any more. One that does not end is left to KubeVirt, which harms nobody.
+    let unended = let_go::abort_migrations(run, "the run was called off").await?;
+    if !unended.is_empty() {
+        tracing::warn!(migrations = unended.join(", "), "aborted, and not ended yet");
+    }
     let units: Vec<String> = run.journal.progress().fenced_units().to_vec();
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
     fence::lower(&run.host, &names, &run.plan.upgrade_uid).await?;
@@ -39,5 +45,7 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
             }
         }
     }
+    // KubeVirt refuses this as long as the drain taint is on the node.
+    let_go::unmark_evictions(run).await;
     Ok(run.record(Record::PostDrained)?)
 }

@@ -14,14 +14,14 @@ use crate::agent::step_error::StepError;
 use crate::agent::steps::ledger;
 use crate::agent::steps::migration_watch::MigrationWatch;
 use crate::agent::steps::pre_drain_world::World;
-use crate::agent::steps::vm_actions;
+use crate::agent::steps::{targets, vm_actions};
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vms;
 use crate::cluster::watch_pace::WatchPace;
 use crate::flow::evacuate::{self, VmAction};
 use crate::flow::plan::MigrationFailure;
 use crate::flow::record::Record;
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::flow::vms::{Fate, VmKey};
 use crate::host::fs::Fs;
 use crate::host::process;
@@ -97,7 +97,7 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
             // Cancel-safe: watch streams keep their place, the others only wait.
             () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
             event = instances.next() => world.instance_event(event)?,
-            event = migrations.next() => world.migration_event(event),
+            event = migrations.next() => world.migration_event(event, run.now()),
             () = tokio::time::sleep(wait) => decided = None,
         }
     }
@@ -151,12 +151,19 @@ async fn resend_stops(run: &mut Run, world: &World) -> Result<(), StepError> {
 async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decided, StepError> {
     let now = run.now();
     let (seen, line) = (world.changes, run.journal.progress().seq());
-    let ledger = run.journal.progress().ledger();
     let mut policy = run.plan.evacuation.clone();
     if mutation::is_on(Mutation::StopWhatDoesNotMove) {
         policy.on_migration_failure = MigrationFailure::ShutdownAndRestore;
     }
-    let decision = evacuate::decide(ledger, &world.seen, &policy, begun, now);
+    let decide = |run: &Run, world: &World, now: Timestamp| {
+        let ledger = run.journal.progress().ledger();
+        evacuate::decide(ledger, &world.seen, &policy, begun, now)
+    };
+    let mut decision = decide(run, world, now);
+    if !decision.look_for.is_empty() {
+        targets::look(run, world, &decision.look_for).await;
+        decision = decide(run, world, run.now());
+    }
     let mut look_again = decision.look_again;
     let acted = !decision.actions.is_empty();
     let idle = !acted && decision.blockers.is_empty() && look_again.is_none();
@@ -176,23 +183,21 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
                 world.asked.insert(vm.clone(), now);
                 None
             }
-            VmAction::Migrate { .. } | VmAction::Stop { .. } | VmAction::ForceOff { .. } => None,
+            VmAction::Migrate { .. }
+            | VmAction::AwaitTarget { .. }
+            | VmAction::Abort { .. }
+            | VmAction::Stop { .. }
+            | VmAction::ForceOff { .. } => None,
         };
         vm_actions::perform(run, action, ends).await?;
     }
     // The others are not held up by a VM that holds: only when nothing else moves does the step give up.
     if idle && !decision.holds.is_empty() {
-        return Err(StepError::operator(decision.holds.join(". ")));
+        let chains = decision.holds.iter().map(|hold| hold.chain(run.now())).collect::<Vec<_>>();
+        return Err(StepError::operator(chains.join(". ")));
     }
-    let held = decision.holds.into_iter().map(|what| Blocker {
-        what,
-        since: begun,
-        owner: "an operator".to_owned(),
-        deadline: None,
-        then: "hold as soon as no other VM moves".to_owned(),
-    });
     let mut blockers = decision.blockers;
-    blockers.extend(held);
+    blockers.extend(decision.holds);
     run.publish_blockers(blockers);
     Ok(Decided { seen, line, acted, look_again })
 }
@@ -222,7 +227,7 @@ async fn nothing_left(run: &mut Run, world: &mut World, empty_since: Timestamp) 
     run.publish_blockers(vec![Blocker {
         what: format!("the last launchers are ending: {names}"),
         since: empty_since,
-        owner: "nobody has to act yet".to_owned(),
+        owner: NOBODY.to_owned(),
         deadline: Some(deadline),
         then: "hold".to_owned(),
     }]);

@@ -7,8 +7,9 @@ use kube::ResourceExt;
 use kube::runtime::watcher::{self, Event};
 
 use crate::agent::step_error::StepError;
+use crate::agent::steps::migration_watch::MigrationEvent;
 use crate::cluster::crd::kubevirt::{VirtualMachineInstance, VirtualMachineInstanceMigration};
-use crate::cluster::vms;
+use crate::cluster::{migrations, vms};
 use crate::flow::evacuate::{MigrationState, Seen, SeenMigration, SeenVmi};
 use crate::flow::vms::VmKey;
 
@@ -100,26 +101,27 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn migration_event(
-        &mut self,
-        event: Option<Result<Event<VirtualMachineInstanceMigration>, watcher::Error>>,
-    ) {
+    pub(super) fn migration_event(&mut self, event: Option<MigrationEvent>, now: Timestamp) {
         match event {
-            Some(Ok(Event::Apply(migration))) => self.changes += u64::from(self.put_migration(&migration)),
+            Some(Ok(Event::Apply(migration))) => {
+                self.changes += u64::from(self.put_migration(&migration, now));
+            }
             // A list is one change, at its end, however long it is.
             Some(Ok(Event::InitApply(migration))) => {
-                self.listed.insert((vm_of(&migration), migration.name_any()));
-                self.listed_news |= self.put_migration(&migration);
+                self.listed.insert((migrations::vm_of(&migration), migration.name_any()));
+                self.listed_news |= self.put_migration(&migration, now);
             }
             Some(Ok(Event::InitDone)) => {
                 let listed = std::mem::take(&mut self.listed);
                 let vanished =
                     self.delete_migrations(|vm, name| !listed.contains(&(vm.clone(), name.to_owned())));
+                let is_first = !std::mem::replace(&mut self.seen.listed, true);
                 let news = std::mem::take(&mut self.listed_news);
-                self.changes += u64::from(vanished || news);
+                self.changes += u64::from(vanished || news || is_first);
             }
             Some(Ok(Event::Delete(migration))) => {
-                let (whose, deleted) = (vm_of(&migration), migration.name_any());
+                let (whose, deleted) = (migrations::vm_of(&migration), migration.name_any());
+                self.put_migration(&migration, now);
                 self.delete_migrations(|vm, name| *vm == whose && name == deleted);
                 self.changes += 1;
             }
@@ -145,36 +147,43 @@ impl World {
     }
 
     /// Is there anything new in it?
-    fn put_migration(&mut self, migration: &VirtualMachineInstanceMigration) -> bool {
+    fn put_migration(&mut self, migration: &VirtualMachineInstanceMigration, now: Timestamp) -> bool {
         let name = migration.name_any();
-        let id = vms::attempt_of(migration, &self.upgrade_uid);
-        let vm = vm_of(migration);
+        let id = migrations::attempt_of(migration, &self.upgrade_uid);
         let status = migration.status.as_ref();
-        let failure = || {
-            let state = status.and_then(|status| status.migration_state.as_ref());
-            state.and_then(|state| state.failure_reason.clone())
-        };
-        let state = match status.and_then(|status| status.phase.as_deref()) {
+        let progress = status.and_then(|status| status.migration_state.as_ref());
+        let failure = || progress.and_then(|progress| progress.failure_reason.clone());
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let state = match phase {
             Some("Succeeded") => MigrationState::Succeeded,
             Some("Failed") => MigrationState::Failed {
                 reason: failure().unwrap_or_else(|| "KubeVirt gives no reason".to_owned()),
             },
             _ => MigrationState::Unfinished,
         };
-        let now = SeenMigration { name, id, state };
-        let all = self.seen.migrations.entry(vm).or_default();
-        if all.last() == Some(&now) {
+        let is_preparing =
+            matches!(phase, Some("Scheduling" | "Scheduled" | "PreparingTarget" | "TargetReady"));
+        let all = self.seen.migrations.entry(migrations::vm_of(migration)).or_default();
+        let before = all.iter().find(|one| one.name == name);
+        let target = progress.and_then(|progress| progress.target_node.clone());
+        let asked_for = || migration.spec.added_node_selector.values().next().cloned();
+        let seen = SeenMigration {
+            uid: migration.uid().unwrap_or_default(),
+            id,
+            state,
+            since: before.map_or(now, |before| before.since),
+            preparing: is_preparing.then(|| before.and_then(|before| before.preparing).unwrap_or(now)),
+            deleting: migration.metadata.deletion_timestamp.is_some(),
+            target: target.or_else(asked_for).or_else(|| before?.target.clone()),
+            name,
+        };
+        if before == Some(&seen) {
             return false;
         }
-        all.retain(|one| one.name != now.name);
-        all.push(now);
+        all.retain(|one| one.name != seen.name);
+        all.push(seen);
         true
     }
-}
-
-/// The VM that a migration is about.
-fn vm_of(migration: &VirtualMachineInstanceMigration) -> VmKey {
-    VmKey::new(&migration.namespace().unwrap_or_default(), &migration.spec.vmi_name)
 }
 
 #[cfg(test)]
@@ -182,6 +191,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn vmi(change: &serde_json::Value) -> VirtualMachineInstance {
         let mut object = json!({
@@ -229,14 +240,15 @@ mod tests {
         }
         for (phase, expected) in [
             ("Pending", true),
-            ("Scheduling", false),
-            ("Running", false),
+            ("Scheduling", true),
+            ("PreparingTarget", false),
+            ("Running", true),
             ("Failed", true),
             ("Failed", false),
         ] {
             let event = Event::Apply(migration(phase));
             assert_eq!(
-                is_news(&mut world, |world| world.migration_event(Some(Ok(event)))),
+                is_news(&mut world, |world| world.migration_event(Some(Ok(event)), NOW)),
                 expected,
                 "{phase}"
             );
@@ -247,9 +259,9 @@ mod tests {
     fn a_list_is_news_at_its_end_and_only_if_it_tells_any() {
         let mut world = World::new("uid".to_owned());
         for expected in [1, 1] {
-            world.migration_event(Some(Ok(Event::Init)));
-            world.migration_event(Some(Ok(Event::InitApply(migration("Running")))));
-            world.migration_event(Some(Ok(Event::InitDone)));
+            world.migration_event(Some(Ok(Event::Init)), NOW);
+            world.migration_event(Some(Ok(Event::InitApply(migration("Running")))), NOW);
+            world.migration_event(Some(Ok(Event::InitDone)), NOW);
             assert_eq!(world.changes, expected);
         }
     }
@@ -267,8 +279,8 @@ mod tests {
         };
         for by_list in [false, true] {
             let mut world = World::new("uid".to_owned());
-            world.migration_event(Some(Ok(Event::Apply(migration("Running")))));
-            world.migration_event(Some(Ok(Event::Apply(other()))));
+            world.migration_event(Some(Ok(Event::Apply(migration("Running")))), NOW);
+            world.migration_event(Some(Ok(Event::Apply(other()))), NOW);
             let before = world.changes;
             let events = if by_list {
                 vec![Event::Init, Event::InitApply(other()), Event::InitDone]
@@ -276,7 +288,7 @@ mod tests {
                 vec![Event::Delete(migration("Running"))]
             };
             for event in events {
-                world.migration_event(Some(Ok(event)));
+                world.migration_event(Some(Ok(event)), NOW);
             }
             assert!(is_failed(&world, "default") && world.changes > before, "by list: {by_list}");
             assert!(!is_failed(&world, "other"), "the same name elsewhere is another migration");

@@ -2,11 +2,12 @@
 
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
+use crate::cluster::migrations::{self, Attempt};
 use crate::cluster::vms::{self, Answer};
 use crate::cluster::{vm_mark, vm_state};
 use crate::flow::evacuate::VmAction;
 use crate::flow::record::Record;
-use crate::flow::vms::{Fate, LedgerLine, VmKey};
+use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey};
 use crate::mutation::{self, Mutation};
 
 /// Performs one action.
@@ -15,8 +16,13 @@ use crate::mutation::{self, Mutation};
 /// Retries while the API is away; needs an operator when it refuses.
 pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) -> Result<(), StepError> {
     match action {
-        VmAction::Migrate { vm, attempt } => migrate(run, vm, attempt).await,
-        VmAction::Stop { vm } => ask_stop(run, &vm).await,
+        VmAction::Migrate { vm, attempt, to } => migrate(run, vm, attempt, to).await,
+        VmAction::AwaitTarget { vm, why } => Ok(run.record(Record::TargetAwaited { vm, why })?),
+        VmAction::Abort { vm, migration, uid, ours, why } => {
+            run.record(Record::AbortIntent { vm: vm.clone(), migration: migration.clone(), ours, why })?;
+            Ok(migrations::abort(&run.cluster.client, &vm, &migration, &uid).await?)
+        }
+        VmAction::Stop { vm } => stop(run, &vm).await,
         VmAction::AskAgain { vm } => ask_stop_again(run, &vm).await,
         VmAction::ForceOff { vm } => {
             run.record(Record::ForceOffIntent { vm: vm.clone() })?;
@@ -26,15 +32,30 @@ pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) ->
     }
 }
 
-async fn migrate(run: &mut Run, vm: VmKey, attempt: u32) -> Result<(), StepError> {
-    run.record(Record::MigrationIntent { vm: vm.clone(), attempt })?;
+async fn migrate(run: &mut Run, vm: VmKey, attempt: u32, to: Option<String>) -> Result<(), StepError> {
+    run.record(Record::MigrationIntent { vm: vm.clone(), attempt, to: to.clone() })?;
     let id = run.journal.progress().seq();
-    let (upgrade, uid) = (&run.plan.upgrade_name, &run.plan.upgrade_uid);
-    match vms::migrate(&run.cluster.client, &vm, id, upgrade, uid).await? {
+    let (upgrade, upgrade_uid) = (&run.plan.upgrade_name, &run.plan.upgrade_uid);
+    let attempt = Attempt { vm: &vm, id, upgrade, upgrade_uid, to: to.as_deref() };
+    match migrations::create(&run.cluster.client, attempt).await? {
         Answer::Accepted | Answer::NoSuchVm => {}
         Answer::LookAgain { why } => tracing::info!(%vm, why, "no migration of the VM now; looking again"),
     }
     Ok(())
+}
+
+/// One that could move is stopped only when nothing moves it: the watch may not have shown yet what has just begun.
+async fn stop(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
+    let line = run.journal.progress().ledger().line(vm);
+    let could_move = line.is_some_and(|line| line.entry.verdict == Verdict::Migrate);
+    if could_move {
+        let unfinished = migrations::unfinished_of_vm(&run.cluster.client, vm).await?;
+        if let Some(one) = unfinished.first().and_then(|one| one.metadata.name.as_deref()) {
+            tracing::info!(%vm, migration = one, "not stopped: a migration of it is under way");
+            return Ok(());
+        }
+    }
+    ask_stop(run, vm).await
 }
 
 /// Intent, mark, request: the guest's time begins with the intent, and no stop of ours is ever without its mark.

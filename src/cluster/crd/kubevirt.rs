@@ -170,6 +170,9 @@ pub struct VirtualMachineInstanceStatus {
     /// Where it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
+    /// The node that an eviction wants it away from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evacuation_node_name: Option<String>,
     /// Conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -208,6 +211,9 @@ pub struct Condition {
 pub struct VirtualMachineInstanceMigrationSpec {
     /// The instance to move.
     pub vmi_name: String,
+    /// Labels that the target must have besides those that the VM asks for; not in every `KubeVirt`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub added_node_selector: BTreeMap<String, String>,
 }
 
 /// `VirtualMachineInstanceMigration.status`.

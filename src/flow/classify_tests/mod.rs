@@ -2,7 +2,7 @@
 //! rows follow the rules table of reference `kubevirt.md` §7.
 
 use super::*;
-use crate::flow::evacuate::{Seen, SeenVmi, VmAction, decide};
+use crate::flow::evacuate::{Seen, SeenVmi, Target, VmAction, decide};
 use crate::flow::progress::tests::{entries, replay, whole_run};
 use crate::flow::record::Record;
 use crate::flow::restore::premises;
@@ -43,16 +43,28 @@ fn run_with(entry: &VmEntry, more: Vec<Record>) -> crate::flow::progress::Progre
 }
 
 /// The first thing that evacuation does about it.
-fn action(entry: &VmEntry) -> &'static str {
+fn action(entry: &VmEntry, elsewhere: &Elsewhere) -> &'static str {
     let progress = run_with(entry, vec![]);
     let vmi =
         SeenVmi { uid: entry.vmi_uid.clone(), deleting: entry.verdict == Verdict::Leaving, ended: None };
-    let seen = Seen { vmis: [(entry.vm.clone(), vmi)].into(), ..Seen::default() };
     let now = Timestamp::UNIX_EPOCH;
+    let target = match elsewhere {
+        Elsewhere::Open => Target::Open { other: None },
+        Elsewhere::Closed { why } | Elsewhere::Never { why } => Target::None { why: why.clone(), cure: None },
+        Elsewhere::Alone => Target::None { why: "there is no other node".into(), cure: None },
+    };
+    let seen = Seen {
+        vmis: [(entry.vm.clone(), vmi)].into(),
+        listed: true,
+        looked: Some(now),
+        targets: [(entry.vm.clone(), target)].into(),
+        ..Seen::default()
+    };
     let decision = decide(progress.ledger(), &seen, &Evacuation::default(), now, now);
     match (decision.actions.first(), decision.holds.is_empty()) {
         (Some(VmAction::Migrate { .. }), true) => "migrates",
         (Some(VmAction::Stop { .. }), true) => "stops",
+        (Some(VmAction::AwaitTarget { .. }), true) => "waits for a target",
         (None, true) => "waits",
         (None, false) => "holds",
         (Some(_), _) => "?",
@@ -64,7 +76,7 @@ fn owed(entry: &VmEntry) -> &'static str {
     let vm = entry.vm.clone();
     let more = match &entry.verdict {
         Verdict::Migrate => vec![
-            Record::MigrationIntent { vm: vm.clone(), attempt: 1 },
+            Record::MigrationIntent { vm: vm.clone(), attempt: 1, to: None },
             Record::VmMigrated { vm, to: "node2".into() },
         ],
         Verdict::ShutDown { .. } => {
@@ -86,7 +98,7 @@ fn shapes_and_what_becomes_of_them() {
         let entry = enter(&facts, &Evacuation::default(), &elsewhere);
         let verdict = said(&entry.verdict);
         assert!(verdict.starts_with(shape.verdict), "{what}: {verdict}");
-        assert_eq!(action(&entry), shape.action, "{what}: action");
+        assert_eq!(action(&entry, &elsewhere), shape.action, "{what}: action");
         let expected = if shape.needs == "-" { "-" } else { "a start" };
         assert_eq!(owed(&entry), expected, "{what}: owed");
         if expected == "a start" {

@@ -1,15 +1,17 @@
 //! What is seen of one VM, found by going through what is seen of all beside the ledger: both are in the order of keys.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::iter::Peekable;
 
 use super::{MigrationState, SeenMigration, SeenVmi};
-use crate::flow::vms::VmKey;
+use crate::flow::vms::{Abort, Awaited, LedgerLine, Trail, VmKey};
 
 /// What is seen of one VM.
 #[derive(Clone, Copy)]
 pub(super) struct OfVm<'a> {
     pub(super) vm: &'a VmKey,
+    pub(super) line: &'a LedgerLine,
+    pub(super) trail: Option<&'a Trail>,
     pub(super) vmi: Option<&'a SeenVmi>,
     pub(super) migrations: &'a [SeenMigration],
 }
@@ -19,6 +21,28 @@ impl<'a> OfVm<'a> {
     pub(super) fn unfinished(self, ours: Option<u64>) -> Option<&'a SeenMigration> {
         let others = self.migrations.iter().filter(|one| one.id.is_none() || one.id != ours);
         others.into_iter().find(|one| one.state == MigrationState::Unfinished)
+    }
+
+    /// The migration of one of our attempts.
+    pub(super) fn ours(self, id: u64) -> Option<&'a SeenMigration> {
+        self.migrations.iter().find(|one| one.id == Some(id))
+    }
+
+    /// The nodes on which attempts of ours have failed.
+    pub(super) fn failed_on(self) -> BTreeSet<String> {
+        let failed = |one: &&SeenMigration| match one.state {
+            MigrationState::Failed { .. } => one.id.is_some(),
+            MigrationState::Unfinished | MigrationState::Succeeded => false,
+        };
+        self.migrations.iter().filter(failed).filter_map(|one| one.target.clone()).collect()
+    }
+
+    pub(super) fn awaited(self) -> Option<&'a Awaited> {
+        self.trail.and_then(|trail| trail.awaited.as_ref())
+    }
+
+    pub(super) fn abort(self) -> Option<&'a Abort> {
+        self.trail.and_then(|trail| trail.abort.as_ref())
     }
 }
 

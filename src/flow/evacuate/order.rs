@@ -2,28 +2,31 @@
 
 use jiff::Timestamp;
 
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey, VmLedger};
 
-/// A VM that has to be off before this one is told to shut down, and is not yet.
-pub(super) fn first<'a>(ledger: &'a VmLedger, line: &LedgerLine) -> Option<&'a VmKey> {
+/// A VM that has to be off before this one is told to shut down, and is not yet; `given_up` are those whose migrations have
+/// come to nothing.
+pub(super) fn first<'a>(ledger: &'a VmLedger, line: &LedgerLine, given_up: &[VmKey]) -> Option<&'a VmKey> {
     let mut before = ledger.on_node().filter(|one| one.entry.shutdown_order < line.entry.shutdown_order);
-    before.find(|one| goes_off(one)).map(|one| &one.entry.vm)
+    before.find(|one| goes_off(one) || given_up.contains(&one.entry.vm)).map(|one| &one.entry.vm)
 }
 
 /// Those that wait for their turn.
 pub(super) fn waiting(ledger: &VmLedger, since: Timestamp) -> impl Iterator<Item = Blocker> {
     let ours = ledger.on_node().filter(|line| line.fate == Fate::Here && goes_off(line));
-    ours.filter_map(move |line| {
-        let first = first(ledger, line)?;
-        Some(Blocker {
-            what: format!("VM {} is shut down after VM {first}, as their shutdown-order says", line.entry.vm),
-            since,
-            owner: "nobody has to act yet".to_owned(),
-            deadline: None,
-            then: format!("shut down as soon as {first} is off"),
-        })
-    })
+    ours.filter_map(move |line| Some(turn(&line.entry.vm, first(ledger, line, &[])?, since)))
+}
+
+/// One that waits for its turn.
+pub(super) fn turn(vm: &VmKey, first: &VmKey, since: Timestamp) -> Blocker {
+    Blocker {
+        what: format!("VM {vm} is shut down after VM {first}, as their shutdown-order says"),
+        since,
+        owner: NOBODY.to_owned(),
+        deadline: None,
+        then: format!("shut down as soon as {first} is off"),
+    }
 }
 
 fn goes_off(line: &LedgerLine) -> bool {
@@ -69,7 +72,7 @@ mod tests {
         }
         let waits_for = |ledger: &VmLedger, name: &str| {
             let line = ledger.line(&VmKey::new("default", name)).cloned().unwrap();
-            first(ledger, &line).map(|vm| vm.name.clone())
+            first(ledger, &line, &[]).map(|vm| vm.name.clone())
         };
         assert_eq!(waits_for(&ledger, "app"), None, "nobody waits for those that move or are held");
         assert_eq!(waits_for(&ledger, "plain").as_deref(), Some("app"));

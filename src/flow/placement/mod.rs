@@ -2,6 +2,7 @@
 //! changed. Pure; knows what the scheduler knows, and says for what does not fit which node lacks what and what would help
 //! most cheaply. A proof is a possible assignment, not an order: the scheduler chooses for itself.
 
+mod certain;
 mod open;
 mod rules;
 mod search;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use crate::flow::classify::Elsewhere;
 use crate::flow::vms::VmKey;
 
+pub use certain::is_certain;
 pub use open::{Closed, NodeState, closed, other_taints};
 pub use rules::{Expression, Operator, PodTerm, Selector, Taint, Term, Toleration};
 
@@ -65,6 +67,8 @@ pub struct Mover {
     pub tolerations: Vec<Toleration>,
     /// Pods of which it wants one in the same topology, for each term.
     pub together: Vec<PodTerm>,
+    /// Its priority lets the scheduler make room for it by evicting others.
+    pub preempts: bool,
 }
 
 /// Why a VM cannot be on a node.

@@ -33,7 +33,7 @@ pub struct Toleration {
 }
 
 impl Toleration {
-    fn covers(&self, taint: &Taint) -> bool {
+    pub(super) fn covers(&self, taint: &Taint) -> bool {
         let key = self.key == taint.key || (self.key.is_empty() && self.exists);
         let effect = self.effect.is_empty() || self.effect == taint.effect;
         key && effect && (self.exists || self.value == taint.value)

@@ -42,6 +42,7 @@ fn mover(name: &str, gib: u128) -> Mover {
         node_terms: Vec::new(),
         tolerations: Vec::new(),
         together: Vec::new(),
+        preempts: false,
     }
 }
 

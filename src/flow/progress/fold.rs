@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::flow::progress::trail;
 use crate::flow::progress::{CordonBefore, Hold, Preflighted, Progress, StagedFact, SwapFact, Work};
 use crate::flow::record::{Entry, Record};
 use crate::flow::vms::{Fate, LedgerLine};
@@ -73,8 +74,9 @@ impl Progress {
             Record::LedgerWritten { vms } => {
                 self.pre_drained = None;
                 self.drained = false;
-                for entry in vms {
-                    self.ledger.enter(entry.clone());
+                for line in vms {
+                    self.ledger.enter(line.clone());
+                    self.ledger.trail_mut(&line.vm).since = Some(entry.at);
                 }
             }
             Record::VmAdopted { vm } => {
@@ -87,6 +89,8 @@ impl Progress {
                 }
             }
             Record::MigrationIntent { vm, .. }
+            | Record::TargetAwaited { vm, .. }
+            | Record::AbortIntent { vm, .. }
             | Record::VmMigrated { vm, .. }
             | Record::StopIntent { vm }
             | Record::ForceOffIntent { vm }
@@ -95,6 +99,7 @@ impl Progress {
             | Record::RestoreIntent { vm }
             | Record::VmRestored { vm, .. }
             | Record::VmStruck { vm, .. } => {
+                trail::follow(&mut self.ledger, vm, entry);
                 if let (Some(line), Some(fate)) = (self.ledger.line_mut(vm), fate) {
                     line.fate = fate;
                 }
@@ -134,7 +139,7 @@ impl Progress {
                 self.held = Some(Hold { step: *step, reason: reason.clone(), since: entry.at });
                 return;
             }
-            Record::Resumed => {}
+            Record::Resumed => trail::begin_anew(&mut self.ledger, entry.at),
             Record::CancelRequested => self.cancelled = true,
             Record::Finished { outcome } => self.outcome = Some(outcome.clone()),
         }

@@ -48,6 +48,8 @@ impl Progress {
                 rule(ends, "the VM is not where this line says it was")?;
             }
             record @ (Record::MigrationIntent { vm, .. }
+            | Record::TargetAwaited { vm, .. }
+            | Record::AbortIntent { vm, .. }
             | Record::VmMigrated { vm, .. }
             | Record::StopIntent { vm }
             | Record::ForceOffIntent { vm }
@@ -106,17 +108,27 @@ impl Progress {
 
     fn fate_after(&self, vm: &VmKey, record: &Record, entry: &Entry) -> Result<Fate, &'static str> {
         let line = self.ledger.line(vm).ok_or("the VM is not in the ledger")?;
-        moved(line, record, entry.seq, entry.at)
+        let awaited = self.ledger.trail(vm).and_then(|trail| trail.awaited.as_ref());
+        moved(line, awaited.map(|awaited| awaited.since), record, (entry.seq, entry.at))
     }
 }
 
-fn moved(line: &LedgerLine, record: &Record, id: u64, at: Timestamp) -> Result<Fate, &'static str> {
+fn moved(
+    line: &LedgerLine,
+    awaited: Option<Timestamp>,
+    record: &Record,
+    (id, at): (u64, Timestamp),
+) -> Result<Fate, &'static str> {
     let fate = match (record, &line.fate) {
-        (Record::MigrationIntent { attempt, .. }, Fate::Here) => {
-            Fate::Migrating { attempt: *attempt, id, since: at, asked: at }
+        // The time spent waiting for a target counts.
+        (Record::MigrationIntent { attempt, to, .. }, Fate::Here) => {
+            Fate::Migrating { attempt: *attempt, id, since: awaited.unwrap_or(at), asked: at, to: to.clone() }
         }
-        (Record::MigrationIntent { attempt, .. }, Fate::Migrating { since, .. }) => {
-            Fate::Migrating { attempt: *attempt, id, since: *since, asked: at }
+        (Record::MigrationIntent { attempt, to, .. }, Fate::Migrating { since, .. }) => {
+            Fate::Migrating { attempt: *attempt, id, since: *since, asked: at, to: to.clone() }
+        }
+        (Record::TargetAwaited { .. } | Record::AbortIntent { .. }, Fate::Here | Fate::Migrating { .. }) => {
+            line.fate.clone()
         }
         // A stop that nobody heard does not keep a VM from moving.
         (

@@ -5,6 +5,7 @@ mod fold;
 mod law;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trail;
 
 use jiff::Timestamp;
 

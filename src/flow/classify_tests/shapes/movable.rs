@@ -83,8 +83,8 @@ pub(super) const MOVABLE: [Shape; 13] = [
     shape(
         "host-model CPU, whose nodes are cordoned",
         |_, elsewhere| *elsewhere = closed(),
-        "hold: it can live-migrate, but no node that could take it is open now (node2 is cordoned)",
-        "holds",
+        "migrate",
+        "waits for a target",
         "-",
     ),
     shape(

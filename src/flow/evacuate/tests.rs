@@ -1,20 +1,21 @@
 //! Tests of the evacuation's choice.
 
 use super::*;
+use crate::flow::plan::{MigrationFailure, ShutdownTimeout};
 use crate::flow::progress::tests::{entries, replay, vm_entry, whole_run};
 use crate::flow::record::Record;
 use crate::flow::vms::VmEntry;
 
-fn at(seconds: i64) -> Timestamp {
+pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
 }
 
-fn vm() -> VmKey {
+pub(super) fn vm() -> VmKey {
     VmKey::new("default", "db")
 }
 
 /// A ledger of one VM after these records; the n-th record is dated 8 + n seconds.
-fn ledger(verdict: Verdict, after: Vec<Record>) -> VmLedger {
+pub(super) fn ledger(verdict: Verdict, after: Vec<Record>) -> VmLedger {
     let mut records: Vec<Record> = whole_run()[..7].iter().map(|entry| entry.record.clone()).collect();
     records.push(Record::LedgerWritten { vms: vec![vm_entry("db", verdict)] });
     records.extend(after);
@@ -22,23 +23,30 @@ fn ledger(verdict: Verdict, after: Vec<Record>) -> VmLedger {
 }
 
 /// The ledger written by `ledger` has 8 lines, so the first attempt's id is 9.
-fn id(attempt: u32) -> u64 {
+pub(super) fn id(attempt: u32) -> u64 {
     8 + u64::from(attempt)
 }
 
 fn seen_with(ended: Option<bool>, deleting: bool, migrations: Vec<SeenMigration>) -> Seen {
     Seen {
         vmis: [(vm(), SeenVmi { uid: "vmi-db".into(), deleting, ended })].into(),
+        listed: true,
         migrations: [(vm(), migrations)].into(),
+        looked: Some(at(8)),
+        targets: [(vm(), Target::Open { other: None })].into(),
     }
 }
 
-fn seen(ended: Option<bool>, migrations: &[(u32, MigrationState)]) -> Seen {
-    let ours = migrations.iter().map(|(attempt, state)| SeenMigration {
-        name: format!("upgrade-{attempt}"),
-        id: Some(id(*attempt)),
-        state: state.clone(),
-    });
+/// A migration as it was first seen at second 10.
+pub(super) fn migration(name: &str, id: Option<u64>, state: MigrationState) -> SeenMigration {
+    let (name, uid) = (name.to_owned(), format!("uid-{name}"));
+    SeenMigration { name, uid, id, state, since: at(10), preparing: None, deleting: false, target: None }
+}
+
+pub(super) fn seen(ended: Option<bool>, migrations: &[(u32, MigrationState)]) -> Seen {
+    let ours = migrations
+        .iter()
+        .map(|(attempt, state)| migration(&format!("upgrade-{attempt}"), Some(id(*attempt)), state.clone()));
     seen_with(ended, false, ours.collect())
 }
 
@@ -49,8 +57,7 @@ fn going(ended: Option<bool>) -> Seen {
 
 fn somebody_elses(ours: &[(u32, MigrationState)]) -> Seen {
     let mut seen = seen(None, ours);
-    let other =
-        SeenMigration { name: "kubevirt-evacuation-x".into(), id: None, state: MigrationState::Unfinished };
+    let other = migration("kubevirt-evacuation-x", None, MigrationState::Unfinished);
     seen.migrations.entry(vm()).or_default().push(other);
     seen
 }
@@ -67,11 +74,18 @@ fn one_vm_at_a_time() {
         Evacuation { on_migration_failure: MigrationFailure::ShutdownAndRestore, ..usual.clone() };
     let force = Evacuation { on_shutdown_timeout: ShutdownTimeout::ForceOff, ..usual.clone() };
     let shut = || Verdict::ShutDown { why: "device".into() };
-    let asked = |attempt| Record::MigrationIntent { vm: vm(), attempt };
+    let asked = |attempt| Record::MigrationIntent { vm: vm(), attempt, to: None };
     let stop = || Record::StopIntent { vm: vm() };
-    let migrate = |attempt| format!("{:?}", VmAction::Migrate { vm: vm(), attempt });
+    let migrate = |attempt| format!("{:?}", VmAction::Migrate { vm: vm(), attempt, to: None });
     let stops = || format!("{:?}", VmAction::Stop { vm: vm() });
     let cut = || format!("{:?}", VmAction::ForceOff { vm: vm() });
+    let abort = |name: &str, ours, why: &str| VmAction::Abort {
+        vm: vm(),
+        migration: name.into(),
+        uid: format!("uid-{name}"),
+        ours,
+        why: why.into(),
+    };
     let gone = || format!("{:?}", VmAction::RecordGone { vm: vm() });
     let three = || vec![asked(1), asked(2), asked(3)];
     let again = || format!("{:?}", VmAction::AskAgain { vm: vm() });
@@ -185,7 +199,7 @@ fn one_vm_at_a_time() {
             seen(None, &[(1, MigrationState::Unfinished)]),
             &usual,
             9 + 1800,
-            "hold: could not be live-migrated".into(),
+            format!("{:?}", abort("upgrade-1", true, "it takes longer than evacuation.migrationSeconds")),
         ),
         (
             "shutting down",
@@ -253,11 +267,12 @@ fn one_vm_at_a_time() {
             "wait: is being stopped".into(),
         ),
     ];
-    for (what, ledger, seen, policy, now, expected) in table {
+    for (what, ledger, mut seen, policy, now, expected) in table {
+        seen.looked = Some(at(now));
         let decision = decide(&ledger, &seen, policy, at(8), at(now));
         let mut said: Vec<String> = decision.actions.iter().map(|action| format!("{action:?}")).collect();
         said.extend(decision.blockers.iter().map(|blocker| format!("wait: {}", blocker.what)));
-        said.extend(decision.holds.iter().map(|hold| format!("hold: {hold}")));
+        said.extend(decision.holds.iter().map(|hold| format!("hold: {}", hold.what)));
         assert_eq!(said.len(), 1, "{what}: {said:?}");
         let plain = said[0].replace("VM default/db ", "");
         assert!(plain.starts_with(&expected), "{what}: {plain} is not {expected}");
@@ -277,7 +292,12 @@ fn only_a_few_migrations_are_asked_for_at_once() {
     let here = |name: &&str| {
         (VmKey::new("default", name), SeenVmi { uid: "u".into(), deleting: false, ended: None })
     };
-    let seen = Seen { vmis: names.iter().map(here).collect(), migrations: BTreeMap::new() };
+    let open = |name: &&str| (VmKey::new("default", name), Target::Open { other: None });
+    let seen = Seen {
+        vmis: names.iter().map(here).collect(),
+        targets: names.iter().map(open).collect(),
+        ..seen(None, &[])
+    };
     let decision = decide(&ledger, &seen, &Evacuation::default(), at(8), at(9));
     assert_eq!(decision.actions.len(), 4);
 }

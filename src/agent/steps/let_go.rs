@@ -1,0 +1,119 @@
+//! What must not go on when a run stops waiting: our own migrations are aborted and their end is awaited, and VMs whose
+//! eviction had come to nothing lose its mark. Stops no VM.
+
+use std::time::Duration;
+
+use kube::ResourceExt;
+
+use crate::agent::run::Run;
+use crate::agent::step_error::{Reaction, StepError, chain};
+use crate::cluster::{ClusterError, migrations, vms};
+use crate::flow::record::Record;
+use crate::flow::vms::{Fate, VmKey};
+
+/// How long the end of an abort is waited for.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// Between two looks whether it has ended: at first, then twice as long each time.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// The longest pause between two looks.
+const LONGEST_LOOK: Duration = Duration::from_secs(15);
+
+/// Aborts what this upgrade has asked for and has not ended; gives the names of those that did not end in time.
+///
+/// # Errors
+/// Retries while the API is away.
+pub async fn abort_migrations(run: &mut Run, why: &str) -> Result<Vec<String>, StepError> {
+    let is_moving = run.journal.progress().ledger().on_node().any(|line| migrates(&line.fate));
+    if !is_moving {
+        return Ok(Vec::new());
+    }
+    let (mut waited, mut pause) = (Duration::ZERO, FIRST_LOOK);
+    loop {
+        let unfinished =
+            migrations::unfinished_of_upgrade(&run.cluster.client, &run.plan.upgrade_uid).await?;
+        let mut left = Vec::new();
+        for migration in unfinished {
+            let (vm, name) = (migrations::vm_of(&migration), migration.name_any());
+            let line = run.journal.progress().ledger().line(&vm);
+            // Other nodes' agents move VMs for the same upgrade.
+            if !line.is_some_and(|line| migrates(&line.fate)) {
+                continue;
+            }
+            if migration.metadata.deletion_timestamp.is_none() {
+                let uid = migration.uid().unwrap_or_default();
+                let (migration, why) = (name.clone(), why.to_owned());
+                run.record(Record::AbortIntent { vm: vm.clone(), migration, ours: true, why })?;
+                migrations::abort(&run.cluster.client, &vm, &name, &uid).await?;
+            }
+            left.push(format!("{name} of VM {vm}"));
+        }
+        if left.is_empty() || waited >= PATIENCE {
+            return Ok(left);
+        }
+        run.pause(pause).await?;
+        waited += pause;
+        pause = (pause * 2).min(LONGEST_LOOK);
+    }
+}
+
+/// Where an eviction by somebody else had come to nothing and was aborted, `KubeVirt` would begin it again and again.
+pub async fn unmark_evictions(run: &Run) {
+    let ledger = run.journal.progress().ledger();
+    let stuck =
+        ledger.on_node().filter(|line| ledger.trail(&line.entry.vm).is_some_and(|trail| trail.foreign_abort));
+    for line in stuck {
+        let vm = &line.entry.vm;
+        if let Err(error) = unmark(run, vm).await {
+            let error = chain(&error);
+            tracing::warn!(%vm, error, "the mark of its eviction stays; cancel it when the drain taint is off");
+        }
+    }
+}
+
+async fn unmark(run: &Run, vm: &VmKey) -> Result<(), ClusterError> {
+    let client = &run.cluster.client;
+    let node = &run.plan.node_name;
+    let marked = vms::instance(client, vm).await?.and_then(|vmi| vmi.status?.evacuation_node_name);
+    if marked.as_ref() == Some(node) {
+        migrations::cancel_evacuation(client, vm, node).await?;
+    }
+    Ok(())
+}
+
+/// Before a hold: nothing of ours goes on behind the back of the operator who is asked. What could not be ended is said with
+/// the reason of the hold.
+pub async fn before_hold(run: &mut Run, error: StepError) -> StepError {
+    match error.reaction {
+        Reaction::Retry | Reaction::AskOperator | Reaction::Refuse => {}
+        Reaction::Interrupted | Reaction::Fatal => return error,
+    }
+    let aborted = tokio::time::timeout(PATIENCE * 2, abort_migrations(run, "the run holds")).await;
+    unmark_evictions(run).await;
+    let left = match aborted {
+        Ok(Ok(left)) if left.is_empty() => return error,
+        Ok(Ok(left)) => format!("these migrations were aborted and do not end: {}", left.join(", ")),
+        // The next start goes on from here, or cannot write.
+        Ok(Err(failed)) if matches!(failed.reaction, Reaction::Fatal | Reaction::Interrupted) => {
+            return failed;
+        }
+        Ok(Err(failed)) => {
+            format!("its migrations may go on, they could not be aborted ({})", failed.sentence())
+        }
+        Err(_) => "its migrations may go on, the API did not answer".to_owned(),
+    };
+    StepError::operator(format!("{}. Besides, {left}", error.sentence()))
+}
+
+fn migrates(fate: &Fate) -> bool {
+    match fate {
+        Fate::Migrating { .. } => true,
+        Fate::Here
+        | Fate::Migrated { .. }
+        | Fate::Stopping { .. }
+        | Fate::ShutDown { .. }
+        | Fate::Left { .. }
+        | Fate::Restoring { .. }
+        | Fate::Restored { .. }
+        | Fate::Struck { .. } => false,
+    }
+}

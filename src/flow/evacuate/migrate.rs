@@ -1,0 +1,345 @@
+//! The ladder of one VM that can live-migrate: wait for a target, migrate, try elsewhere, abort what does not end, and at
+//! last what `onMigrationFailure` says.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::of_vm::OfVm;
+use super::{
+    ASK_AGAIN, Decision, IN_FLIGHT, Look, MIGRATION_ATTEMPTS, MigrationState, SeenMigration, Target,
+};
+use super::{VmAction, order};
+use crate::flow::plan::MigrationFailure;
+use crate::flow::report::{Blocker, spoken};
+use crate::flow::vms::VmKey;
+
+/// `KubeVirt` gives its own evacuations a back-off and the ones of others none, so ours is here.
+const FIRST_BACKOFF: Duration = Duration::from_secs(20);
+/// An attempt that was begun gets this at least, whatever is left of the VM's whole time.
+const LEAST_ATTEMPT: Duration = Duration::from_mins(10);
+/// `KubeVirt` gives a target pod up after 15 minutes (reference `kubevirt.md` §4.4), and what comes after it never.
+const PREPARING: Duration = Duration::from_mins(16);
+/// `KubeVirt` answers an abort in seconds; while the guest is copied its virt-handler has to.
+const ABORT: SignedDuration = SignedDuration::from_mins(3);
+/// Between two looks at the other nodes, at first; the longer the wait, the longer the pauses.
+const LOOK: SignedDuration = SignedDuration::from_secs(12);
+/// The longest of these pauses.
+const LONGEST_LOOK: SignedDuration = SignedDuration::from_mins(2);
+/// What was seen of the other nodes is good enough for a first attempt so long; longer, the longer it takes altogether.
+const FRESH: SignedDuration = SignedDuration::from_mins(1);
+/// The longest time for that.
+const LONGEST_FRESH: SignedDuration = SignedDuration::from_mins(5);
+/// A scheduler that finds no node needs this until `KubeVirt` says so (reference `kubevirt.md` §4.4).
+const LAST_TRY: Duration = Duration::from_mins(5);
+
+/// What is known about a VM's target, and how new that is.
+enum Known<'a> {
+    Target(&'a Target),
+    Look,
+    NotBefore(Timestamp),
+}
+
+impl Look<'_> {
+    /// Somebody else's migration is as good as ours: `KubeVirt` takes one of a VM at a time. It is aborted when it does not
+    /// end; `whole` is the end of the time that the VM itself has, where that has begun.
+    pub(super) fn follow(
+        &self,
+        decision: &mut Decision,
+        of_vm: OfVm<'_>,
+        other: &SeenMigration,
+        whole: Option<Timestamp>,
+    ) {
+        let own = other.since + self.policy.migration();
+        let deadline = whole.map_or(own, |whole| own.min(whole));
+        if self.now >= deadline {
+            let why = "it does not end within evacuation.migrationSeconds";
+            self.abort(decision, of_vm, other, why);
+            return;
+        }
+        let OfVm { vm, .. } = of_vm;
+        let what = match self.seen.targets.get(vm) {
+            Some(Target::None { why, .. }) => {
+                format!("VM {vm} is being live-migrated by {}, without a target: {why}", other.name)
+            }
+            Some(Target::Open { .. } | Target::Unknown) | None => {
+                format!("VM {vm} is being live-migrated by {}", other.name)
+            }
+        };
+        decision.wait(what, other.since, deadline, "abort it");
+    }
+
+    /// One that was asked for by us.
+    pub(super) fn migrating(
+        &self,
+        decision: &mut Decision,
+        of_vm: OfVm<'_>,
+        (attempt, id, to): (u32, u64, Option<&String>),
+        since: Timestamp,
+        asked: Timestamp,
+    ) {
+        let whole = since + self.policy.migration();
+        let end = whole.max(asked + self.policy.migration().min(LEAST_ATTEMPT));
+        let ours = of_vm.ours(id);
+        let other = of_vm.unfinished(Some(id));
+        match (ours.map(|one| (one, &one.state)), other) {
+            // The instance's node is about to change: the next look will see it gone.
+            (Some((_, MigrationState::Succeeded)), _) => decision.by(self.now + SignedDuration::from_secs(2)),
+            (Some((ours, MigrationState::Unfinished)), _) => {
+                self.under_way(decision, of_vm, ours, (attempt, asked), end);
+            }
+            (Some((_, MigrationState::Failed { .. })) | None, Some(other)) => {
+                self.follow(decision, of_vm, other, Some(whole));
+            }
+            (Some((ours, MigrationState::Failed { reason })), None) => {
+                let aborted = of_vm.abort().filter(|abort| abort.migration == ours.name);
+                let why = aborted.map_or(reason, |abort| &abort.why);
+                self.failed(decision, of_vm, (attempt, why), whole, asked);
+            }
+            (None, None) => match of_vm.abort() {
+                // Aborted before a restart, and gone by now.
+                Some(abort) => self.failed(decision, of_vm, (attempt, &abort.why), whole, asked),
+                None if self.now >= end => {
+                    let why = "KubeVirt accepts no migration of it";
+                    self.give_up(decision, of_vm, why, "look at its events and at virt-api");
+                }
+                // The request was lost, or refused: ask again.
+                None if self.now < asked + ASK_AGAIN => decision.by(asked + ASK_AGAIN),
+                None => {
+                    let to = to.cloned();
+                    decision.actions.push(VmAction::Migrate { vm: of_vm.vm.clone(), attempt, to });
+                }
+            },
+        }
+    }
+
+    fn under_way(
+        &self,
+        decision: &mut Decision,
+        of_vm: OfVm<'_>,
+        ours: &SeenMigration,
+        (attempt, asked): (u32, Timestamp),
+        end: Timestamp,
+    ) {
+        let limit = PREPARING.min(self.policy.migration() / 2);
+        let ready_by = ours.preparing.map(|since| since + limit);
+        if self.now >= end {
+            self.abort(decision, of_vm, ours, "it takes longer than evacuation.migrationSeconds");
+        } else if ready_by.is_some_and(|ready_by| self.now >= ready_by) {
+            let limit = spoken(SignedDuration::try_from(limit).unwrap_or_default());
+            self.abort(decision, of_vm, ours, &format!("its target was not ready within {limit}"));
+        } else if of_vm.abort().is_some_and(|abort| abort.migration == ours.name) {
+            self.abort(decision, of_vm, ours, "");
+        } else {
+            let to = ours.target.as_ref().map(|node| format!(" to {node}")).unwrap_or_default();
+            let what = format!("VM {} is being live-migrated{to} (attempt {attempt})", of_vm.vm);
+            decision.by(ready_by.map_or(end, |ready_by| ready_by.min(end)));
+            decision.wait(what, asked, end, "abort it");
+        }
+    }
+
+    fn failed(
+        &self,
+        decision: &mut Decision,
+        of_vm: OfVm<'_>,
+        (attempt, why): (u32, &str),
+        whole: Timestamp,
+        asked: Timestamp,
+    ) {
+        let again = asked + FIRST_BACKOFF * 2u32.pow(attempt.saturating_sub(1));
+        let said = format!("attempt {attempt} failed, {why}");
+        if attempt >= MIGRATION_ATTEMPTS || self.now >= whole {
+            let (more, cure) = match self.seen.targets.get(of_vm.vm) {
+                Some(Target::None { why, cure }) => (format!("; {why}"), cure.as_deref()),
+                Some(Target::Open { .. } | Target::Unknown) | None => (String::new(), None),
+            };
+            self.give_up(decision, of_vm, &format!("{said}{more}"), cure.unwrap_or("make room for it"));
+        } else if self.now < again {
+            let what = format!("VM {} waits to be migrated again; {said}", of_vm.vm);
+            decision.wait(what, asked, again, "try again");
+        } else {
+            self.start(decision, of_vm, (attempt + 1, Some(asked)), Some(whole), &mut 0);
+        }
+    }
+
+    /// The next attempt, where a node may take the VM; else the wait for one. `last` is when the one before was asked for.
+    pub(super) fn start(
+        &self,
+        decision: &mut Decision,
+        of_vm: OfVm<'_>,
+        (attempt, last): (u32, Option<Timestamp>),
+        whole: Option<Timestamp>,
+        in_flight: &mut usize,
+    ) {
+        let vm = of_vm.vm;
+        let is_closed = matches!(self.seen.targets.get(vm), Some(Target::None { .. }));
+        let has_slot = last.is_some() || *in_flight < IN_FLIGHT;
+        decision.movers.insert(vm.clone(), of_vm.failed_on());
+        if !has_slot && !is_closed {
+            return;
+        }
+        let target = match self.known(of_vm, last) {
+            Known::Look => {
+                decision.look = true;
+                return;
+            }
+            Known::NotBefore(at) => {
+                decision.by(at);
+                return;
+            }
+            Known::Target(target) => target,
+        };
+        let to = match target {
+            Target::None { why, cure } => {
+                if !self.wait_for_target(
+                    decision,
+                    of_vm,
+                    (why, cure.as_deref()),
+                    whole,
+                    last.is_none() && has_slot,
+                ) {
+                    return;
+                }
+                None
+            }
+            Target::Open { other } => other.clone(),
+            Target::Unknown => None,
+        };
+        *in_flight += 1;
+        decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt, to });
+    }
+
+    /// What the last look says, if that is new enough to act on.
+    fn known(&self, of_vm: OfVm<'_>, last: Option<Timestamp>) -> Known<'_> {
+        let Some(looked) = self.seen.looked else { return Known::Look };
+        let target = self.seen.targets.get(of_vm.vm);
+        let waited = of_vm.awaited().map(|awaited| self.now.duration_since(awaited.since));
+        let pace = (waited.unwrap_or_default() / 4).clamp(LOOK, LONGEST_LOOK);
+        let fresh = (self.now.duration_since(self.begun) / 4).clamp(FRESH, LONGEST_FRESH);
+        // What was seen before the last attempt does not say why that one failed.
+        let is_old = last.is_some_and(|last| looked <= last);
+        let good_for = match target {
+            Some(Target::None { .. }) if !is_old => pace,
+            Some(Target::Open { .. } | Target::Unknown) if !is_old => fresh,
+            Some(_) | None => SignedDuration::ZERO,
+        };
+        match target {
+            Some(target) if self.now < looked + good_for => Known::Target(target),
+            _ if self.now >= looked + LOOK => Known::Look,
+            Some(target) if !is_old => Known::Target(target),
+            _ => Known::NotBefore(looked + LOOK),
+        }
+    }
+
+    /// It is certain that no node takes it now: a migration would only sit there. Yet a proof can err where the scheduler
+    /// does not: before the VM is given up it is tried once. Is it time for that?
+    fn wait_for_target(
+        &self,
+        decision: &mut Decision,
+        of_vm: OfVm<'_>,
+        (why, cure): (&str, Option<&str>),
+        whole: Option<Timestamp>,
+        may_try: bool,
+    ) -> bool {
+        let vm = of_vm.vm;
+        let since = of_vm.awaited().map_or(self.now, |awaited| awaited.since);
+        let whole = whole.unwrap_or(since + self.policy.migration());
+        let last_try = whole - LAST_TRY.min(self.policy.migration() / 6);
+        if self.now >= whole {
+            let cure = cure.unwrap_or("make room for it");
+            self.give_up(decision, of_vm, &format!("it has no target, {why}"), cure);
+            return false;
+        }
+        if may_try && self.now >= last_try {
+            return true;
+        }
+        if of_vm.awaited().is_none() {
+            decision.actions.push(VmAction::AwaitTarget { vm: vm.clone(), why: why.to_owned() });
+        }
+        let then = match self.policy.on_migration_failure {
+            MigrationFailure::Hold => "hold",
+            MigrationFailure::ShutdownAndRestore => "shut it down",
+        };
+        let cure = cure.map(|cure| format!("{cure}, or ")).unwrap_or_default();
+        decision.by(if may_try { last_try } else { whole });
+        decision.by(self.seen.looked.unwrap_or(self.now)
+            + LOOK.max(self.now.duration_since(since) / 4).min(LONGEST_LOOK));
+        decision.blockers.push(Blocker {
+            what: format!("VM {vm} waits for a target: {why}"),
+            since,
+            owner: format!("operator: {cure}move or stop it by hand"),
+            deadline: Some(whole),
+            then: then.to_owned(),
+        });
+        false
+    }
+
+    /// Deletes a migration, and sees to it that it ends: before that nothing else is done to its VM.
+    pub(super) fn abort(
+        &self,
+        decision: &mut Decision,
+        of_vm: OfVm<'_>,
+        migration: &SeenMigration,
+        why: &str,
+    ) {
+        let OfVm { vm, .. } = of_vm;
+        let SeenMigration { name, uid, id, deleting, .. } = migration;
+        let abort = |why: &str| VmAction::Abort {
+            vm: vm.clone(),
+            migration: name.clone(),
+            uid: uid.clone(),
+            ours: id.is_some(),
+            why: why.to_owned(),
+        };
+        let Some(asked) = of_vm.abort().filter(|abort| abort.migration == *name) else {
+            decision.actions.push(abort(why));
+            return;
+        };
+        let deadline = asked.since + ABORT;
+        if self.now >= deadline {
+            decision.holds.push(Blocker {
+                what: format!(
+                    "KubeVirt does not end migration {name} of VM {vm}, which was aborted: {}",
+                    asked.why
+                ),
+                since: asked.since,
+                owner: "operator: look at virt-controller and at virt-handler of its node, then resume"
+                    .to_owned(),
+                deadline: None,
+                then: "hold".to_owned(),
+            });
+        } else if !deleting && self.now >= asked.asked + ASK_AGAIN {
+            decision.actions.push(abort(&asked.why));
+        } else {
+            decision.by(asked.asked + ASK_AGAIN);
+            let what = format!("VM {vm}: KubeVirt is aborting migration {name}, {}", asked.why);
+            decision.wait(what, asked.since, deadline, "hold");
+        }
+    }
+
+    fn give_up(&self, decision: &mut Decision, of_vm: OfVm<'_>, why: &str, cure: &str) {
+        let vm = of_vm.vm;
+        match self.policy.on_migration_failure {
+            MigrationFailure::ShutdownAndRestore => decision.given_up.push(vm.clone()),
+            MigrationFailure::Hold => decision.holds.push(Blocker {
+                what: format!("VM {vm} could not be live-migrated: {why}"),
+                since: self.tried_since(of_vm),
+                owner: format!("operator: {cure}, or move or stop it by hand, then resume"),
+                deadline: None,
+                then: "hold".to_owned(),
+            }),
+        }
+    }
+
+    /// Those that policy lets be shut down, in the order that their owner wants.
+    pub(super) fn shut_down_given_up(&self, decision: &mut Decision) {
+        let given_up: Vec<VmKey> = std::mem::take(&mut decision.given_up);
+        for vm in &given_up {
+            let Some(line) = self.ledger.line(vm) else { continue };
+            match order::first(self.ledger, line, &given_up) {
+                Some(first) => decision.turns.push(order::turn(vm, first, self.begun)),
+                None => decision.actions.push(VmAction::Stop { vm: vm.clone() }),
+            }
+        }
+    }
+}
