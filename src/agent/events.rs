@@ -231,3 +231,73 @@ fn message(due: &[&Blocker], now: Timestamp) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::run::Publisher;
+    use crate::flow::report::NOBODY;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
+    }
+
+    fn wait(what: &str, owner: &str) -> Blocker {
+        let (what, owner, then) = (what.to_owned(), owner.to_owned(), "hold".to_owned());
+        Blocker { what, since: at(100), owner, deadline: Some(at(1900)), then }
+    }
+
+    fn report(reason: Option<&str>) -> NodeReport {
+        let (_publisher, published) = Publisher::new();
+        let mut report = published.report.borrow().clone();
+        report.reason = reason.map(str::to_owned);
+        report
+    }
+
+    #[test]
+    fn a_wait_matters_the_sooner_the_more_somebody_is_needed() {
+        let (mine, nobodys) = (wait("VM a/b waits", "operator: uncordon node2"), wait("VM a/c goes", NOBODY));
+        for (reason, blocker, expected) in [
+            (None, &mine, 130),
+            (None, &nobodys, 400),
+            (Some("Retrying"), &nobodys, 400),
+            (Some("NeedsOperator"), &mine, 100),
+            (Some("NeedsOperator"), &nobodys, 400),
+        ] {
+            assert_eq!(matters_at(blocker, &report(reason)), at(expected), "{reason:?} {}", blocker.what);
+        }
+        assert_eq!(kind_of(&[&nobodys], &report(None)), ("Normal", "Waiting"));
+        assert_eq!(kind_of(&[&nobodys, &mine], &report(None)), ("Warning", "Blocked"));
+        assert_eq!(kind_of(&[&mine], &report(Some("Refused"))), ("Warning", "NeedsOperator"));
+    }
+
+    #[test]
+    fn a_wait_whose_reasons_change_is_the_same_wait() {
+        let of = |what: &str| identity(&wait(what, NOBODY));
+        assert_eq!(
+            of("VM a/b waits for a target: node2 is full"),
+            of("VM a/b waits for a target: node2 is away")
+        );
+        assert_ne!(
+            of("VM a/b waits for a target: node2 is full"),
+            of("VM a/c waits for a target: node2 is full")
+        );
+        let again = Blocker { since: at(900), ..wait("VM a/b waits", NOBODY) };
+        assert_ne!(identity(&again), of("VM a/b waits"));
+    }
+
+    #[test]
+    fn one_message_names_some_counts_the_rest_and_is_never_too_long() {
+        let many: Vec<Blocker> =
+            (0..9).map(|number| wait(&format!("VM a/b{number} waits"), "operator: act")).collect();
+        let all: Vec<&Blocker> = many.iter().collect();
+        let text = message(&all, at(160));
+        assert!(
+            text.starts_with("VM a/b0 waits; since 60 s; at 30 min: hold; operator: act. VM a/b1 waits"),
+            "{text}"
+        );
+        assert!(text.ends_with("And 6 more, see status.blockers"), "{text}");
+        let long = wait(&"ä".repeat(3000), NOBODY);
+        assert_eq!(message(&[&long], at(160)).chars().count(), LONGEST + 1);
+    }
+}

@@ -127,6 +127,12 @@ impl Surroundings {
         Ok(targets)
     }
 
+    /// How many nodes' pods were read.
+    #[must_use]
+    pub fn nodes_read(&self) -> u32 {
+        u32::try_from(self.read.len()).unwrap_or(u32::MAX)
+    }
+
     /// A node that takes this one and is none of those where it has failed; none when it has failed nowhere.
     async fn another(
         &mut self,

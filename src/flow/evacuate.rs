@@ -1,5 +1,6 @@
 //! The evacuation's choice: ledger and world in, actions and blockers out. Pure; called at every change of the world.
 
+mod looks;
 mod migrate;
 mod of_vm;
 mod order;

@@ -237,3 +237,16 @@ pub enum Record {
         outcome: Outcome,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_from_before_targets_could_be_named_is_still_read() {
+        let old = r#"{"record":"migrationIntent","vm":"default/db","attempt":2}"#;
+        let read: Record = serde_json::from_str(old).unwrap();
+        assert_eq!(read, Record::MigrationIntent { vm: VmKey::new("default", "db"), attempt: 2, to: None });
+        assert_eq!(serde_json::to_string(&read).unwrap(), old, "and what says no more is written no longer");
+    }
+}

@@ -34,19 +34,21 @@ impl MigrationWatch {
         Self { api, pace, names: BTreeSet::new(), events: Box::pin(stream::pending()) }
     }
 
-    /// From now on these are covered, too.
-    pub(super) fn cover<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+    /// From now on these are covered, too. True when one of them was not before: a new list comes.
+    pub(super) fn cover<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> bool {
         let before = self.names.len();
         for name in names {
             if !self.names.contains(name) {
                 self.names.insert(name.to_owned());
             }
         }
-        if self.names.len() != before {
+        let is_new = self.names.len() != before;
+        if is_new {
             let only = selector(&self.names).map(|only| watcher::Config::default().labels(&only));
             let events = watcher(self.api.clone(), only.unwrap_or_default()).backoff(self.pace.clone());
             self.events = Box::pin(events);
         }
+        is_new
     }
 
     /// The next event; cancel-safe, and waits for ever while nobody is covered.

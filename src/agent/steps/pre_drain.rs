@@ -67,8 +67,10 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     loop {
         if !decided.as_ref().is_some_and(|decided| decided.still_holds(run, &world)) {
             ledger::enter(run, &world.instances, false, false).await?;
-            migrations
-                .cover(run.journal.progress().ledger().on_node().map(|line| line.entry.vm.name.as_str()));
+            let names = run.journal.progress().ledger().on_node().map(|line| line.entry.vm.name.as_str());
+            if migrations.cover(names) {
+                world.seen.listed = false;
+            }
             let names = run.journal.progress().ledger().stopped_names();
             if names != listed {
                 ledger::sync_list(run).await?;

@@ -7,6 +7,7 @@ use crate::agent::placement::Surroundings;
 use crate::agent::run::Run;
 use crate::agent::step_error::chain;
 use crate::agent::steps::pre_drain_world::World;
+use crate::cluster::ClusterError;
 use crate::flow::evacuate::Target;
 use crate::flow::vms::VmKey;
 
@@ -14,18 +15,19 @@ use crate::flow::vms::VmKey;
 pub(super) async fn look(run: &Run, world: &mut World, movers: &BTreeMap<VmKey, BTreeSet<String>>) {
     let instances: Vec<_> = movers.keys().filter_map(|vm| world.instances.get(vm)).collect();
     let found = async {
-        let around = Surroundings::of(&run.cluster.client, &run.plan.node_name, &instances).await;
-        around?.targets(movers).await
+        let mut around = Surroundings::of(&run.cluster.client, &run.plan.node_name, &instances).await?;
+        Ok::<_, ClusterError>((around.targets(movers).await?, around.nodes_read()))
     };
-    let mut targets = found.await.unwrap_or_else(|error| {
+    let (mut targets, nodes_read) = found.await.unwrap_or_else(|error| {
         let error = chain(&error);
         tracing::info!(error, "it is not known which node has room; KubeVirt decides");
-        BTreeMap::new()
+        (BTreeMap::new(), 0)
     });
     for vm in movers.keys() {
         targets.entry(vm.clone()).or_insert(Target::Unknown);
     }
     world.seen.looked = Some(run.now());
+    world.seen.nodes_read = nodes_read;
     if world.seen.targets != targets {
         world.seen.targets = targets;
         world.changes += 1;

@@ -88,6 +88,7 @@ pub(super) fn check(policy: &Evacuation, table: Vec<Row>) {
 #[test]
 fn a_target_is_looked_for_before_anything_is_asked_of_kubevirt() {
     let nobody = || Seen { looked: None, targets: [].into(), ..look(open(), 0, vec![]) };
+    let large = || Seen { nodes_read: 80, ..look(closed(), 15, vec![]) };
     let unlisted = || Seen { listed: false, ..look(open(), 9, vec![]) };
     check(
         &Evacuation::default(),
@@ -102,6 +103,7 @@ fn a_target_is_looked_for_before_anything_is_asked_of_kubevirt() {
             ("it waits, and looks again", vec![awaited()], look(closed(), 15, vec![]), 27, &["look {}"]),
             ("the longer, the fewer looks", vec![awaited()], look(closed(), 400, vec![]), 490, &[CHAIN]),
             ("but not for ever", vec![awaited()], look(closed(), 400, vec![]), 520, &["look {}"]),
+            ("and fewer in a large cluster", vec![awaited()], large(), 90, &[CHAIN]),
             ("it appears", vec![awaited()], look(open(), 600, vec![]), 600, &["migrate 1 -"]),
             (
                 "the scheduler has the last word",

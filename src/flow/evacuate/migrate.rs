@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::looks::Known;
 use super::of_vm::OfVm;
 use super::{
     ASK_AGAIN, Decision, IN_FLIGHT, Look, MIGRATION_ATTEMPTS, MigrationState, SeenMigration, Target,
@@ -22,23 +23,8 @@ const LEAST_ATTEMPT: Duration = Duration::from_mins(10);
 const PREPARING: Duration = Duration::from_mins(16);
 /// `KubeVirt` answers an abort in seconds; while the guest is copied its virt-handler has to.
 const ABORT: SignedDuration = SignedDuration::from_mins(3);
-/// Between two looks at the other nodes, at first; the longer the wait, the longer the pauses.
-const LOOK: SignedDuration = SignedDuration::from_secs(12);
-/// The longest of these pauses.
-const LONGEST_LOOK: SignedDuration = SignedDuration::from_mins(2);
-/// What was seen of the other nodes is good enough for a first attempt so long; longer, the longer it takes altogether.
-const FRESH: SignedDuration = SignedDuration::from_mins(1);
-/// The longest time for that.
-const LONGEST_FRESH: SignedDuration = SignedDuration::from_mins(5);
 /// A scheduler that finds no node needs this until `KubeVirt` says so (reference `kubevirt.md` §4.4).
 const LAST_TRY: Duration = Duration::from_mins(5);
-
-/// What is known about a VM's target, and how new that is.
-enum Known<'a> {
-    Target(&'a Target),
-    Look,
-    NotBefore(Timestamp),
-}
 
 impl Look<'_> {
     /// Somebody else's migration is as good as ours: `KubeVirt` takes one of a VM at a time. It is aborted when it does not
@@ -209,28 +195,6 @@ impl Look<'_> {
         decision.actions.push(VmAction::Migrate { vm: vm.clone(), attempt, to });
     }
 
-    /// What the last look says, if that is new enough to act on.
-    fn known(&self, of_vm: OfVm<'_>, last: Option<Timestamp>) -> Known<'_> {
-        let Some(looked) = self.seen.looked else { return Known::Look };
-        let target = self.seen.targets.get(of_vm.vm);
-        let waited = of_vm.awaited().map(|awaited| self.now.duration_since(awaited.since));
-        let pace = (waited.unwrap_or_default() / 4).clamp(LOOK, LONGEST_LOOK);
-        let fresh = (self.now.duration_since(self.begun) / 4).clamp(FRESH, LONGEST_FRESH);
-        // What was seen before the last attempt does not say why that one failed.
-        let is_old = last.is_some_and(|last| looked <= last);
-        let good_for = match target {
-            Some(Target::None { .. }) if !is_old => pace,
-            Some(Target::Open { .. } | Target::Unknown) if !is_old => fresh,
-            Some(_) | None => SignedDuration::ZERO,
-        };
-        match target {
-            Some(target) if self.now < looked + good_for => Known::Target(target),
-            _ if self.now >= looked + LOOK => Known::Look,
-            Some(target) if !is_old => Known::Target(target),
-            _ => Known::NotBefore(looked + LOOK),
-        }
-    }
-
     /// It is certain that no node takes it now: a migration would only sit there. Yet a proof can err where the scheduler
     /// does not: before the VM is given up it is tried once. Is it time for that?
     fn wait_for_target(
@@ -262,8 +226,8 @@ impl Look<'_> {
         };
         let cure = cure.map(|cure| format!("{cure}, or ")).unwrap_or_default();
         decision.by(if may_try { last_try } else { whole });
-        decision.by(self.seen.looked.unwrap_or(self.now)
-            + LOOK.max(self.now.duration_since(since) / 4).min(LONGEST_LOOK));
+        let pause = self.between_looks(Some(self.now.duration_since(since)));
+        decision.by(self.seen.looked.unwrap_or(self.now) + pause);
         decision.blockers.push(Blocker {
             what: format!("VM {vm} waits for a target: {why}"),
             since,

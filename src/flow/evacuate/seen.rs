@@ -82,6 +82,8 @@ pub struct Seen {
     pub migrations: BTreeMap<VmKey, Vec<SeenMigration>>,
     /// When the other nodes were last looked at.
     pub looked: Option<Timestamp>,
+    /// How many nodes that look had to read: the more, the rarer the next ones.
+    pub nodes_read: u32,
     /// What came of it.
     pub targets: BTreeMap<VmKey, Target>,
 }

@@ -33,6 +33,7 @@ fn seen_with(ended: Option<bool>, deleting: bool, migrations: Vec<SeenMigration>
         listed: true,
         migrations: [(vm(), migrations)].into(),
         looked: Some(at(8)),
+        nodes_read: 2,
         targets: [(vm(), Target::Open { other: None })].into(),
     }
 }

@@ -106,7 +106,20 @@ pub(super) fn played<P>(
 where
     P: Future<Output = ()> + Send + 'static,
 {
-    let preset = Preset { crowded: true, storage: Storage::None, ..Preset::sized(3, 6, 0) };
+    played_with(6, evacuation, before, play)
+}
+
+/// The same with so many VMs.
+pub(super) fn played_with<P>(
+    vms: usize,
+    evacuation: Evacuation,
+    before: impl Fn(&ApiServer),
+    play: fn(ApiServer) -> P,
+) -> Played
+where
+    P: Future<Output = ()> + Send + 'static,
+{
+    let preset = Preset { crowded: true, storage: Storage::None, ..Preset::sized(3, vms, 0) };
     let order = Order {
         scene: Scene::Preset(preset),
         seed: 1,
