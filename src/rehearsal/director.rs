@@ -27,6 +27,7 @@ use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::sim::api::{ApiServer, Event, Subscription};
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::life::Life;
+use crate::sim::object::Object;
 use kinds::Kind;
 use moments::Deeds;
 use seat::Watched;
@@ -72,18 +73,19 @@ impl Director {
         (faults, sky): (&[Fault], Sky),
         binaries: BTreeMap<String, Binaries>,
     ) -> Self {
-        let objects = |group: &str, plural: &str| -> Vec<Value> {
-            server.list_objects(group, plural, "", "").iter().map(|object| (**object).clone()).collect()
+        // One after the other: thousands of them, parsed at once, are most of what a large world takes.
+        let objects = |group: &str, plural: &str| {
+            server.list_objects(group, plural, "", "").into_iter().map(Object::into_value)
         };
         let ours = server.get_object("harvesterhci.io", "upgrades", NAMESPACE, UPGRADE);
         let upgrade = ours.map(|upgrade| (*upgrade).clone()).unwrap_or_default();
         let (vmis, nodes) = (objects("kubevirt.io", "virtualmachineinstances"), objects("", "nodes"));
-        let strategies = objects("kubevirt.io", "virtualmachines").iter().map(strategy_of).collect();
-        let judge = Judge::new(clock.now(), &vmis, &strategies, &nodes, upgrade, binaries);
+        let strategies = objects("kubevirt.io", "virtualmachines").map(|vm| strategy_of(&vm)).collect();
+        let judge = Judge::new(clock.now(), vmis, &strategies, nodes, upgrade, binaries);
         let inner = Inner {
             judge,
             truth: Truth::default(),
-            ears: Kind::ALL.iter().map(|kind| (*kind, kind.subscribe(server))).collect(),
+            ears: Kind::ALL.iter().map(|kind| (*kind, kind.listen(server))).collect(),
             seats: BTreeMap::new(),
             lines: BTreeMap::new(),
             working: String::new(),
@@ -179,7 +181,7 @@ impl Director {
     /// Follows the cluster as long as the rehearsal lasts.
     pub(super) async fn follow(self) {
         use futures::StreamExt;
-        let wakers = Kind::ALL.iter().map(|kind| kind.subscribe(&self.server));
+        let wakers = Kind::ALL.iter().map(|kind| kind.listen(&self.server));
         let mut any = futures::stream::select_all(wakers);
         while any.next().await.is_some() {
             self.look();

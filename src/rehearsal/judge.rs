@@ -112,17 +112,18 @@ impl Judge {
     #[must_use]
     pub fn new(
         begun: Timestamp,
-        vmis: &[Value],
+        vmis: impl Iterator<Item = Value>,
         strategies: &BTreeMap<VmKey, String>,
-        nodes: &[Value],
+        nodes: impl Iterator<Item = Value>,
         upgrade: Value,
         binaries: BTreeMap<String, Binaries>,
     ) -> Self {
+        let nodes: BTreeMap<_, _> = nodes.map(|node| marks::before(&node)).collect();
         let several = nodes.len() > 1;
         Self {
             begun,
-            vms: vmis.iter().filter_map(|vmi| vms::watched(vmi, several, strategies)).collect(),
-            nodes: nodes.iter().map(marks::before).collect(),
+            vms: vmis.filter_map(|vmi| vms::watched(&vmi, several, strategies)).collect(),
+            nodes,
             live: binaries.iter().map(|(node, both)| (node.clone(), both.old.clone())).collect(),
             binaries,
             swaps: BTreeMap::new(),

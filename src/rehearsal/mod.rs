@@ -3,6 +3,7 @@
 //!
 //! - [`rehearse`] runs one: `world` is built, `roll` takes its nodes through the upgrade one after the other, each in as
 //!   many lives (`life`) as it takes; `director` shows the judge everything that happens.
+//! - `storage` tells when Longhorn has rebuilt what a node's turn took away.
 //! - [`judge`] has the invariants, [`faults`] what can be given to a rehearsal, [`schedule`] where it hurts.
 //! - [`check`] runs thousands of them, [`timeline`] and [`chart`] tell what came of one.
 
@@ -19,6 +20,7 @@ mod life;
 mod roll;
 pub mod schedule;
 mod sky;
+mod storage;
 pub mod timeline;
 pub mod unblock;
 mod users;

@@ -13,6 +13,7 @@ use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::{Binaries, Invariant};
 use crate::rehearsal::life::{Account, Lived, Stage, live, plan_of};
 use crate::rehearsal::schedule::{EffectKind, Places};
+use crate::rehearsal::storage::Storage;
 use crate::rehearsal::timeline::{Blocked, Timeline, VmLine, forced, moves, node_line, seconds_between};
 use crate::rehearsal::unblock::NodeState;
 use crate::rehearsal::world::{Ground, Seat, World};
@@ -35,12 +36,8 @@ const LONGEST: Duration = Duration::from_hours(72);
 /// How long the cluster may take afterwards until all is quiet.
 const SETTLE: Duration = Duration::from_mins(20);
 
-/// How long storage may take to rebuild before the next node is begun all the same.
-const REBUILD: Duration = Duration::from_hours(4);
 /// How long before a node is closed somebody has ordered a VM onto it: its target pod has just found its place.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
-/// Between two looks at storage.
-const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// How a node's turn ended.
 enum Turn {
@@ -84,6 +81,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let states = states(&world)?;
     let director = Director::new(&world.server, world.clock, (&order.faults, world.sky.clone()), binaries);
     desk.get_or_init(|| director.clone());
+    let storage = Storage::follow(&world.server);
     let following = tokio::spawn(director.clone().follow());
     let stage = Stage {
         server: world.server.clone(),
@@ -94,7 +92,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let (mut sum, mut lines, mut blocked) = (Sum::default(), Vec::new(), Vec::new());
     let mut journals = Vec::new();
     for node in &nodes {
-        storage_heals(&world).await;
+        storage.heals().await;
         let seat = world.seat(node)?;
         director.begin(node, &seat);
         if director.turn_begins(node) {
@@ -154,23 +152,6 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let (broken, oddities) = (director.broken(), world.notes.clone());
     let may_hold = Fault::may_hold(&order.faults);
     Ok(Rehearsed { timeline, broken, nodes: states, places, asked, may_hold, notes: oddities })
-}
-
-/// Whoever rolls an upgrade over nodes lets Longhorn rebuild what the last one took away: until then the budgets of the
-/// others hold their drains up.
-async fn storage_heals(world: &World) {
-    let end = tokio::time::Instant::now() + REBUILD;
-    let degraded = |volume: &crate::sim::object::Object| {
-        volume.pointer("/status/robustness").and_then(serde_json::Value::as_str) == Some("degraded")
-    };
-    // Without engines nothing rebuilds, and nothing is taken away.
-    let plays = !world.server.list_objects("longhorn.io", "engines", "", "").is_empty();
-    while plays && tokio::time::Instant::now() < end {
-        if !world.server.list_objects("longhorn.io", "volumes", "", "").iter().any(degraded) {
-            return;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
 }
 
 /// Guests that lost their power are `KubeVirt`'s to start; it gets the time that it needs.

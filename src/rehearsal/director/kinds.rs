@@ -14,13 +14,13 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const ALL: [Self; 4] = [Self::Instance, Self::Node, Self::Order, Self::Upgrade];
 
-    pub(super) fn subscribe(self, server: &ApiServer) -> Subscription {
-        let (group, plural) = match self {
-            Self::Instance => ("kubevirt.io", "virtualmachineinstances"),
-            Self::Node => ("", "nodes"),
-            Self::Order => ("agent.harvesterhci.io", "nodeupgrades"),
-            Self::Upgrade => ("harvesterhci.io", "upgrades"),
-        };
-        server.subscribe(group, plural)
+    /// What was there before is known of instances and nodes: the judge has read them.
+    pub(super) fn listen(self, server: &ApiServer) -> Subscription {
+        match self {
+            Self::Instance => server.follow("kubevirt.io", "virtualmachineinstances"),
+            Self::Node => server.follow("", "nodes"),
+            Self::Order => server.subscribe("agent.harvesterhci.io", "nodeupgrades"),
+            Self::Upgrade => server.subscribe("harvesterhci.io", "upgrades"),
+        }
     }
 }

@@ -118,7 +118,8 @@ impl Judge {
 
     /// The `Upgrade` as it is now: of all that others read only our key of `nodeStatuses` may differ, in Harvester's words.
     pub fn upgrade(&mut self, now: Timestamp, upgrade: &Value, working: &str) {
-        if !is_same_but_ours(upgrade, &self.upgrade, working) {
+        let is_ours = is_same_but_ours(upgrade, &self.upgrade, working);
+        if !is_ours {
             let what = format!("the Upgrade changed in more than nodeStatuses.{working}");
             self.note(now, Invariant::I7, what);
         }
@@ -128,7 +129,15 @@ impl Judge {
             let what = format!("nodeStatuses.{working} says `{state}`, which Harvester does not know");
             self.note(now, Invariant::I7, what);
         }
-        self.upgrade = upgrade.clone();
+        // What else differs now is never compared; a copy of a thousand nodes' states at each of their reports would be long.
+        let known = self.upgrade.pointer_mut("/status/nodeStatuses").and_then(Value::as_object_mut);
+        let ours = upgrade.pointer("/status/nodeStatuses").and_then(|all| all.get(working));
+        match (known, ours) {
+            (Some(known), Some(ours)) if is_ours => {
+                known.insert(working.to_owned(), ours.clone());
+            }
+            _ => self.upgrade = upgrade.clone(),
+        }
     }
 
     /// The `NodeUpgrade` as it is now: the mirror never shows a line that a power cut could take back.

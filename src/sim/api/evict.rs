@@ -1,5 +1,7 @@
 //! `pods/eviction` and `pods/binding`: the two ways to move a pod that are not writes of the pod.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::Object;
@@ -99,14 +101,16 @@ impl Store {
         let Some(collection) = self.collection(budgets) else {
             return Vec::new();
         };
-        let labels = super::kinds::Kind { fields: Vec::new(), ..(*collection.kind).clone() };
-        let facts = Facts::of(&labels, pod);
-        let here = collection.objects.iter().filter(|(key, _)| parts(key).0 == namespace);
-        let matching = here.filter(|(_, entry)| {
-            let selector = entry.object.pointer("/spec/selector");
+        let facts = Facts::of_labels(pod);
+        let found: BTreeSet<&Key> =
+            Facts::asking_for(pod).flat_map(|number| collection.with_fact(number)).collect();
+        let here = found.into_iter().filter(|key| parts(key).0 == namespace);
+        let objects = here.filter_map(|key| Some((key, collection.objects.get(key)?.object.apart())));
+        let matching = objects.filter(|(_, budget)| {
+            let selector = budget.pointer("/spec/selector");
             selector.is_some_and(|selector| Selector::of_label_selector(selector).matches("", "", &facts))
         });
-        matching.map(|(key, entry)| (key.clone(), entry.object.clone())).collect()
+        matching.map(|(key, budget)| (key.clone(), budget)).collect()
     }
 
     /// Puts a pod on a node.

@@ -22,34 +22,76 @@ impl PartialEq for Facts {
     }
 }
 
-impl Facts {
-    pub(super) fn of(kind: &Kind, object: &Value) -> Self {
-        let mut lines = String::with_capacity(256);
-        let mut hashes = Vec::with_capacity(8);
-        let mut add = |dot: &str, key: &str, value: &str| {
-            if !value.contains('\n') {
-                hashes.push(hash(&[dot, key, "=", value]));
-                for part in [dot, key, "=", value, "\n"] {
-                    lines.push_str(part);
-                }
+/// Facts that are being gathered.
+#[derive(Default)]
+struct Found {
+    text: String,
+    hashes: Vec<u64>,
+}
+
+impl Found {
+    fn add(&mut self, mark: &str, key: &str, value: &str) {
+        if !value.contains('\n') {
+            self.hashes.push(hash(&[mark, key, "=", value]));
+            for part in [mark, key, "=", value, "\n"] {
+                self.text.push_str(part);
             }
-        };
+        }
+    }
+
+    fn add_labels(&mut self, object: &Value) {
         let labels = object.get("metadata").and_then(|metadata| metadata.get("labels"));
         for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
-            add("", key, value.as_str().unwrap_or_default());
+            self.add("", key, value.as_str().unwrap_or_default());
         }
+    }
+
+    fn settled(self) -> Facts {
+        Facts(Arc::new(Lines { text: self.text.into(), hashes: self.hashes.into() }))
+    }
+}
+
+/// Before the label that a budget is found by; no label and no field begins with it.
+const ASKS: &str = "?";
+
+impl Facts {
+    pub(super) fn of(kind: &Kind, object: &Value) -> Self {
+        let mut found = Found::default();
+        found.add_labels(object);
         for field in &kind.fields {
-            let found = field.split('.').try_fold(object, |value, part| value.get(part));
-            match found {
+            let value = field.split('.').try_fold(object, |value, part| value.get(part));
+            match value {
                 None | Some(Value::Null | Value::Array(_) | Value::Object(_)) => {
-                    add(".", field, absent(field));
+                    found.add(".", field, absent(field));
                 }
-                Some(Value::String(text)) => add(".", field, text),
-                Some(Value::Bool(flag)) => add(".", field, if *flag { "true" } else { "false" }),
-                Some(Value::Number(number)) => add(".", field, &number.to_string()),
+                Some(Value::String(text)) => found.add(".", field, text),
+                Some(Value::Bool(flag)) => found.add(".", field, if *flag { "true" } else { "false" }),
+                Some(Value::Number(number)) => found.add(".", field, &number.to_string()),
             }
         }
-        Self(Arc::new(Lines { text: lines.into(), hashes: hashes.into() }))
+        if kind.is_budget() {
+            // One of the labels that it asks for will do; one that asks for none may be about every pod.
+            let asked = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+            match asked.and_then(|asked| asked.iter().next_back()) {
+                Some((key, value)) => found.add(ASKS, key, value.as_str().unwrap_or_default()),
+                None => found.add(ASKS, "", ""),
+            }
+        }
+        found.settled()
+    }
+
+    /// Its labels alone.
+    pub(super) fn of_labels(object: &Value) -> Self {
+        let mut found = Found::default();
+        found.add_labels(object);
+        found.settled()
+    }
+
+    /// Numbers of the facts of which a budget has one that may be about this pod.
+    pub(super) fn asking_for(pod: &Value) -> impl Iterator<Item = u64> {
+        let labels = pod.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten();
+        let labels = labels.map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()));
+        labels.chain([("", "")]).map(|(key, value)| hash(&[ASKS, key, "=", value]))
     }
 
     fn lines(&self) -> impl Iterator<Item = &str> {

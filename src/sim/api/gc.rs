@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::Object;
 use super::delete::{DeleteOptions, FOREGROUND, ORPHAN};
 use super::json::{finalizers, is_deleting, map, meta, metadata, owners, text};
 use super::store::{Key, Place, Store, key_of, parts};
@@ -49,7 +50,8 @@ impl Store {
 
     /// Deletes a dependent that has no owner left, or drops the references that lead nowhere.
     fn examine(&mut self, place: Place, key: &Key) {
-        let Some(object) = self.get(place, key).cloned() else {
+        // What is only looked at here is not kept parsed.
+        let Some(object) = self.get(place, key).map(Object::apart) else {
             return;
         };
         if is_deleting(&object) && !finalizers(&object).any(|one| one == FOREGROUND) {
@@ -95,10 +97,10 @@ impl Store {
             return Owner::Solid;
         }
         let namespace = if collection.kind.namespaced { namespace } else { "" };
-        let found = self.get(place, &key_of(namespace, text(owner, "/name")));
+        let found = self.get(place, &key_of(namespace, text(owner, "/name"))).map(Object::apart);
         match found.filter(|found| meta(found, "uid") == text(owner, "/uid")) {
             None => Owner::Absent,
-            Some(found) if is_deleting(found) && finalizers(found).any(|one| one == FOREGROUND) => {
+            Some(found) if is_deleting(&found) && finalizers(&found).any(|one| one == FOREGROUND) => {
                 Owner::Waiting
             }
             Some(_) => Owner::Solid,

@@ -64,6 +64,11 @@ impl Kind {
         self.group.is_empty() && self.plural == plural
     }
 
+    /// Whether it is what protects pods from evictions.
+    pub(super) fn is_budget(&self) -> bool {
+        self.group == "policy" && self.plural == "poddisruptionbudgets"
+    }
+
     /// Whether this kind's server answers a deletion with the object instead of a `Status`.
     pub(super) fn returns_deleted(&self) -> bool {
         self.group.is_empty()

@@ -173,6 +173,12 @@ impl ApiServer {
         self.shared.store().subscribe(group, plural)
     }
 
+    /// Every change of a kind from now on, as [`Self::subscribe`] tells it.
+    #[must_use]
+    pub fn follow(&self, group: &str, plural: &str) -> Subscription {
+        self.shared.store().follow(group, plural)
+    }
+
     /// One object as it is now; no namespace for cluster-scoped kinds.
     #[must_use]
     pub fn get_object(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Object> {
@@ -187,7 +193,8 @@ impl ApiServer {
     }
 
     /// Objects of a kind by namespace and name: of all namespaces when `namespace` is empty, with any labels when the
-    /// label selector is. None for a kind that is not served or a selector that cannot be read.
+    /// label selector is. None for a kind that is not served or a selector that cannot be read. What the caller parses is
+    /// the caller's to let go of.
     #[must_use]
     pub fn list_objects(&self, group: &str, plural: &str, namespace: &str, labels: &str) -> Vec<Object> {
         self.shared.store().list(group, plural, namespace, labels)

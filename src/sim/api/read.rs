@@ -161,7 +161,7 @@ impl Collection {
 
 impl Store {
     /// What [`super::ApiServer::list_objects`] gives.
-    pub(super) fn list(&mut self, group: &str, plural: &str, namespace: &str, labels: &str) -> Vec<Object> {
+    pub(super) fn list(&self, group: &str, plural: &str, namespace: &str, labels: &str) -> Vec<Object> {
         let Some((place, kind)) =
             self.place(group, plural).and_then(|place| Some((place, self.kind(place).ok()?)))
         else {
@@ -171,31 +171,27 @@ impl Store {
             return Vec::new();
         };
         let interest = Interest { namespace: namespace.to_owned(), selector };
-        let found = self.select(place, &interest);
-        let cold: Vec<Key> = found
-            .iter()
-            .filter(|(_, entry)| !entry.object.is_warm())
-            .map(|(key, _)| (*key).clone())
-            .collect();
-        let found = found.into_iter().map(|(_, entry)| entry.object.clone()).collect();
-        for key in cold {
-            self.warmed(place, key);
-        }
-        found
+        self.select(place, &interest).into_iter().map(|(_, entry)| entry.object.apart()).collect()
     }
 
     /// What [`super::ApiServer::subscribe`] gives.
     pub(super) fn subscribe(&mut self, group: &str, plural: &str) -> Subscription {
-        let (sink, events) = unbounded_channel();
-        let mut subscription = Subscription::new(events);
-        if let Some(place) = self.place(group, plural) {
-            for entry in self.collection(place).into_iter().flat_map(|collection| collection.objects.values())
-            {
-                subscription.first(Event::Added(entry.object.clone()));
-            }
-            self.watchers.entry(place).or_default().add(Interest::default(), sink);
+        let mut subscription = self.follow(group, plural);
+        let place = self.place(group, plural);
+        let all = place.and_then(|place| self.collection(place)).into_iter();
+        for entry in all.flat_map(|collection| collection.objects.values()) {
+            subscription.first(Event::Added(entry.object.clone()));
         }
         subscription
+    }
+
+    /// What [`super::ApiServer::follow`] gives.
+    pub(super) fn follow(&mut self, group: &str, plural: &str) -> Subscription {
+        let (sink, events) = unbounded_channel();
+        if let Some(place) = self.place(group, plural) {
+            self.watchers.entry(place).or_default().add(Interest::default(), sink);
+        }
+        Subscription::new(events)
     }
 }
 

@@ -160,3 +160,53 @@ async fn the_same_seed_gives_the_same_bytes() {
     });
     assert_eq!(one, other);
 }
+
+#[tokio::test(start_paused = true)]
+async fn budgets_are_found_by_what_they_ask_for_now() {
+    let server = server();
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "n1"}, "status": {"phase": "Running"},
+        "metadata": {"name": "web", "namespace": "default", "labels": {"app": "web", "zone": "a"}}});
+    server.load(pod).unwrap();
+    let budget = |selector: Value| {
+        server
+            .load(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "spec": {"selector": selector},
+                "metadata": {"name": "web", "namespace": "default", "generation": 1},
+                "status": {"observedGeneration": 1, "disruptionsAllowed": 0}}))
+            .unwrap()
+    };
+    let evicted = || {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "web"}});
+        let path = "/api/v1/namespaces/default/pods/web/eviction?dryRun=All";
+        server.call(&Method::POST, path, &eviction).map(drop).map_err(|refusal| refusal.code)
+    };
+    for selector in [
+        json!({"matchLabels": {"app": "web"}}),
+        json!({"matchLabels": {"app": "web", "zone": "a"}}),
+        json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}),
+        json!({}),
+    ] {
+        budget(selector.clone());
+        assert_eq!(evicted(), Err(429), "{selector}");
+    }
+    for selector in
+        [json!({"matchLabels": {"app": "db"}}), json!({"matchLabels": {"app": "web", "zone": "b"}})]
+    {
+        budget(selector.clone());
+        assert_eq!(evicted(), Ok(()), "{selector}");
+    }
+    // A patch of what it asks for counts at once.
+    let body = json!({"spec": {"selector": {"matchLabels": {"app": "web", "zone": "a"}}}});
+    let path = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/web";
+    server.call(&Method::PATCH, path, &body).unwrap();
+    assert_eq!(evicted(), Err(429));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_hears_of_changes_only() {
+    let server = server();
+    node(&server, "n1");
+    let mut heard = server.follow("", "nodes");
+    assert_eq!(heard.try_next(), None);
+    let changed = label(&server, "n1", "b");
+    assert_eq!(heard.try_next(), Some(Event::Modified(changed)));
+}

@@ -47,8 +47,10 @@ impl Store {
             return Object::of(value);
         };
         let kind = &collection.kind;
-        let same_facts =
-            !delta.touches("metadata.labels") && !kind.fields.iter().any(|path| delta.touches(path));
+        let asks_anew = kind.is_budget() && delta.touches("spec.selector");
+        let same_facts = !asks_anew
+            && !delta.touches("metadata.labels")
+            && !kind.fields.iter().any(|path| delta.touches(path));
         let Some(entry) = collection.objects.get_mut(key) else {
             return Object::of(value);
         };

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::presets::Preset;
-use super::{Seeded, Seeding, instance_managers, vms};
+use super::{Instances, Seeded, Seeding, instance_managers, place, vms};
 use crate::sim::api::ApiServer;
 use crate::sim::fields::{
     self, condition_is, device_requests, is_final, merge, name, namespace, phase, quantity, text, uid,
@@ -216,7 +216,11 @@ impl Adopting<'_> {
         {
             self.odd.push(format!("volumes have parts on node {host}, which was not exported"));
         }
-        if let Err(error) = instance_managers(&self.seeding, &nodes, &disks) {
+        let mut instances = Instances::new();
+        for disk in &disks {
+            place(&mut instances, disk);
+        }
+        if let Err(error) = instance_managers(&self.seeding, &nodes, instances) {
             self.odd.push(format!("instance managers cannot be made up: {error}"));
         }
         let of = |disk: &Object| text(disk, "/spec/volumeName").to_owned();

@@ -50,7 +50,7 @@ pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<Seede
         seeded.nodes.push(name(&node).to_owned());
         nodes.push(seeding.load(node)?);
     }
-    let mut disks = Vec::new();
+    let mut instances = Instances::new();
     for index in 0..preset.vms {
         let one = molds.vm(&seeding, index, &nodes);
         seeded.vms.push((namespace(&one.vm).to_owned(), name(&one.vm).to_owned()));
@@ -58,14 +58,14 @@ pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<Seede
             seeding.load(object)?;
         }
         for object in one.disk.iter().flat_map(|disk| longhorn::disk(disk, preset.seed, &seeding.stamp)) {
-            let object = seeding.load(object)?;
             if preset.storage == Storage::Whole {
-                disks.push(object);
+                place(&mut instances, &object);
             }
+            seeding.load(object)?;
         }
     }
     if preset.storage == Storage::Whole {
-        instance_managers(&seeding, &nodes, &disks)?;
+        instance_managers(&seeding, &nodes, instances)?;
     }
     if preset.workloads {
         pods_of_others(&seeding, &nodes)?;
@@ -135,16 +135,24 @@ fn set(object: &mut Value, section: &str, field: &str, value: Value) {
     }
 }
 
-fn instance_managers(seeding: &Seeding<'_>, nodes: &[Object], disks: &[Object]) -> Result<(), SimError> {
-    let mut instances: BTreeMap<(&str, &str), Map<String, Value>> = BTreeMap::new();
-    for disk in disks {
-        let here = instances.entry((text(disk, "/spec/nodeID"), text(disk, "/kind"))).or_default();
-        here.extend([longhorn::instance(disk)]);
-    }
+/// What runs in the instance managers, by node and kind.
+type Instances = BTreeMap<(String, String), Map<String, Value>>;
+
+/// Puts an engine or a replica where it runs.
+fn place(instances: &mut Instances, disk: &Value) {
+    let on = (text(disk, "/spec/nodeID").to_owned(), text(disk, "/kind").to_owned());
+    instances.entry(on).or_default().extend([longhorn::instance(disk)]);
+}
+
+fn instance_managers(
+    seeding: &Seeding<'_>,
+    nodes: &[Object],
+    mut instances: Instances,
+) -> Result<(), SimError> {
     for node in nodes {
         let mut manager = longhorn::instance_manager(name(node));
         for (field, kind) in [("instanceEngines", "Engine"), ("instanceReplicas", "Replica")] {
-            let here = instances.remove(&(name(node), kind)).unwrap_or_default();
+            let here = instances.remove(&(name(node).to_owned(), kind.to_owned())).unwrap_or_default();
             set(&mut manager, "status", field, here.into());
         }
         let manager = seeding.load(manager)?;
