@@ -101,6 +101,12 @@ pub async fn one(client: &Client, name: &str) -> Result<Option<Place>, ClusterEr
     Ok(nodes::get(client, name).await?.as_ref().map(|node| place(node, "")))
 }
 
+/// The same of a node that a watch shows: open or not, labels, taints and what it offers; without its pods.
+#[must_use]
+pub fn shown(node: &BriefNode) -> Place {
+    place(node, "")
+}
+
 fn place(node: &BriefNode, leaving: &str) -> Place {
     let taint = |taint: &core::Taint| Taint {
         key: taint.key.clone(),

@@ -9,11 +9,14 @@ use kube::{Client, ResourceExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::agent::step_error::chain;
+use crate::agent::steps::node_watch::NodeWatch;
 use crate::agent::steps::premises::Premises;
+use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vm_state::{self, VmState};
 use crate::cluster::vms::{self, Answer};
-use crate::cluster::{ClusterError, vm_mark};
+use crate::cluster::{ClusterError, places, vm_mark};
+use crate::flow::restore;
 use crate::flow::restore::claim::{Whose, whose};
 use crate::flow::vms::{LedgerLine, VmKey};
 
@@ -21,8 +24,10 @@ use crate::flow::vms::{LedgerLine, VmKey};
 pub(super) const VM_DEADLINE: Duration = Duration::from_mins(15);
 /// Device plugins and the queue of `KubeVirt` have no watch that says "ready": asked again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// The longest pause between two looks at a node that is not ready.
+/// The longest pause between two looks at what is missing beside the node: what other pods hold, volumes, `KubeVirt`'s word.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A node that its watch does not show to be fit is looked at this often all the same.
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 
 /// What became of one VM.
 pub(super) enum Fared {
@@ -47,6 +52,7 @@ pub(super) struct Return<'a> {
     pub(super) client: &'a Client,
     pub(super) upgrade_uid: &'a str,
     pub(super) premises: &'a Premises,
+    pub(super) watch: &'a NodeWatch,
     pub(super) line: &'a LedgerLine,
 }
 
@@ -128,10 +134,20 @@ impl Return<'_> {
 
     /// Looks at what is missing until it is there, cannot be read, or time is up. What is asked then tells more.
     async fn wait_for_ground(&self, claims: &[String], deadline: Instant, waits_for: &mut String) {
+        let is_fit = |node: Option<&BriefNode>| {
+            let place = node.map(places::shown);
+            restore::missing(&self.line.entry, self.premises.node(), place.as_ref()).is_none()
+        };
         let mut pause = ASK_AGAIN;
         while Instant::now() < deadline {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            if self.watch.shows(is_fit) {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            } else {
+                // Shown, or late, or never: the node itself tells.
+                let until = (Instant::now() + LOOK_ANYWAY).min(deadline);
+                timeout_at(until, self.watch.until(is_fit)).await.ok();
+            }
             match timeout_at(deadline, self.premises.missing(&self.line.entry, claims)).await {
                 Ok(Ok(Some(why))) => *waits_for = why,
                 Ok(Ok(None) | Err(_)) | Err(_) => return,

@@ -7,6 +7,7 @@ pub mod fence;
 pub mod ledger;
 pub mod let_go;
 mod migration_watch;
+mod node_watch;
 pub mod post_drain;
 pub mod pre_drain;
 mod pre_drain_world;

@@ -48,6 +48,11 @@ impl Premises {
         }
     }
 
+    /// Which node.
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// What is missing for a start, in a sentence; none when all is there. `claims` are those of the VM's own spec.
     pub(super) async fn missing(
         &self,

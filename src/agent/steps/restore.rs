@@ -1,5 +1,6 @@
 //! Restore: exactly the VMs that are owed are started again; what their users did meanwhile is respected.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -10,6 +11,7 @@ use kube::runtime::wait::await_condition;
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError};
 use crate::agent::steps::bring_back::{Fared, Return, VM_DEADLINE};
+use crate::agent::steps::node_watch::NodeWatch;
 use crate::agent::steps::premises::Premises;
 use crate::agent::steps::{ledger, vm_actions};
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
@@ -33,7 +35,10 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
         ledger::sync_list(run).await?;
     }
     let (client, uid) = (run.cluster.client.clone(), run.plan.upgrade_uid.clone());
-    let premises = Premises::new(run.cluster.clone(), run.plan.node_name.clone());
+    let node = run.plan.node_name.clone();
+    let premises = Premises::new(run.cluster.clone(), node.clone());
+    let watch = NodeWatch::new();
+    let mut following = pin!(watch.follow(client.clone(), &node));
     let mut waiting = restore::start_order(run.journal.progress().ledger().owed()).into_iter();
     let mut starting = FuturesUnordered::new();
     let mut failed = Vec::new();
@@ -56,9 +61,9 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
             }
             run.record(Record::RestoreIntent { vm: line.entry.vm.clone() })?;
             let line = run.journal.progress().ledger().line(&line.entry.vm).cloned().unwrap_or(line);
-            let (client, uid, premises) = (&client, &uid, &premises);
+            let (client, uid, premises, watch) = (&client, &uid, &premises, &watch);
             starting.push(async move {
-                let one = Return { client, upgrade_uid: uid, premises, line: &line };
+                let one = Return { client, upgrade_uid: uid, premises, watch, line: &line };
                 let fared = one.bring_back().await;
                 (line.entry.vm.clone(), fared)
             });
@@ -72,6 +77,7 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
                 Some(ended) => ended,
                 None => break,
             },
+            () = &mut following => continue,
         };
         match fared {
             Fared::Running(node) => run.record(Record::VmRestored { vm, node })?,
