@@ -9,6 +9,8 @@ use crate::host::fs::hex;
 
 /// The form of the lines; another number is refused, never guessed at.
 const VERSION: u32 = 1;
+/// Letters of a checksum.
+const SUM_LENGTH: usize = 16;
 
 /// How a line is damaged.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -110,7 +112,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, CodecError> {
 
 fn decode_line(line: usize, raw: &[u8]) -> Result<Entry, CodecError> {
     let unreadable = |error: serde_json::Error| CodecError::Unreadable { line, why: error.to_string() };
-    let form: Form = serde_json::from_slice(raw).map_err(unreadable)?;
+    let form = form(raw).map_err(unreadable)?;
     let version = form.v.unwrap_or(0);
     if version != u64::from(VERSION) {
         return Err(CodecError::Version { line, found: u32::try_from(version).unwrap_or(u32::MAX) });
@@ -120,6 +122,19 @@ fn decode_line(line: usize, raw: &[u8]) -> Result<Entry, CodecError> {
         return Err(CodecError::Checksum { line });
     }
     Ok(entry)
+}
+
+/// What a line says about itself. A line of this form begins with it, and is not read a second time for that.
+fn form(raw: &[u8]) -> serde_json::Result<Form> {
+    let begins = front("");
+    let sum = raw.strip_prefix(begins.strip_suffix("\",").unwrap_or(&begins).as_bytes());
+    let sum = sum.and_then(|rest| std::str::from_utf8(rest.get(..SUM_LENGTH)?).ok());
+    match sum {
+        Some(sum) if sum.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+            Ok(Form { v: Some(VERSION.into()), sum: Some(sum.to_owned()) })
+        }
+        Some(_) | None => serde_json::from_slice(raw),
+    }
 }
 
 /// Is the checksum that of the bytes behind it? They are summed as they stand, not as they would be written today.
