@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -13,6 +13,7 @@ use crate::agent::step_error::chain;
 use crate::cluster::crd::node_upgrade::{NodeUpgrade, NodeUpgradeStatus, StatusCondition};
 use crate::cluster::crd::upgrade::{NodeStatus, Upgrade};
 use crate::cluster::names::safe_concat;
+use crate::cluster::write::{Part, merge};
 use crate::cluster::{Cluster, ClusterError, ask, ask_opt};
 use crate::flow::phase::Phase;
 use crate::flow::plan::NodePlan;
@@ -43,7 +44,6 @@ pub struct Reporter {
 
 /// Says in an order's status that it cannot be carried out, and why. That it cannot be said is logged.
 pub async fn refuse(cluster: &Cluster, order: &NodeUpgrade, why: &str, now: Timestamp) {
-    let api: Api<NodeUpgrade> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let name = order.metadata.name.clone().unwrap_or_default();
     let blocker = Blocker {
         what: why.to_owned(),
@@ -64,9 +64,8 @@ pub async fn refuse(cluster: &Cluster, order: &NodeUpgrade, why: &str, now: Time
     });
     let patch = json!({ "status": status });
     let what = format!("report to NodeUpgrade {name}");
-    if let Err(error) =
-        ask(what, api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await
-    {
+    let at = (Some(cluster.namespace.as_str()), name.as_str());
+    if let Err(error) = ask(what, merge::<NodeUpgrade>(&cluster.client, at, Part::Status, &patch)).await {
         tracing::warn!(error = chain(&error), "the refusal could not be reported");
     }
 }
@@ -174,26 +173,28 @@ impl Reporter {
 
     /// One key of the map, by merge patch of the object itself: `Upgrade` has no status subresource.
     async fn write_upgrade(&self, state: &NodeStatus) -> Result<(), ClusterError> {
-        let api: Api<Upgrade> = Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace);
         let name = &self.plan.upgrade_name;
         let patch = json!({
             // Another Upgrade of the same name is not this one.
             "metadata": { "uid": self.plan.upgrade_uid },
             "status": { "nodeStatuses": { &self.plan.node_name: state } },
         });
-        let params = PatchParams::default();
-        ask_opt(format!("report to Upgrade {name}"), api.patch(name, &params, &Patch::Merge(patch))).await?;
+        // It lists every node of the cluster, and grows with them.
+        let at = (Some(self.cluster.namespace.as_str()), name.as_str());
+        let merged = merge::<Upgrade>(&self.cluster.client, at, Part::Whole, &patch);
+        ask_opt(format!("report to Upgrade {name}"), merged).await?;
         Ok(())
     }
 
     async fn write_node_upgrade(&mut self, status: &NodeUpgradeStatus) -> Result<(), ClusterError> {
-        let api: Api<NodeUpgrade> = Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace);
         let name = safe_concat(&[&self.plan.upgrade_name, &self.plan.node_name]);
         let what = format!("report to NodeUpgrade {name}");
         let generation = match self.order {
             Order::There(generation) => generation,
             Order::Absent => return Ok(()),
             Order::Unknown => {
+                let Cluster { client, namespace } = &self.cluster;
+                let api: Api<NodeUpgrade> = Api::namespaced(client.clone(), namespace);
                 let found = ask_opt(what.clone(), api.get(&name)).await?;
                 let ours = found.filter(|found| found.spec.upgrade_uid == self.plan.upgrade_uid);
                 let Some(found) = ours else {
@@ -207,7 +208,8 @@ impl Reporter {
         let mut status = status.clone();
         status.observed_generation = generation;
         let patch = json!({ "status": status });
-        ask(what, api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await.map(|_| ())
+        let at = (Some(self.cluster.namespace.as_str()), name.as_str());
+        ask(what, merge::<NodeUpgrade>(&self.cluster.client, at, Part::Status, &patch)).await
     }
 
     fn status(&mut self, report: &NodeReport) -> NodeUpgradeStatus {

@@ -4,17 +4,17 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// A pod; for reading only.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct BriefPod {
     /// Its name, labels and so on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "who")]
     pub metadata: ObjectMeta,
     /// How far it is.
     #[serde(default)]
@@ -41,7 +41,7 @@ impl BriefPod {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct BriefNode {
     /// Its name, labels and so on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "who")]
     pub metadata: ObjectMeta,
     /// Who may come to it.
     #[serde(default)]
@@ -68,13 +68,28 @@ pub struct BriefNodeSpec {
 pub struct BriefNodeStatus {
     /// All of them.
     #[serde(default)]
-    pub conditions: Vec<NodeCondition>,
+    pub conditions: Vec<BriefCondition>,
     /// Which machine it is.
     #[serde(default)]
     pub node_info: Option<BriefNodeInfo>,
     /// What pods may have of it, devices too.
     #[serde(default)]
     pub allocatable: BTreeMap<String, Quantity>,
+}
+
+/// One condition of a node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BriefCondition {
+    /// Its type.
+    #[serde(default)]
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    #[serde(default)]
+    pub status: String,
+    /// When the kubelet last said so.
+    #[serde(default)]
+    pub last_heartbeat_time: Option<Time>,
 }
 
 /// Which machine it is and what runs on it.
@@ -87,6 +102,35 @@ pub struct BriefNodeInfo {
     /// The kubelet's version.
     #[serde(default)]
     pub kubelet_version: String,
+}
+
+/// Who an object is, to whom it belongs, and what it is marked with. Which client wrote which of its fields is often half
+/// of an object, and nobody here reads it.
+fn who<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Who {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        deletion_timestamp: Option<Time>,
+        labels: Option<BTreeMap<String, String>>,
+        annotations: Option<BTreeMap<String, String>>,
+        owner_references: Option<Vec<OwnerReference>>,
+    }
+    let who = Who::deserialize(from)?;
+    Ok(ObjectMeta {
+        name: who.name,
+        namespace: who.namespace,
+        uid: who.uid,
+        resource_version: who.resource_version,
+        deletion_timestamp: who.deletion_timestamp,
+        labels: who.labels,
+        annotations: who.annotations,
+        owner_references: who.owner_references,
+        ..ObjectMeta::default()
+    })
 }
 
 macro_rules! read_as {
@@ -142,6 +186,26 @@ mod tests {
         }
         let new: BriefPod = serde_json::from_value(json!({ "metadata": { "name": "new" } })).unwrap();
         assert!(!new.has_finished());
+    }
+
+    #[test]
+    fn who_they_are_is_read_and_who_wrote_them_is_not() {
+        let pod: BriefPod = serde_json::from_value(json!({"metadata": {
+            "name": "web", "namespace": "default", "uid": "u", "resourceVersion": "7",
+            "deletionTimestamp": "2026-01-01T00:00:00Z", "labels": {"a": "b"}, "annotations": {"c": "d"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "o"}],
+            "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}],
+        }}))
+        .unwrap();
+        let ObjectMeta { name, namespace, uid, resource_version, labels, annotations, .. } = &pod.metadata;
+        let said = [name, namespace, uid, resource_version].map(|one| one.as_deref().unwrap_or_default());
+        assert_eq!(said, ["web", "default", "u", "7"]);
+        assert_eq!(
+            (labels.as_ref().unwrap()["a"].as_str(), annotations.as_ref().unwrap()["c"].as_str()),
+            ("b", "d")
+        );
+        assert!(pod.metadata.deletion_timestamp.is_some() && pod.metadata.managed_fields.is_none());
+        assert_eq!(pod.metadata.owner_references.unwrap()[0].kind, "DaemonSet");
     }
 
     #[test]

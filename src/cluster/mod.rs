@@ -18,6 +18,7 @@ pub mod vm_state;
 pub mod vms;
 pub mod volumes;
 pub mod watch_pace;
+pub mod write;
 
 use std::error::Error as _;
 use std::future::Future;

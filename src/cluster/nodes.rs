@@ -1,11 +1,12 @@
 //! Nodes: read, cordon with the drain taint, put back exactly what was found.
 
 use k8s_openapi::api::core::v1::Taint;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::brief::BriefNode;
+use crate::cluster::write::{Part, merge};
 use crate::cluster::{ClusterError, ask, ask_opt};
 
 /// Taint that `KubeVirt` and Harvester's volume-detach controller look at (reference `kubevirt.md` §4.1).
@@ -36,7 +37,7 @@ pub fn is_witness(node: &BriefNode) -> bool {
 /// Condition Ready is True.
 #[must_use]
 pub fn is_ready(node: &BriefNode) -> bool {
-    node.status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True")
+    node.status.conditions.iter().any(|one| one.r#type == "Ready" && one.status == "True")
 }
 
 /// `spec.unschedulable`.
@@ -65,7 +66,7 @@ pub fn kubelet_version(node: &BriefNode) -> Option<&str> {
 #[must_use]
 pub fn heartbeat(node: &BriefNode) -> Option<jiff::Timestamp> {
     let mut conditions = node.status.conditions.iter();
-    conditions.find(|one| one.type_ == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
+    conditions.find(|one| one.r#type == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
 /// Cordons, taints, and signs it. Harmless when done already.
@@ -115,7 +116,6 @@ async fn write(
         "metadata": { "resourceVersion": node.resource_version(), "annotations": { OWNER_ANNOTATION: owner } },
         "spec": { "unschedulable": if cordoned { Some(true) } else { None }, "taints": taints },
     });
-    let params = PatchParams::default();
     let what = format!("{} node {name}", if owner.is_some() { "cordon" } else { "uncordon" });
-    ask(what, api(client).patch(&name, &params, &Patch::Merge(patch))).await.map(|_| ())
+    ask(what, merge::<BriefNode>(client, (None, &name), Part::Whole, &patch)).await
 }
