@@ -19,7 +19,7 @@ use crate::flow::step::Step;
 use crate::flow::vms::VmLedger;
 use crate::mutation::{self, Mutation};
 
-/// First pause before a step is tried again; doubles up to [`LONGEST_BACKOFF`].
+/// First pause before a step is tried again; doubles up to [`LONGEST_BACKOFF`] while the step does not come further.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest pause before a step is tried again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -193,6 +193,7 @@ async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepErr
     let mut attempt = 1;
     loop {
         run.publish_step(Some(step), attempt);
+        let before = run.journal.progress().ledger().counts();
         let error = match tokio::time::timeout_at(deadline, perform(run, step)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
@@ -206,6 +207,11 @@ async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepErr
         };
         if error.reaction != Reaction::Retry {
             return Err(error);
+        }
+        // More VMs were settled before it failed, so this is another trouble than the time before: patience begins anew.
+        // That something was asked for once more is no progress.
+        if run.journal.progress().ledger().counts() != before {
+            backoff = FIRST_BACKOFF;
         }
         if Instant::now() + backoff >= deadline {
             let what =
