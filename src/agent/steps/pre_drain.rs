@@ -30,6 +30,9 @@ use crate::mutation::{self, Mutation};
 /// A watch that is silent, because the API is away or a line was lost, is checked against a fresh list this often.
 const RESYNC: Duration = Duration::from_mins(1);
 
+/// How long the first list of the watch may take.
+const FIRST_LIST: Duration = Duration::from_secs(30);
+
 /// How long the pods of VMs that have left may take to end.
 const LAUNCHERS_DEADLINE: Duration = Duration::from_mins(10);
 /// While only such pods are left they are listed again, first after this, then twice as long each time.
@@ -50,10 +53,6 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let mut world = World::new(run.plan.upgrade_uid.clone());
     let mut empty_since: Option<Timestamp> = None;
     ledger::write_first(run).await?;
-    for vmi in vms::instances_on(&run.cluster.client, &run.plan.node_name).await? {
-        world.put(vmi);
-    }
-    resend_stops(run, &world).await?;
     let client = run.cluster.client.clone();
     let selector = vms::on_node_selector(&run.plan.node_name);
     let instances: Api<VirtualMachineInstance> = Api::all(client.clone());
@@ -61,6 +60,8 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let on_node = watcher::Config::default().labels(&selector);
     let pace = WatchPace::of(&run.plan.node_name);
     let mut instances: Watch<_> = Box::pin(watcher(instances, on_node).backoff(pace));
+    first_list(&mut instances, &mut world).await?;
+    resend_stops(run, &world).await?;
     let mut listed = run.journal.progress().ledger().stopped_names();
     let mut look_soon = FIRST_LOOK;
     let mut decided: Option<Decided> = None;
@@ -103,6 +104,28 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
             () = tokio::time::sleep(wait) => decided = None,
         }
     }
+}
+
+/// The watch stands before anybody is told to go: a guest that is off at once is still seen to end, and how.
+async fn first_list(
+    instances: &mut Watch<VirtualMachineInstance>,
+    world: &mut World,
+) -> Result<(), StepError> {
+    let listed = async {
+        loop {
+            let event = instances.next().await;
+            let whole = matches!(event, Some(Ok(Event::InitDone)));
+            if let Some(Err(error)) = &event {
+                return Err(StepError::retry(format!("could not watch the VMs of the node: {error}")));
+            }
+            world.instance_event(event)?;
+            if whole {
+                return Ok(());
+            }
+        }
+    };
+    let late = || StepError::retry("the API server did not list the VMs of the node in time");
+    tokio::time::timeout(FIRST_LIST, listed).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// What a decision looked at: as long as all of that is the same, another one would say the same.
