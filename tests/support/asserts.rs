@@ -2,8 +2,9 @@
 
 #![expect(unreachable_pub, reason = "one module for several programs")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -18,9 +19,11 @@ use crate::support::{NAMESPACE, NODE, Stage, TO, UPGRADE};
 /// The VMs that cannot move.
 pub const PASSTHROUGH: [&str; 3] = ["pci-1", "pci-2", "vgpu-1"];
 
-/// The agent's own binary.
+/// The agent's own binary; `UPGRADE_AGENT_BIN` names another build of it, for measuring.
 pub fn agent() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_upgrade-agent"))
+    static AGENT: OnceLock<PathBuf> = OnceLock::new();
+    let built = || env!("CARGO_BIN_EXE_upgrade-agent").into();
+    AGENT.get_or_init(|| std::env::var_os("UPGRADE_AGENT_BIN").map_or_else(built, PathBuf::from))
 }
 
 /// Guests take seconds, not fractions, so that a kill lands in the middle.

@@ -31,6 +31,7 @@ mod http_server;
 pub mod machine;
 pub mod pki;
 pub mod places;
+pub mod proxy;
 pub mod rke2;
 pub mod stand_in;
 pub mod virt_api;

@@ -1,0 +1,73 @@
+//! An API server that errs, loses answers, and is away for 20 seconds in the middle.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use testbed::proxy::{Fate, Proxy};
+use upgrade_agent::cluster::crd::node_upgrade::Control;
+use upgrade_agent::sim::world::Shutdown;
+
+use crate::asserts::agent;
+use crate::support::Stage;
+use crate::support::cast::Cast;
+use crate::{Ran, assert_never_off, assert_stopped_once, reported};
+
+/// Every fifth write is refused with 500, every fifth with 409, and every seventh is done and answered with 500; every ninth
+/// read fails.
+fn spoil(method: &Method, _path: &str, number: usize) -> Fate {
+    let internal = StatusCode::INTERNAL_SERVER_ERROR;
+    if *method == Method::GET {
+        return if number % 9 == 4 { Fate::Refused(internal) } else { Fate::Answered };
+    }
+    match (number % 5, number % 7) {
+        (1, _) => Fate::Refused(internal),
+        (3, _) => Fate::Refused(StatusCode::CONFLICT),
+        (_, 6) => Fate::AnswerLost(internal),
+        _ => Fate::Answered,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_twice() {
+    let mut cast = Cast::named("wire");
+    for app in ["app-1", "app-2", "app-3", "app-4"] {
+        cast = cast.movable(app, |_| {});
+    }
+    let cast = cast.bound("quick", |_| {}).bound("slow", |shape| shape.shutdown = Shutdown::Seconds(100));
+    let mut stage = Stage::shared(cast).await.unwrap();
+    let before = stage.instances().await.unwrap();
+    let rights = Kubeconfig::read_from(&stage.kubeconfig).unwrap();
+    let rights = kube::Config::from_custom_kubeconfig(rights, &KubeConfigOptions::default()).await.unwrap();
+    let proxy = Proxy::start(Client::try_from(rights).unwrap(), spoil).await.unwrap();
+    stage.kubeconfig = proxy.kubeconfig(stage.machine.disk()).unwrap();
+
+    stage.order(Control::Run).await.unwrap();
+    let run = stage.run_agent(agent(), &["node", "--once"]);
+    let trouble = async {
+        stage.wait("the ledger", 60, async || stage.records("ledgerWritten") > 0).await.unwrap();
+        proxy.spoil(true);
+        stage.wait("the first migration", 60, async || stage.records("vmMigrated") > 0).await.unwrap();
+        proxy.cut(true);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        proxy.cut(false);
+        Timestamp::now()
+    };
+    let (ran, back) = tokio::join!(run, trouble);
+    let ran: Ran = ran.unwrap().into();
+    ran.assert_done(&stage);
+    // The agent may have been asleep for half a minute when the API server came back, and asks for an unheard stop again after
+    // ten seconds; a single error from then on costs a moment.
+    let until_drained = stage.time_of("preDrained").duration_since(back);
+    assert!(
+        until_drained.as_secs() < 75,
+        "{until_drained:#} from the end of the outage to the end of pre-drain"
+    );
+    assert!(proxy.spoiled() > 5, "only {} requests were spoiled", proxy.spoiled());
+    assert_never_off(&stage, &before, &["app-1", "app-2", "app-3", "app-4"]).await;
+    assert_stopped_once(&stage, &before, &["quick", "slow"]).await;
+    let status = reported(&stage).await;
+    assert_eq!((status.phase.as_str(), status.vms.owed), ("Succeeded", 0), "the cluster was told in the end");
+}

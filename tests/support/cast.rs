@@ -1,0 +1,98 @@
+//! Who plays in a test: the node under test, the nodes beside it, its devices and its VMs.
+
+use std::collections::BTreeMap;
+
+use kube::api::DynamicObject;
+use serde_json::json;
+use upgrade_agent::sim::world::{self, PCI_DEVICE, Shutdown, VGPU, VmShape};
+
+use super::{NODE, UPGRADE};
+
+/// The node under test, and what is there when the upgrade begins.
+pub struct Cast {
+    /// The node that is a real machine.
+    pub node: String,
+    /// The simulated nodes beside it.
+    pub spares: Vec<String>,
+    /// The `Upgrade`.
+    pub upgrade: String,
+    /// Where its VMs are.
+    pub namespace: String,
+    /// Labels of all its nodes.
+    pub labels: BTreeMap<String, String>,
+    /// Devices on the node under test, and how many.
+    pub devices: Vec<(String, String)>,
+    /// Memory of the node under test.
+    pub memory: String,
+    /// The VMs.
+    pub vms: Vec<DynamicObject>,
+}
+
+impl Cast {
+    /// Eight VMs on `node1`: five that can move, two with a PCI device, one with a vGPU.
+    pub fn first_light() -> Self {
+        Self {
+            node: NODE.into(),
+            spares: vec!["node2".into(), "node3".into()],
+            upgrade: UPGRADE.into(),
+            namespace: "default".into(),
+            labels: BTreeMap::new(),
+            devices: vec![(PCI_DEVICE.into(), "2".into()), (VGPU.into(), "1".into())],
+            memory: "64Gi".into(),
+            vms: world::demo_vms(NODE),
+        }
+    }
+
+    /// Nobody yet, on nodes of their own: VMs of this cast run nowhere else, and those of others not here.
+    pub fn named(name: &str) -> Self {
+        Self {
+            node: format!("{name}-1"),
+            spares: vec![format!("{name}-2"), format!("{name}-3")],
+            upgrade: format!("hvst-upgrade-{name}"),
+            namespace: name.into(),
+            labels: [("testbed/cast".to_owned(), name.to_owned())].into(),
+            devices: vec![(device_of(name), "0".into())],
+            memory: "512Gi".into(),
+            vms: Vec::new(),
+        }
+    }
+
+    /// With a VM that can move.
+    pub fn movable(self, name: &str, change: impl FnOnce(&mut VmShape)) -> Self {
+        self.with(name, Vec::new(), change)
+    }
+
+    /// With a VM that holds a device of its node.
+    pub fn bound(mut self, name: &str, change: impl FnOnce(&mut VmShape)) -> Self {
+        let device = device_of(&self.namespace);
+        let count = self.vms.iter().filter(|vm| vm.data.to_string().contains(&device)).count() + 1;
+        self.devices = vec![(device.clone(), count.to_string())];
+        self.with(name, vec![device], change)
+    }
+
+    fn with(mut self, name: &str, host_devices: Vec<String>, change: impl FnOnce(&mut VmShape)) -> Self {
+        let mut shape = VmShape {
+            memory_mib: 1024,
+            first_node: Some(self.node.clone()),
+            node_selector: self.labels.clone(),
+            shutdown: Shutdown::Seconds(5),
+            host_devices,
+            ..VmShape::default()
+        };
+        change(&mut shape);
+        self.vms.push(world::vm(&self.namespace, name, &shape));
+        self
+    }
+
+    /// With an annotation on the VM that came last, and on its instances.
+    pub fn annotated(mut self, key: &str, value: &str) -> Self {
+        if let Some(vm) = self.vms.last_mut() {
+            vm.data["spec"]["template"]["metadata"]["annotations"][key] = json!(value);
+        }
+        self
+    }
+}
+
+fn device_of(name: &str) -> String {
+    format!("vendor.example/{}", name.to_uppercase())
+}

@@ -1,0 +1,115 @@
+//! What several nodes share: a real API server with the products' CRDs, the agent's rights, and simulators of `KubeVirt`,
+//! kubelet and scheduler as its ordinary clients. One for a test alone, or one for all tests of a program.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use kube::Client;
+use testbed::control_plane::{ControlPlane, Crds};
+use testbed::places::RunDir;
+use testbed::virt_api::{AggregatedApi, serve_aggregated};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use upgrade_agent::sim::virt_api::VirtApi;
+use upgrade_agent::sim::{self, Timing};
+
+use super::NAMESPACE;
+
+/// The cluster without the node under test.
+pub struct Cluster {
+    /// For objects.
+    pub client: Client,
+    /// Kubeconfig with the rights of `manifests/rbac.yaml`, no more.
+    pub kubeconfig: PathBuf,
+    /// The API server.
+    pub control_plane: Arc<ControlPlane>,
+    /// The simulators' clock.
+    pub timing: Timing,
+    _virt_api: AggregatedApi,
+    stop_simulators: CancellationToken,
+    /// Dropped last: the files of everything above.
+    pub dir: RunDir,
+    /// Ends the runtime that all this lives on, when it has one of its own.
+    runtime: Option<oneshot::Sender<()>>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop_simulators.cancel();
+    }
+}
+
+impl Cluster {
+    /// Starts everything, saying each part with `say`.
+    pub async fn start(timing: fn(Timestamp) -> Timing, say: &impl Fn(&str)) -> Result<Self> {
+        let dir = RunDir::new()?;
+        say("a Kubernetes API server with the products' CRDs");
+        let control_plane = ControlPlane::start(dir.path()).await?;
+        let crds = control_plane.install_crds()?;
+        // A user's checkout has no real CRDs beside it and tests against stand-ins; CI has them and must use them.
+        let real = matches!(crds, Crds::Real(_));
+        ensure!(
+            real || std::env::var_os("CI").is_none(),
+            "CI tests against the real CRDs: put them at ../shared/crds or name them with UPGRADE_AGENT_CRDS"
+        );
+        for file in ["crd.yaml", "serviceaccount.yaml", "rbac.yaml"] {
+            let file = format!("{}/manifests/{file}", env!("CARGO_MANIFEST_DIR"));
+            control_plane.run_kubectl(&["apply", "--server-side", "-f", &file])?;
+        }
+        let kubeconfig = control_plane.kubeconfig_for_service_account(NAMESPACE, "upgrade-agent").await?;
+        let client = control_plane.client();
+
+        say("simulators of KubeVirt, kubelet and scheduler");
+        let timing = timing(Timestamp::now());
+        let stop_simulators = CancellationToken::new();
+        tokio::spawn(sim::run(client.clone(), timing.clone(), stop_simulators.clone()));
+        let virt = VirtApi { wire: client.clone().into(), timing: timing.clone() };
+        let virt_api = serve_aggregated(&control_plane, move |request| {
+            let virt = virt.clone();
+            async move { virt.respond(request).await }
+        })
+        .await?;
+        let control_plane = Arc::new(control_plane);
+        Ok(Self {
+            client,
+            kubeconfig,
+            control_plane,
+            timing,
+            _virt_api: virt_api,
+            stop_simulators,
+            dir,
+            runtime: None,
+        })
+    }
+
+    /// The one that all tests of this program share while at least one of them uses it. It has a runtime of its own, because
+    /// each test ends the one that it runs on.
+    pub fn shared() -> Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cluster) = shared.upgrade() {
+            return Ok(cluster);
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let started = tokio::runtime::Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+                let cluster = runtime.block_on(Self::start(Timing::fast, &|_| {}))?;
+                Ok((runtime, cluster))
+            });
+            match started {
+                Ok((runtime, mut cluster)) => {
+                    let (keep, dropped) = oneshot::channel();
+                    cluster.runtime = Some(keep);
+                    drop(tell.send(Ok(cluster)));
+                    drop(runtime.block_on(dropped));
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            }
+        });
+        let cluster = Arc::new(told.recv().context("the thread that starts the cluster died")??);
+        *shared = Arc::downgrade(&cluster);
+        Ok(cluster)
+    }
+}

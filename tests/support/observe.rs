@@ -1,0 +1,101 @@
+//! What a test sees of a run: its journal, its machine, its VMs; and where it is killed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::ResourceExt;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Child;
+use tokio::time::Instant;
+use upgrade_agent::flow::vms::VmKey;
+use upgrade_agent::sim::world;
+
+use super::{LIVE, Stage};
+
+impl Stage {
+    /// The journal as it is on disk; empty before it is there.
+    pub fn journal(&self) -> String {
+        let path = format!("var/lib/rancher/upgrade-agent/{}/journal.jsonl", self.upgrade_uid);
+        std::fs::read_to_string(self.machine.root().join(path)).unwrap_or_default()
+    }
+
+    /// How many lines of the journal are this record.
+    pub fn records(&self, record: &str) -> usize {
+        self.journal().matches(&format!("\"record\":\"{record}\"")).count()
+    }
+
+    /// pid of the running RKE2 as systemd on the machine sees it.
+    pub async fn rke2_pid(&self) -> Result<String> {
+        let pid =
+            self.machine.must_run(&["systemctl", "show", "-P", "MainPID", "rke2-server.service"]).await?;
+        let pid = pid.trim().to_owned();
+        ensure!(pid != "0", "rke2-server does not run");
+        Ok(pid)
+    }
+
+    /// sha256 of the live binary.
+    pub async fn live_sha256(&self) -> Result<String> {
+        let text = self.machine.must_run(&["sha256sum", LIVE]).await?;
+        Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+    }
+
+    /// uid and node of every running instance, by name.
+    pub async fn instances(&self) -> Result<BTreeMap<VmKey, (String, String)>> {
+        let api = self.all(&world::vmi_resource());
+        let list = api.list(&ListParams::default()).await?;
+        Ok(list
+            .iter()
+            .filter(|vmi| vmi.namespace().as_ref() == Some(&self.namespace))
+            .filter(|vmi| vmi.data["status"]["phase"] == "Running")
+            .map(|vmi| {
+                let key = VmKey::new(&vmi.namespace().unwrap_or_default(), &vmi.name_any());
+                let node = vmi.data["status"]["nodeName"].as_str().unwrap_or_default().to_owned();
+                (key, (vmi.uid().unwrap_or_default(), node))
+            })
+            .collect())
+    }
+
+    /// An API over all namespaces.
+    pub fn all(&self, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::all_with(self.client.clone(), resource)
+    }
+
+    /// Kills the agent with SIGKILL as soon as its journal holds the record this often, and not one of `later`. The agent is
+    /// let run in slices shorter than any effect that could follow, so the moment is exact.
+    pub async fn kill_at(&self, mut agent: Child, record: &str, count: usize, later: &str) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(agent.id().context("the agent has ended")?)?);
+        let deadline = Instant::now() + Duration::from_mins(2);
+        loop {
+            kill(pid, Signal::SIGSTOP)?;
+            let reached = self.records(record) >= count;
+            if reached {
+                ensure!(self.records(later) == 0, "{record} was passed before the agent could be killed");
+                agent.kill().await?;
+                return Ok(());
+            }
+            kill(pid, Signal::SIGCONT)?;
+            if let Some(status) = agent.try_wait()? {
+                bail!("the agent ended ({status}) before {record}; journal:\n{}", self.journal());
+            }
+            ensure!(Instant::now() < deadline, "no {record} in time; journal:\n{}", self.journal());
+            // Far from it there is time; near it every millisecond counts.
+            let slice = if self.journal().is_empty() { 5 } else { 1 };
+            tokio::time::sleep(Duration::from_millis(slice)).await;
+        }
+    }
+
+    /// Waits until `ready` says so.
+    pub async fn wait(&self, what: &str, seconds: u64, mut ready: impl AsyncFnMut() -> bool) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !ready().await {
+            if Instant::now() > deadline {
+                bail!("waited {seconds} s in vain for {what}; journal:\n{}", self.journal());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
