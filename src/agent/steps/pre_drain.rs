@@ -216,6 +216,11 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
         };
         vm_actions::perform(run, action, ends).await?;
     }
+    if acted {
+        // What was asked for may have been refused, and no watch would say so.
+        let soon = now + ASK_AGAIN;
+        look_again = Some(look_again.map_or(soon, |at| at.min(soon)));
+    }
     // The others are not held up by a VM that holds: only when nothing else moves does the step give up.
     if idle && !decision.holds.is_empty() {
         let chains = decision.holds.iter().map(|hold| hold.chain(run.now())).collect::<Vec<_>>();

@@ -12,6 +12,8 @@ use crate::flow::vms::{LedgerLine, VmKey};
 
 /// Requests to stop one VM that nobody hears before an operator is asked.
 const STOP_ASKS: u32 = 30;
+/// A request that was heard is acted upon by virt-controller, which may be away for a while: so long.
+const BEGIN: SignedDuration = SignedDuration::from_mins(10);
 /// What a launcher needs beyond the guest's own time: the pod's grace is the guest's plus 30 s (reference `kubevirt.md` §3).
 const LAUNCHER_SLACK: Duration = Duration::from_secs(45);
 
@@ -36,19 +38,24 @@ impl Look<'_> {
 
     /// The stop was asked for, and the instance shows no sign of it: the request was lost, refused, or waits in a queue.
     pub(super) fn unheard(&self, decision: &mut Decision, vm: &VmKey, since: Timestamp, asks: u32) {
-        let again = since + ASK_AGAIN;
-        if self.now < again {
-            decision.by(again);
-        } else if asks < STOP_ASKS {
-            decision.by(self.now + ASK_AGAIN);
-            decision.actions.push(VmAction::AskAgain { vm: vm.clone() });
-        } else {
+        let (again, end) = (since + ASK_AGAIN, since + BEGIN);
+        if self.now >= end || (asks >= STOP_ASKS && self.now >= again) {
+            let times = if asks == 1 { "once".to_owned() } else { format!("{asks} times") };
             decision.holds.push(stuck(
-                format!("VM {vm} was told to shut down {asks} times and KubeVirt does not begin"),
+                format!("VM {vm} was told to shut down {times} and KubeVirt does not begin"),
                 since,
                 "look at virt-api, virt-controller and the VM's events",
             ));
+            return;
         }
+        if self.now < again {
+            decision.by(again);
+        } else {
+            decision.by(self.now + ASK_AGAIN);
+            decision.actions.push(VmAction::AskAgain { vm: vm.clone() });
+        }
+        let what = format!("VM {vm} was told to shut down, and KubeVirt does not begin");
+        decision.wait(what, since, end, "hold");
     }
 
     /// `KubeVirt` itself destroys a guest that is not off when its own grace period is over, and no plan can keep it from that
