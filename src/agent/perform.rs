@@ -26,7 +26,7 @@ pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
         Step::ProbeRestart => restart::probe_restart(run).await,
         Step::Verify => verify::verify_version(run).await,
         Step::PostDrain => post_drain::take_marks_away(run).await,
-        Step::Restore => restore::start_owed_vms(run).await,
+        Step::Restore => Box::pin(restore::start_owed_vms(run)).await,
         Step::Finish => {
             let outcome =
                 if run.journal.progress().is_cancelled() { Outcome::Cancelled } else { Outcome::Succeeded };

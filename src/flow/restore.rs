@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::flow::placement::{Closed, Place};
-use crate::flow::vms::{LedgerLine, VmEntry};
+use crate::flow::vms::{LedgerLine, VmEntry, VmKey};
 
 /// What every guest needs; gone while the kubelet registers its device plugins again.
 const KVM: &str = "devices.kubevirt.io/kvm";
@@ -199,6 +199,23 @@ pub fn start_order<'a>(owed: impl Iterator<Item = &'a LedgerLine>) -> Vec<Ledger
     let mut lines: Vec<LedgerLine> = owed.cloned().collect();
     lines.sort_by_key(|line| Reverse(line.entry.shutdown_order));
     lines
+}
+
+/// One sentence for each reason why VMs are not up again: a node that offers no devices has the same one for all of them.
+#[must_use]
+pub fn not_up(all: &[(VmKey, String)]) -> Vec<String> {
+    let mut by_reason: Vec<(&str, Vec<String>)> = Vec::new();
+    for (vm, why) in all {
+        match by_reason.iter_mut().find(|(known, _)| known == why) {
+            Some((_, vms)) => vms.push(vm.to_string()),
+            None => by_reason.push((why, vec![vm.to_string()])),
+        }
+    }
+    let sentence = |(why, vms): (&str, Vec<String>)| match vms.as_slice() {
+        [vm] => format!("VM {vm} is owed a start: {why}"),
+        vms => format!("VMs {} are owed a start: {why}", vms.join(", ")),
+    };
+    by_reason.into_iter().map(sentence).collect()
 }
 
 #[cfg(test)]

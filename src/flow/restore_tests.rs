@@ -188,3 +188,19 @@ fn what_others_depend_on_is_started_first() {
     let names: Vec<String> = start_order(lines.iter()).into_iter().map(|line| line.entry.vm.name).collect();
     assert_eq!(names, ["db", "web", "mail", "app"]);
 }
+
+#[test]
+fn vms_that_wait_for_the_same_are_named_together() {
+    let vm = |name| VmKey::new("default", name);
+    let all = [
+        (vm("a"), "node node1 is not Ready".to_owned()),
+        (vm("b"), "claim b is gone".to_owned()),
+        (vm("c"), "node node1 is not Ready".to_owned()),
+    ];
+    let expected = [
+        "VMs default/a, default/c are owed a start: node node1 is not Ready",
+        "VM default/b is owed a start: claim b is gone",
+    ];
+    assert_eq!(not_up(&all), expected);
+    assert!(not_up(&[]).is_empty());
+}

@@ -41,7 +41,7 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
     let mut following = pin!(watch.follow(client.clone(), &node));
     let mut waiting = restore::start_order(run.journal.progress().ledger().owed()).into_iter();
     let mut starting = FuturesUnordered::new();
-    let mut failed = Vec::new();
+    let (mut failed, mut not_up) = (Vec::new(), Vec::new());
     let begun = run.now();
     loop {
         while starting.len() < AT_ONCE {
@@ -85,9 +85,10 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
             Fared::Failed(reason) if mutation::is_on(Mutation::StrikeWhatDoesNotStart) => {
                 run.record(Record::VmStruck { vm, reason })?;
             }
-            Fared::Failed(why) => failed.push(format!("VM {vm} is owed a start: {why}")),
+            Fared::Failed(why) => not_up.push((vm, why)),
         }
     }
+    failed.extend(restore::not_up(&not_up));
     if failed.is_empty() {
         Ok(())
     } else {
