@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::rehearsal::timeline::{NodeLine, Stage, Timeline, VmLine};
+use crate::rehearsal::timeline::{NodeLine, OffBy, Stage, Timeline, VmLine};
 
 /// Columns of the bars.
 const WIDTH: u32 = 60;
@@ -108,7 +108,14 @@ fn off(timeline: &Timeline) -> String {
     for vm in away.iter().take(MOST_LINES) {
         let long = vm.off.map_or_else(|| "-".to_owned(), duration);
         let forced = if vm.forced { ", its power was cut" } else { "" };
-        let still = if vm.still_off { ", STILL OFF" } else { "" };
+        let still = match (vm.still_off, vm.off_by) {
+            (true, Some(OffBy::Power)) => {
+                ", STILL OFF: its machine lost its power, and KubeVirt does not start it"
+            }
+            (true, Some(OffBy::User)) => ", STILL OFF: its user's doing",
+            (true, None) => ", STILL OFF",
+            (false, _) => "",
+        };
         put(&mut text, format_args!("{:<name$}  {long}{forced}{still}\n", vm.vm.to_string()));
     }
     if away.len() > MOST_LINES {
@@ -194,6 +201,7 @@ mod tests {
             off: Some(65.0),
             forced: true,
             still_off: false,
+            off_by: None,
         };
         Timeline {
             seed: 7,

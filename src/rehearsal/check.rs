@@ -148,12 +148,13 @@ fn word(faults: &[Fault]) -> String {
 #[must_use]
 pub fn complaints(rehearsed: &Rehearsed) -> Vec<String> {
     let mut why: Vec<String> = rehearsed.broken.iter().map(ToString::to_string).collect();
-    let holds = rehearsed.may_hold && !rehearsed.timeline.blocked.is_empty();
-    if !rehearsed.timeline.succeeded && !holds {
-        let blocked = rehearsed.timeline.blocked.first().map(|blocked| blocked.why.clone());
-        let still_off = rehearsed.timeline.vms.iter().filter(|vm| vm.still_off);
-        let still_off = still_off.map(|vm| vm.vm.to_string());
-        let off: Vec<String> = still_off.collect();
+    let timeline = &rehearsed.timeline;
+    let still_off = || timeline.vms.iter().filter(|vm| vm.still_off);
+    // What lost its power and is kept off by one of the faults, or is off by its user's will, the upgrade has not stopped.
+    let holds = !timeline.blocked.is_empty() || still_off().all(|vm| vm.off_by.is_some());
+    if !timeline.succeeded && (!rehearsed.may_hold || !holds) {
+        let blocked = timeline.blocked.first().map(|blocked| blocked.why.clone());
+        let off: Vec<String> = still_off().map(|vm| vm.vm.to_string()).collect();
         let blocked = blocked.unwrap_or_else(|| format!("VMs are off: {}", off.join(", ")));
         why.push(format!("{:?} broken: it does not come through: {blocked}", Invariant::I4));
     }

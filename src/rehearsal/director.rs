@@ -133,7 +133,10 @@ impl Director {
                 inner.booting.push(seat.machine);
             }
         }
-        inner.truth.durable.remove(node);
+        // A run that holds still owes what its journal says, and its guests may go off after it.
+        if asks.is_none() {
+            inner.truth.durable.remove(node);
+        }
         inner.report = None;
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::agent::carry_out::Carried;
 use crate::agent::driver::Ended;
-use crate::flow::record::Outcome;
+use crate::flow::record::{Entry, Outcome};
 use crate::rehearsal::director::Director;
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::{Binaries, Invariant};
@@ -19,6 +19,7 @@ use crate::rehearsal::unblock::NodeState;
 use crate::rehearsal::world::{Ground, Seat, World};
 use crate::rehearsal::{Order, RehearsalError, Rehearsed};
 use crate::sim::machine::release::{binary, sha256};
+use jiff::Timestamp;
 
 /// systemd starts the agent again after this.
 const RESTART: Duration = Duration::from_secs(2);
@@ -119,22 +120,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let now = world.clock.now();
     settle(&director).await;
     following.abort();
-    let mut moved = moves(journals.iter().flatten());
-    let forced = forced(journals.iter().flatten());
-    let mut vms: Vec<VmLine> = director.with_judge(|judge| {
-        let away = judge.away(now);
-        away.map(|(vm, away)| VmLine {
-            vm: vm.clone(),
-            moved_to: moved.remove(vm).unwrap_or_default(),
-            off: Some(away.off),
-            forced: away.forced || forced.contains(vm),
-            still_off: away.still_off,
-        })
-        .collect()
-    });
-    let stayed = |(vm, moved_to)| VmLine { vm, moved_to, off: None, forced: false, still_off: false };
-    vms.extend(moved.into_iter().map(stayed));
-    vms.sort_by(|a, b| a.vm.cmp(&b.vm));
+    let vms = vm_lines(&director, &journals, now);
     let still_off = !director.with_judge(|judge| judge.off_now()).is_empty();
     let timeline = Timeline {
         seed: order.seed,
@@ -152,6 +138,29 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let (broken, oddities) = (director.broken(), world.notes.clone());
     let may_hold = Fault::may_hold(&order.faults);
     Ok(Rehearsed { timeline, broken, nodes: states, places, asked, may_hold, notes: oddities })
+}
+
+/// Everybody who noticed the upgrade.
+fn vm_lines(director: &Director, journals: &[Vec<Entry>], now: Timestamp) -> Vec<VmLine> {
+    let mut moved = moves(journals.iter().flatten());
+    let forced = forced(journals.iter().flatten());
+    let mut vms: Vec<VmLine> = director.with_judge(|judge| {
+        let away = judge.away(now);
+        away.map(|(vm, away)| VmLine {
+            vm: vm.clone(),
+            moved_to: moved.remove(vm).unwrap_or_default(),
+            off: Some(away.off),
+            forced: away.forced || forced.contains(vm),
+            still_off: away.still_off,
+            off_by: away.not_ours,
+        })
+        .collect()
+    });
+    let stayed =
+        |(vm, moved_to)| VmLine { vm, moved_to, off: None, forced: false, still_off: false, off_by: None };
+    vms.extend(moved.into_iter().map(stayed));
+    vms.sort_by(|a, b| a.vm.cmp(&b.vm));
+    vms
 }
 
 /// Guests that lost their power are `KubeVirt`'s to start; it gets the time that it needs.

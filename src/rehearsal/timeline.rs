@@ -157,6 +157,19 @@ pub struct VmLine {
     pub forced: bool,
     /// It is off at the end.
     pub still_off: bool,
+    /// Who is the reason for that, when it is not the upgrade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off_by: Option<OffBy>,
+}
+
+/// Why a VM is off that the upgrade owes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OffBy {
+    /// Its machine lost its power, and `KubeVirt` has not brought it back.
+    Power,
+    /// Its user has taken it over.
+    User,
 }
 
 /// What an operator would have to do.

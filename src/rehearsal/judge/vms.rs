@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Invariant, Judge, Truth};
 use crate::flow::progress::Progress;
 use crate::flow::vms::{Fate, LedgerLine, VmKey};
-use crate::rehearsal::timeline::seconds_between;
+use crate::rehearsal::timeline::{OffBy, seconds_between};
 
 /// One VM of the world.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
@@ -24,6 +24,8 @@ pub(super) struct Watched {
     stops: u32,
     /// Something else than the agent ended it: a power cut, its user.
     excused: bool,
+    /// Its guest ran when its machine lost its power, and has not run since.
+    lost_power: bool,
     /// Its user has done something that makes its fate the user's own business.
     taken_over: bool,
     /// `KubeVirt` starts it again when something else than its user ended it.
@@ -39,6 +41,8 @@ pub struct Away {
     pub forced: bool,
     /// It is off now.
     pub still_off: bool,
+    /// It is off, and not by the upgrade.
+    pub not_ours: Option<OffBy>,
 }
 
 /// `strategies` are the run strategies of the VMs that have one.
@@ -61,6 +65,7 @@ pub(super) fn watched(
         forced: false,
         stops: 0,
         excused: false,
+        lost_power: false,
         taken_over: false,
     };
     (text("/status/phase") == "Running").then_some((key, watched))
@@ -92,7 +97,7 @@ impl Judge {
             if let Some(since) = known.off_since.take() {
                 known.off += seconds_between(since, now);
             }
-            known.excused = false;
+            (known.excused, known.lost_power) = (false, false);
             return;
         }
         (known.off_since, known.was_off) = (Some(now), true);
@@ -184,8 +189,8 @@ impl Judge {
     /// The power of a machine is gone, and with it its guests: that is not held against the agent.
     pub fn power_lost(&mut self, node: &str) {
         self.was_cut.insert(node.to_owned());
-        for known in self.vms.values_mut().filter(|known| known.node == node) {
-            known.excused = true;
+        for known in self.vms.values_mut().filter(|known| known.node == node && known.runs) {
+            (known.excused, known.lost_power) = (true, true);
         }
     }
 
@@ -250,7 +255,10 @@ impl Judge {
     pub fn away(&self, now: Timestamp) -> impl Iterator<Item = (&VmKey, Away)> {
         self.vms.iter().filter(|(_, known)| known.was_off).map(move |(key, known)| {
             let open = known.off_since.map_or(0.0, |since| seconds_between(since, now));
-            (key, Away { off: known.off + open, forced: known.forced, still_off: !known.runs })
+            let (off, still_off) = (known.off + open, !known.runs);
+            let by =
+                if known.taken_over { Some(OffBy::User) } else { known.lost_power.then_some(OffBy::Power) };
+            (key, Away { off, forced: known.forced, still_off, not_ours: by.filter(|_| still_off) })
         })
     }
 }
