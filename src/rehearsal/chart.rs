@@ -143,10 +143,12 @@ fn closing(timeline: &Timeline) -> String {
         put(&mut text, format_args!(" (for {} at most)", duration(longest)));
     }
     put(&mut text, format_args!("; {} API requests.\n", timeline.requests));
-    text.push_str(if timeline.succeeded {
-        "Nothing would block this upgrade, and every VM runs at its end."
-    } else {
-        "This upgrade would NOT go through by itself."
+    text.push_str(match (timeline.succeeded, timeline.vms.iter().any(|vm| vm.still_off)) {
+        (true, false) => "Nothing would block this upgrade, and every VM runs at its end.",
+        (true, true) => {
+            "Nothing would block this upgrade, and every VM runs at its end but those marked STILL OFF."
+        }
+        (false, _) => "This upgrade would NOT go through by itself.",
     });
     put(&mut text, format_args!(" Seed {}", timeline.seed));
     if !timeline.faults.is_empty() {

@@ -111,7 +111,7 @@ impl Director {
             if let Some(inner) = own.upgrade() {
                 let mut inner = lock(&inner);
                 inner.truth.powerless.insert(name.clone());
-                inner.judge.power_lost(&name);
+                inner.judge.power_lost(clock.now(), &name);
                 inner.last_line = clock.now();
             }
         }));

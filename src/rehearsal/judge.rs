@@ -99,6 +99,8 @@ pub struct Judge {
     swaps: BTreeMap<String, u32>,
     /// Machines that lost their power since their binary was last seen to change.
     was_cut: BTreeSet<String>,
+    /// When each machine last lost its power.
+    cut_at: BTreeMap<String, Timestamp>,
     upgrade: Value,
     /// VMs that do not run now.
     off: usize,
@@ -128,6 +130,7 @@ impl Judge {
             binaries,
             swaps: BTreeMap::new(),
             was_cut: BTreeSet::new(),
+            cut_at: BTreeMap::new(),
             upgrade,
             off: 0,
             explained: None,

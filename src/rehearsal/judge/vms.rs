@@ -10,6 +10,9 @@ use crate::flow::progress::Progress;
 use crate::flow::vms::{Fate, LedgerLine, VmKey};
 use crate::rehearsal::timeline::{OffBy, seconds_between};
 
+/// What was on its way when the power went.
+const AT_THAT_MOMENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+
 /// One VM of the world.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub(super) struct Watched {
     node: String,
     movable: bool,
     runs: bool,
+    /// Since when its guest runs; none of the one that ran from the beginning.
+    ran_since: Option<Timestamp>,
     off_since: Option<Timestamp>,
     off: f64,
     was_off: bool,
@@ -59,6 +64,7 @@ pub(super) fn watched(
         node: text("/status/nodeName").to_owned(),
         movable: several_nodes && is_migratable(vmi),
         runs: true,
+        ran_since: None,
         off_since: None,
         off: 0.0,
         was_off: false,
@@ -97,10 +103,19 @@ impl Judge {
             if let Some(since) = known.off_since.take() {
                 known.off += seconds_between(since, now);
             }
-            (known.excused, known.lost_power) = (false, false);
+            (known.excused, known.lost_power, known.ran_since) = (false, false, Some(now));
             return;
         }
         (known.off_since, known.was_off) = (Some(now), true);
+        // Whatever ran on a machine that lost its power does not, also when it was seen to start at that very moment, or only
+        // when virt-handler was back to tell both.
+        let cut = self.cut_at.get(&known.node);
+        let before = |cut: &Timestamp| {
+            known.ran_since.is_none_or(|ran| ran <= *cut + AT_THAT_MOMENT || now <= ran + AT_THAT_MOMENT)
+        };
+        if cut.is_some_and(before) {
+            (known.excused, known.lost_power) = (true, true);
+        }
         let (node, movable) = (known.node.clone(), known.movable);
         if known.excused || known.taken_over {
             return;
@@ -187,8 +202,9 @@ impl Judge {
     }
 
     /// The power of a machine is gone, and with it its guests: that is not held against the agent.
-    pub fn power_lost(&mut self, node: &str) {
+    pub fn power_lost(&mut self, now: Timestamp, node: &str) {
         self.was_cut.insert(node.to_owned());
+        self.cut_at.insert(node.to_owned(), now);
         for known in self.vms.values_mut().filter(|known| known.node == node && known.runs) {
             (known.excused, known.lost_power) = (true, true);
         }
