@@ -33,7 +33,7 @@ const CLUSTER_RIGHTS: &[(&str, &str)] = &[
     ("devices.harvesterhci.io/usbdevices", "get"),
     ("devices.harvesterhci.io/vgpudevices", "list"),
     ("kubevirt.io/virtualmachineinstancemigrations", "create delete get list watch"),
-    ("kubevirt.io/virtualmachineinstances", "get list watch"),
+    ("kubevirt.io/virtualmachineinstances", "delete get list watch"),
     ("kubevirt.io/virtualmachines", "get list patch watch"),
     ("longhorn.io/volumes", "get"),
     ("subresources.kubevirt.io/healthz", "get list"),

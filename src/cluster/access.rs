@@ -31,13 +31,15 @@ const fn right(
 }
 
 /// All rights of a run that would hurt to miss half way.
-pub const NEEDED: [Right; 16] = [
+pub const NEEDED: [Right; 18] = [
     right("", "nodes", "", "patch"),
     right("", "pods", "", "list"),
     right("", "pods", "eviction", "create"),
     right("kubevirt.io", "virtualmachines", "", "get"),
     right("kubevirt.io", "virtualmachineinstances", "", "watch"),
+    right("kubevirt.io", "virtualmachineinstances", "", "delete"),
     right("kubevirt.io", "virtualmachineinstancemigrations", "", "create"),
+    right("kubevirt.io", "virtualmachineinstancemigrations", "", "list"),
     right("kubevirt.io", "virtualmachineinstancemigrations", "", "watch"),
     right("kubevirt.io", "virtualmachineinstancemigrations", "", "delete"),
     right("subresources.kubevirt.io", "virtualmachines", "stop", "update"),

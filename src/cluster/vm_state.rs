@@ -64,12 +64,27 @@ pub async fn listed(client: &Client, key: &VmKey, upgrade_uid: &str) -> Result<L
     })
 }
 
+/// What keeps `KubeVirt` from making its instance, in `KubeVirt`'s words; none when nothing does.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn failure(client: &Client, key: &VmKey) -> Result<Option<String>, ClusterError> {
+    let kind = ApiResource::erase::<VirtualMachine>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &kind);
+    let found = ask_opt(format!("read VM {key}"), api.get(&key.name)).await?;
+    Ok(found.and_then(|object| {
+        let all = object.data.pointer("/status/conditions").and_then(Value::as_array)?;
+        let failure = all.iter().find(|one| one["type"] == "Failure" && one["status"] == "True")?;
+        failure["message"].as_str().map(str::to_owned)
+    }))
+}
+
 /// What tells whether an instance is the old one.
 #[must_use]
 pub fn instance_now(vmi: &VirtualMachineInstance) -> InstanceNow {
     InstanceNow {
         uid: vmi.uid().unwrap_or_default(),
-        ended: vms::ended(vmi).is_some(),
+        ended: vms::ended(vmi),
         deleting: vmi.metadata.deletion_timestamp.is_some(),
     }
 }

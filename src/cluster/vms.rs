@@ -1,6 +1,6 @@
 //! Virtual machines: read facts, stop, start; their migrations are next door. Each call says what it wrote or why not.
 
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -120,6 +120,23 @@ pub async fn stop_was_heard(client: &Client, vmi: &VirtualMachineInstance) -> Re
 /// [`ClusterError`] for anything that is no answer about this VM.
 pub async fn start(client: &Client, key: &VmKey) -> Result<Answer, ClusterError> {
     subresource(client, key, "start", &json!({})).await
+}
+
+/// Removes what is left of a guest that has ended, so that `KubeVirt` starts the VM anew; harmless when it is another one by
+/// now. A VM of run strategy Once is started again by nothing else (reference `kubevirt.md` §3, §8).
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn clear_ended(client: &Client, key: &VmKey, uid: &str) -> Result<(), ClusterError> {
+    let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match ask_opt(format!("remove the ended instance of VM {key}"), api.delete(&key.name, &params)).await {
+        Ok(_) | Err(ClusterError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// virt-api answers. Not a word about whether it is healthy inside.

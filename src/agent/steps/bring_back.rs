@@ -1,16 +1,19 @@
 //! One owed VM, from "is it still ours to start?" to "it runs", within its own deadline. What is missing for the start is
 //! waited for, and named when time is up.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use kube::api::Api;
 use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::agent::step_error::chain;
 use crate::agent::steps::node_watch::NodeWatch;
 use crate::agent::steps::premises::Premises;
+use crate::agent::steps::waits::Waits;
 use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vm_state::{self, VmState};
@@ -24,6 +27,14 @@ use crate::flow::vms::{LedgerLine, VmKey};
 pub(super) const VM_DEADLINE: Duration = Duration::from_mins(15);
 /// Device plugins and the queue of `KubeVirt` have no watch that says "ready": asked again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// What is said of one that has been started.
+const STARTED: &str = "it was started and does not run yet";
+/// A start that was taken and shows nothing is asked for again after this.
+const PATIENCE: Duration = Duration::from_mins(3);
+/// Who is not up after this lets the next one begin.
+const TURN: Duration = Duration::from_secs(30);
+/// Times that what is left of a VM of run strategy Once is removed, so that it starts again.
+const MOST_CLEARED: u32 = 3;
 /// The longest pause between two looks at what is missing beside the node: what other pods hold, volumes, `KubeVirt`'s word.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A node that its watch does not show to be fit is looked at this often all the same.
@@ -53,26 +64,58 @@ pub(super) struct Return<'a> {
     pub(super) upgrade_uid: &'a str,
     pub(super) premises: &'a Premises,
     pub(super) watch: &'a NodeWatch,
-    pub(super) line: &'a LedgerLine,
+    pub(super) turns: &'a Semaphore,
+    pub(super) waits: &'a Waits,
+    pub(super) line: LedgerLine,
+    /// A start was asked for in an earlier life of the agent.
+    pub(super) asked: bool,
+}
+
+/// What was done for it in this life.
+struct Tries {
+    asked: bool,
+    /// When a start was last taken.
+    at: Option<Instant>,
+    cleared: u32,
 }
 
 impl Return<'_> {
-    /// Starts it, unless its user has taken it over; to its deadline, with the last reason why not.
+    /// Starts it, unless its user has taken it over; to its deadline, with the last reason why not. Only what is being started
+    /// takes a turn: who waits for something keeps nobody off.
     pub(super) async fn bring_back(&self) -> Fared {
+        let mut turn = self.turns.acquire().await.ok();
         let deadline = Instant::now() + VM_DEADLINE;
-        let mut waits_for = "it was started and does not run".to_owned();
+        let mut waits_for = STARTED.to_owned();
+        let mut pause = ASK_AGAIN;
+        let mut tries = Tries { asked: self.asked, at: None, cleared: 0 };
         loop {
-            match timeout_at(deadline, self.try_once()).await {
+            let outcome = {
+                let mut trying = pin!(timeout_at(deadline, self.try_once(&mut tries)));
+                tokio::select! {
+                    biased;
+                    // Goes on below when its turn is over.
+                    outcome = &mut trying => outcome,
+                    () = tokio::time::sleep(TURN) => {
+                        drop(turn.take());
+                        trying.await
+                    }
+                }
+            };
+            match outcome {
                 Ok(Ok(Tried::Fared(fared))) => return fared,
                 Ok(Ok(Tried::NotYet(why))) => waits_for = why,
                 Ok(Ok(Tried::NoGround { why, claims })) if Instant::now() < deadline => {
+                    drop(turn.take());
+                    self.waits.say(self.key(), &why);
                     waits_for = why;
                     self.wait_for_ground(&claims, deadline, &mut waits_for).await;
+                    turn = self.next_turn(deadline).await;
                     continue;
                 }
                 Ok(Err(error)) if error.is_passing() => waits_for = chain(&error),
                 Ok(Err(error)) => return Fared::Failed(chain(&error)),
                 Ok(Ok(Tried::NoGround { .. })) | Err(_) => {
+                    let waits_for = self.waits.of(self.key()).map_or(waits_for, |(_, what)| what);
                     let minutes = VM_DEADLINE.as_secs() / 60;
                     let unsure = self.premises.unsure(&self.line.entry).await;
                     let unsure = unsure.map(|what| format!("; {what}")).unwrap_or_default();
@@ -81,22 +124,33 @@ impl Return<'_> {
                     ));
                 }
             }
-            tokio::time::sleep(ASK_AGAIN).await;
+            drop(turn.take());
+            self.waits.say(self.key(), &waits_for);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE * 2);
+            turn = self.next_turn(deadline).await;
         }
+    }
+
+    /// None when its time is over before.
+    async fn next_turn(&self, deadline: Instant) -> Option<SemaphorePermit<'_>> {
+        timeout_at(deadline, self.turns.acquire()).await.ok()?.ok()
     }
 
     fn key(&self) -> &VmKey {
         &self.line.entry.vm
     }
 
-    async fn try_once(&self) -> Result<Tried, ClusterError> {
+    async fn try_once(&self, tries: &mut Tries) -> Result<Tried, ClusterError> {
         let vm = vm_state::read(self.client, self.key(), self.upgrade_uid).await?;
         let instance = match &vm {
             Some(_) => vms::instance(self.client, self.key()).await?,
             None => None,
         };
         let instance = instance.as_ref().map(vm_state::instance_now);
-        match (whose(self.line, vm.as_ref().map(|vm| &vm.now), instance.as_ref()), vm) {
+        let ended = instance.as_ref().filter(|one| one.ended.is_some()).map(|one| one.uid.clone());
+        let now = vm.as_ref().map(|vm| &vm.now);
+        match (whose(&self.line, now, instance.as_ref(), tries.asked), vm) {
             (Whose::Taken { why }, vm) => {
                 if let Some(vm) = vm.filter(|vm| vm.now.marked && vm.now.uid == self.line.entry.vm_uid) {
                     self.unmark(&vm).await?;
@@ -105,31 +159,72 @@ impl Return<'_> {
             }
             (Whose::StillEnding, _) => Ok(Tried::NotYet("its old instance is still ending".to_owned())),
             (Whose::Barred { why }, _) => Ok(Tried::NotYet(why)),
-            (Whose::Comes, Some(vm)) => self.wait_running(&vm).await,
+            (Whose::Comes, Some(vm)) => self.wait_running(&vm, None).await,
+            (Whose::Ours, Some(vm))
+                if tries.at.is_some_and(|at| at.elapsed() < PATIENCE) && ended.is_none() =>
+            {
+                self.wait_running(&vm, None).await
+            }
             (Whose::Ours, Some(vm)) => match self.premises.missing(&self.line.entry, &vm.claims).await? {
                 Some(why) => Ok(Tried::NoGround { why, claims: vm.claims }),
-                None => self.start(&vm).await,
+                None => self.start(&vm, ended.as_deref(), tries).await,
             },
             // Whose it is was told of a VM that is there.
             (Whose::Comes | Whose::Ours, None) => Ok(Tried::NotYet("it was not there".to_owned())),
         }
     }
 
-    async fn start(&self, vm: &VmState) -> Result<Tried, ClusterError> {
+    /// `ended` is the uid of an instance that has ended and stays.
+    async fn start(
+        &self,
+        vm: &VmState,
+        ended: Option<&str>,
+        tries: &mut Tries,
+    ) -> Result<Tried, ClusterError> {
         let recorded = self.line.entry.run_strategy.as_deref();
-        match (recorded, vm.now.run_strategy.as_deref()) {
+        tries.asked = true;
+        match (recorded, vm.now.run_strategy.as_deref(), ended) {
+            (_, Some("Once"), Some(_)) if tries.cleared >= MOST_CLEARED => {
+                let times = tries.cleared + 1;
+                return Ok(Tried::NotYet(format!(
+                    "it was started {times} times and failed; its events say why"
+                )));
+            }
+            // It has run once; virt-api starts it no second time, and KubeVirt does when nothing is left of the first.
+            (_, Some("Once"), Some(uid)) => {
+                vms::clear_ended(self.client, self.key(), uid).await?;
+                tries.cleared += 1;
+            }
             // A stop turns Always and Once into Halted, and a start would make Always of both: write back what was there.
-            (Some(strategy @ ("Always" | "Once")), Some("Halted")) if vm.has_run_strategy => {
-                vms::set_run_strategy(self.client, self.key(), "Halted", strategy).await?;
+            (Some(strategy @ ("Always" | "Once")), Some("Halted"), _) if vm.has_run_strategy => {
+                match vms::set_run_strategy(self.client, self.key(), "Halted", strategy).await {
+                    Ok(()) => {}
+                    // Somebody else was quicker, or has removed it: the next look tells.
+                    Err(
+                        error @ (ClusterError::Conflict { .. }
+                        | ClusterError::Rejected { .. }
+                        | ClusterError::Gone { .. }),
+                    ) => return Ok(Tried::NotYet(chain(&error))),
+                    Err(error) => return Err(error),
+                }
             }
             _ => match vms::start(self.client, self.key()).await? {
                 Answer::Accepted => {}
                 Answer::NoSuchVm => return Ok(Tried::NotYet("virt-api does not know it".to_owned())),
                 // Running already, or its stop is still queued: the next look tells.
-                Answer::LookAgain { why } => return Ok(Tried::NotYet(format!("virt-api says: {why}"))),
+                Answer::LookAgain { why } => {
+                    let failure = vm_state::failure(self.client, self.key()).await?;
+                    // It is KubeVirt's to try again, which it does.
+                    tries.at = failure.is_some().then(Instant::now);
+                    return Ok(Tried::NotYet(failure.map_or_else(
+                        || format!("virt-api says: {why}"),
+                        |failure| format!("{STARTED}; KubeVirt says: {failure}"),
+                    )));
+                }
             },
         }
-        self.wait_running(vm).await
+        tries.at = Some(Instant::now());
+        self.wait_running(vm, ended).await
     }
 
     /// Looks at what is missing until it is there, cannot be read, or time is up. What is asked then tells more.
@@ -149,21 +244,40 @@ impl Return<'_> {
                 timeout_at(until, self.watch.until(is_fit)).await.ok();
             }
             match timeout_at(deadline, self.premises.missing(&self.line.entry, claims)).await {
-                Ok(Ok(Some(why))) => *waits_for = why,
+                Ok(Ok(Some(why))) => {
+                    self.waits.say(self.key(), &why);
+                    *waits_for = why;
+                }
                 Ok(Ok(None) | Err(_)) | Err(_) => return,
             }
         }
     }
 
-    async fn wait_running(&self, vm: &VmState) -> Result<Tried, ClusterError> {
+    /// `before` is the uid of an instance that had ended before this start.
+    async fn wait_running(&self, vm: &VmState, before: Option<&str>) -> Result<Tried, ClusterError> {
         let key = self.key();
         let api: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), &key.namespace);
-        let is_old = |vmi: &VirtualMachineInstance| vmi.uid().as_deref() == Some(&self.line.entry.vmi_uid);
+        let is_old = |vmi: &VirtualMachineInstance| {
+            let uid = vmi.uid();
+            uid.as_deref() == Some(&self.line.entry.vmi_uid) || (before.is_some() && uid.as_deref() == before)
+        };
         let settled = |vmi: Option<&VirtualMachineInstance>| {
             let new = vmi.filter(|vmi| !is_old(vmi));
             new.is_some_and(|vmi| phase(vmi) == "Running" || vms::ended(vmi).is_some())
         };
-        match await_condition(api, &key.name, settled).await {
+        // What KubeVirt had to say about that is not taken back.
+        if !self.waits.of(key).is_some_and(|(_, what)| what.starts_with(STARTED)) {
+            self.waits.say(key, STARTED);
+        }
+        let Ok(outcome) = timeout(LOOK_ANYWAY, await_condition(api, &key.name, settled)).await else {
+            // Its user may have taken it over meanwhile, and KubeVirt says on the VM why no instance is made.
+            return Ok(Tried::NotYet(
+                vm_state::failure(self.client, key)
+                    .await?
+                    .map_or_else(|| STARTED.to_owned(), |why| format!("{STARTED}; KubeVirt says: {why}")),
+            ));
+        };
+        match outcome {
             Ok(Some(vmi)) if phase(&vmi) == "Running" => {
                 if vm.now.marked {
                     self.unmark(vm).await?;

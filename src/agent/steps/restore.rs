@@ -3,27 +3,43 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use kube::ResourceExt;
-use kube::api::Api;
-use kube::runtime::wait::await_condition;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Semaphore;
 
 use crate::agent::run::Run;
-use crate::agent::step_error::{Reaction, StepError};
+use crate::agent::step_error::StepError;
 use crate::agent::steps::bring_back::{Fared, Return, VM_DEADLINE};
 use crate::agent::steps::node_watch::NodeWatch;
 use crate::agent::steps::premises::Premises;
+use crate::agent::steps::settle_stop::{Settled, settle_stop};
+use crate::agent::steps::waits::Waits;
 use crate::agent::steps::{ledger, vm_actions};
-use crate::cluster::crd::kubevirt::VirtualMachineInstance;
-use crate::cluster::vms;
 use crate::flow::record::Record;
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::flow::restore;
-use crate::flow::vms::{Fate, LedgerLine};
+use crate::flow::step::Step;
+use crate::flow::vms::{Fate, LedgerLine, VmKey};
 use crate::mutation::{self, Mutation};
 
 /// VMs being started at the same time.
 const AT_ONCE: usize = 8;
+
+/// What became of one VM, or of its last stop.
+enum Done {
+    Settled(Box<LedgerLine>, Settled),
+    Fared(VmKey, Fared),
+}
+
+/// What all starts share.
+struct Together {
+    upgrade_uid: String,
+    premises: Premises,
+    watch: NodeWatch,
+    turns: Semaphore,
+    waits: Waits,
+}
 
 /// Starts the owed VMs, several at once; one that does not come up does not delay the others.
 ///
@@ -34,58 +50,63 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
     if run.journal.progress().ledger().owed().next().is_some() {
         ledger::sync_list(run).await?;
     }
-    let (client, uid) = (run.cluster.client.clone(), run.plan.upgrade_uid.clone());
-    let node = run.plan.node_name.clone();
-    let premises = Premises::new(run.cluster.clone(), node.clone());
-    let watch = NodeWatch::new();
-    let mut following = pin!(watch.follow(client.clone(), &node));
-    let mut waiting = restore::start_order(run.journal.progress().ledger().owed()).into_iter();
-    let mut starting = FuturesUnordered::new();
+    let (client, node) = (run.cluster.client.clone(), run.plan.node_name.clone());
+    let together = Together {
+        upgrade_uid: run.plan.upgrade_uid.clone(),
+        premises: Premises::new(run.cluster.clone(), node.clone()),
+        watch: NodeWatch::new(),
+        turns: Semaphore::new(AT_ONCE),
+        waits: Waits::default(),
+    };
+    let mut following = pin!(together.watch.follow(client.clone(), &node));
+    let mut all: FuturesUnordered<BoxFuture<'_, Done>> = FuturesUnordered::new();
     let (mut failed, mut not_up) = (Vec::new(), Vec::new());
     let begun = run.now();
-    loop {
-        while starting.len() < AT_ONCE {
-            let Some(line) = waiting.next() else { break };
-            // Cancelled while its guest was still going down: first it has to be off.
-            if matches!(line.fate, Fate::Stopping { .. }) {
-                match settle_stop(run, &line).await {
-                    Ok(true) => {}
-                    Ok(false) => continue,
-                    // One that does not go off does not keep the others off.
-                    Err(error) if error.reaction == Reaction::AskOperator => {
-                        failed.push(error.sentence());
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            run.record(Record::RestoreIntent { vm: line.entry.vm.clone() })?;
-            let line = run.journal.progress().ledger().line(&line.entry.vm).cloned().unwrap_or(line);
-            let (client, uid, premises, watch) = (&client, &uid, &premises, &watch);
-            starting.push(async move {
-                let one = Return { client, upgrade_uid: uid, premises, watch, line: &line };
-                let fared = one.bring_back().await;
-                (line.entry.vm.clone(), fared)
-            });
+    for line in restore::start_order(run.journal.progress().ledger().owed()) {
+        // Cancelled while its guest was still going down: first it has to be off.
+        if let Fate::Stopping { since, .. } = line.fate {
+            let time = run.plan.evacuation.guest_shutdown(line.entry.grace_seconds) + Duration::from_mins(1);
+            let (client, asked) = (client.clone(), run.now().duration_since(since));
+            all.push(Box::pin(async move {
+                let settled = settle_stop(&client, &line, asked, time).await;
+                Done::Settled(Box::new(line), settled)
+            }));
+        } else {
+            all.push(start(run, &together, &client, line)?);
         }
-        run.publish_blockers(blockers(run, begun));
-        let (vm, fared) = tokio::select! {
+    }
+    loop {
+        run.publish_blockers(blockers(run, &together.waits, begun));
+        let done = tokio::select! {
             biased;
             // Cancel-safe: what is under way is asked for again after the next start, and found done.
             () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
-            ended = starting.next() => match ended {
-                Some(ended) => ended,
+            done = all.next() => match done {
+                Some(done) => done,
                 None => break,
             },
+            () = together.waits.changed() => continue,
             () = &mut following => continue,
         };
-        match fared {
-            Fared::Running(node) => run.record(Record::VmRestored { vm, node })?,
-            Fared::Struck(reason) => run.record(Record::VmStruck { vm, reason })?,
-            Fared::Failed(reason) if mutation::is_on(Mutation::StrikeWhatDoesNotStart) => {
+        match done {
+            Done::Settled(line, Settled::Off) => {
+                vm_actions::record_as_left(run, &line).await?;
+                run.record(Record::VmStopped { vm: line.entry.vm.clone(), graceful: None })?;
+                let line = run.journal.progress().ledger().line(&line.entry.vm).cloned().unwrap_or(*line);
+                all.push(start(run, &together, &client, line)?);
+            }
+            Done::Settled(line, Settled::RunsOn) => {
+                vm_actions::unmark(run, &line).await?;
+                let reason = "its shutdown was never heard; it runs on".to_owned();
+                run.record(Record::VmStruck { vm: line.entry.vm, reason })?;
+            }
+            Done::Settled(_, Settled::Not(why)) => failed.push(why),
+            Done::Fared(vm, Fared::Running(node)) => run.record(Record::VmRestored { vm, node })?,
+            Done::Fared(vm, Fared::Struck(reason)) => run.record(Record::VmStruck { vm, reason })?,
+            Done::Fared(vm, Fared::Failed(reason)) if mutation::is_on(Mutation::StrikeWhatDoesNotStart) => {
                 run.record(Record::VmStruck { vm, reason })?;
             }
-            Fared::Failed(why) => not_up.push((vm, why)),
+            Done::Fared(vm, Fared::Failed(why)) => not_up.push((vm, why)),
         }
     }
     failed.extend(restore::not_up(&not_up));
@@ -96,45 +117,46 @@ pub async fn start_owed_vms(run: &mut Run) -> Result<(), StepError> {
     }
 }
 
-fn blockers(run: &Run, begun: jiff::Timestamp) -> Vec<Blocker> {
-    let owed = run.journal.progress().ledger().owed();
-    owed.map(|line| Blocker {
-        what: format!("VM {} is being started again", line.entry.vm),
-        since: begun,
-        owner: "nobody has to act yet".to_owned(),
-        deadline: Some(begun + VM_DEADLINE),
-        then: "hold".to_owned(),
-    })
-    .collect()
+/// The intent, and what is done for that VM then.
+fn start<'a>(
+    run: &mut Run,
+    together: &'a Together,
+    client: &'a kube::Client,
+    line: LedgerLine,
+) -> Result<BoxFuture<'a, Done>, StepError> {
+    let vm = line.entry.vm.clone();
+    let asked = matches!(line.fate, Fate::Restoring { .. });
+    if !asked {
+        run.record(Record::RestoreIntent { vm: vm.clone() })?;
+    }
+    let line = run.journal.progress().ledger().line(&vm).cloned().unwrap_or(line);
+    let Together { upgrade_uid, premises, watch, turns, waits } = together;
+    let one = Return { client, upgrade_uid, premises, watch, turns, waits, line, asked };
+    Ok(Box::pin(async move { Done::Fared(vm, Box::pin(one.bring_back()).await) }))
 }
 
-/// A VM that was being stopped when the run was called off: is it off by now? `false` when it never was stopped.
-async fn settle_stop(run: &mut Run, line: &LedgerLine) -> Result<bool, StepError> {
-    let vm = &line.entry.vm;
-    let client = run.cluster.client.clone();
-    let is_old = |vmi: &VirtualMachineInstance| vmi.uid().as_deref() == Some(&line.entry.vmi_uid);
-    if let Some(vmi) = vms::instance(&client, vm).await?.filter(is_old)
-        && !vms::stop_was_heard(&client, &vmi).await?
-    {
-        vm_actions::unmark(run, line).await?;
-        let reason = "its shutdown was never asked for; it runs on".to_owned();
-        run.record(Record::VmStruck { vm: vm.clone(), reason })?;
-        return Ok(false);
-    }
-    let grace = run.plan.evacuation.guest_shutdown(line.entry.grace_seconds) + Duration::from_mins(1);
-    let api: Api<VirtualMachineInstance> = Api::namespaced(client, &vm.namespace);
-    let gone =
-        await_condition(api, &vm.name, |vmi: Option<&VirtualMachineInstance>| !vmi.is_some_and(is_old));
-    match tokio::time::timeout(grace, gone).await {
-        Ok(Ok(_)) => {
-            vm_actions::record_as_left(run, line).await?;
-            run.record(Record::VmStopped { vm: vm.clone(), graceful: None })?;
-            Ok(true)
-        }
-        Ok(Err(error)) => Err(StepError::retry(format!("could not watch VM {vm}: {error}"))),
-        Err(_) => {
-            let what = format!("VM {vm} was told to shut down and does not; look at its guest, then resume");
-            Err(StepError::operator(what))
-        }
-    }
+fn blockers(run: &Run, waits: &Waits, begun: Timestamp) -> Vec<Blocker> {
+    let now = run.now();
+    let one = |line: &LedgerLine| {
+        let vm = &line.entry.vm;
+        let (what, since, time) = match (waits.of(vm), &line.fate) {
+            (Some((since, what)), _) => {
+                let since = now - SignedDuration::try_from(since).unwrap_or_default();
+                (format!("VM {vm} is to be started again: {what}"), since, VM_DEADLINE)
+            }
+            (None, Fate::Stopping { since, .. }) => {
+                let what = format!("VM {vm} is still shutting down, and is started again then");
+                let time = run.plan.evacuation.guest_shutdown(line.entry.grace_seconds);
+                (what, *since, time + Duration::from_mins(1))
+            }
+            (None, _) => (
+                format!("VM {vm} waits for its turn to be started again"),
+                begun,
+                Step::Restore.deadline(&run.plan),
+            ),
+        };
+        let (owner, then) = (NOBODY.to_owned(), "hold".to_owned());
+        Blocker { what, since, owner, deadline: Some(since + time), then }
+    };
+    run.journal.progress().ledger().owed().map(one).collect()
 }

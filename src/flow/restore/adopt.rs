@@ -62,7 +62,7 @@ pub fn adopt(key: &VmKey, listed: &Listed, listed_since: Option<Timestamp>) -> R
     if vm.deleting {
         return Err("it is being deleted");
     }
-    if listed.instance.as_ref().is_some_and(|instance| !instance.ended) {
+    if listed.instance.as_ref().is_some_and(|instance| instance.ended.is_none()) {
         return Err("it has been started again");
     }
     if listed.in_maintenance {
@@ -105,7 +105,10 @@ mod tests {
     #[test]
     fn who_was_shut_down_by_harvesters_helper_is_owed_a_start() {
         let at = |minute: i8| Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_mins(i64::from(minute));
-        let instance = |ended| Some(InstanceNow { uid: "new".into(), ended, deleting: false });
+        let instance = |has_ended: bool| {
+            let ended = has_ended.then_some(true);
+            Some(InstanceNow { uid: "new".into(), ended, deleting: false })
+        };
         let kept = |strategy: &str| Listed { kept_strategy: Some(strategy.into()), ..off("Halted") };
         let table = [
             ("Always, halted by the helper", kept("Always"), Ok(Some("Always"))),

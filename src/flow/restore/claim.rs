@@ -1,7 +1,7 @@
 //! Whose an owed VM is by now: still ours to start, or has its user started, stopped, changed or deleted it meanwhile? Then
 //! it is left alone. A stop by us and one by a user look alike, so ours are marked (reference `kubevirt.md` §7).
 
-use crate::flow::vms::{Fate, LedgerLine};
+use crate::flow::vms::LedgerLine;
 
 /// A VM as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,8 +27,8 @@ pub struct VmNow {
 pub struct InstanceNow {
     /// Its uid.
     pub uid: String,
-    /// Its guest has ended.
-    pub ended: bool,
+    /// None while it lives, else how its guest has ended: `true` by itself, `false` with a failure.
+    pub ended: Option<bool>,
     /// It is being deleted.
     pub deleting: bool,
 }
@@ -54,25 +54,30 @@ pub enum Whose {
     },
 }
 
-/// Whose this owed VM is by now.
+/// Whose this owed VM is by now; `asked` when its start was asked for by us already.
 #[must_use]
-pub fn whose(line: &LedgerLine, vm: Option<&VmNow>, instance: Option<&InstanceNow>) -> Whose {
+pub fn whose(line: &LedgerLine, vm: Option<&VmNow>, instance: Option<&InstanceNow>, asked: bool) -> Whose {
     let Some(vm) = vm else { return taken("it was deleted meanwhile") };
     if vm.uid != line.entry.vm_uid || vm.deleting {
         return taken("it was deleted, or deleted and made anew, meanwhile");
     }
     match instance {
-        Some(old) if old.uid == line.entry.vmi_uid && (old.deleting || !old.ended) => {
+        Some(old) if old.uid == line.entry.vmi_uid && (old.deleting || old.ended.is_none()) => {
             return Whose::StillEnding;
         }
         // KubeVirt keeps what has ended until the next start.
         Some(old) if old.uid == line.entry.vmi_uid => {}
-        Some(new) if new.ended && !asked_for(line) && !runs_by_itself(vm.run_strategy.as_deref()) => {
-            return taken("it was started meanwhile, and has ended again");
+        Some(new) if new.deleting || new.ended.is_none_or(|well| starts_again(vm, well)) => {
+            return Whose::Comes;
         }
-        Some(_) => return Whose::Comes,
-        None => {}
+        Some(_) if !asked => return taken("it was started meanwhile, and has ended again"),
+        Some(new) if new.ended == Some(true) => {
+            return taken("it was started, and its guest has shut down by itself since");
+        }
+        // Started by us and ended before it was seen to run, by a power cut perhaps; KubeVirt leaves it so.
+        Some(_) | None => {}
     }
+    let failed_start = instance.is_some_and(|new| new.uid != line.entry.vmi_uid);
     let left = as_we_left_it(line);
     let present = vm.run_strategy.as_deref();
     if let Some(as_left) = &line.as_left {
@@ -96,7 +101,7 @@ pub fn whose(line: &LedgerLine, vm: Option<&VmNow>, instance: Option<&InstanceNo
             return taken("it was started meanwhile, and stopped again");
         }
     }
-    if present == left {
+    if present == left || (failed_start && present == line.entry.run_strategy.as_deref()) {
         return Whose::Ours;
     }
     match present {
@@ -119,12 +124,17 @@ fn as_we_left_it(line: &LedgerLine) -> Option<&str> {
     }
 }
 
-fn runs_by_itself(strategy: Option<&str>) -> bool {
-    matches!(strategy, Some("Always" | "RerunOnFailure" | "Once"))
+/// Does `KubeVirt` start it again when its guest has ended so? (Reference `kubevirt.md` §3 and §8.)
+fn starts_again(vm: &VmNow, well: bool) -> bool {
+    match vm.run_strategy.as_deref() {
+        Some("Always") => true,
+        Some("RerunOnFailure") => !well,
+        _ => false,
+    }
 }
 
-fn asked_for(line: &LedgerLine) -> bool {
-    matches!(line.fate, Fate::Restoring { .. })
+fn runs_by_itself(strategy: Option<&str>) -> bool {
+    matches!(strategy, Some("Always" | "RerunOnFailure" | "Once"))
 }
 
 fn taken(why: &str) -> Whose {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::flow::progress::tests::vm_entry;
-use crate::flow::vms::{AsLeft, Verdict};
+use crate::flow::vms::{AsLeft, Fate, Verdict};
 use jiff::Timestamp;
 
 /// A VM of this strategy, off and marked by us; `after` is the strategy that our stop has left.
@@ -69,10 +69,10 @@ fn what_its_user_did_meanwhile_is_respected_whatever_the_strategy() {
         for (what, change, expected) in &table {
             let mut vm = as_left(after);
             change(&mut vm);
-            let whose = whose(&line(strategy, after), Some(&vm), None);
+            let whose = whose(&line(strategy, after), Some(&vm), None, false);
             assert!(said(&whose).starts_with(expected), "{strategy}, {what}: {whose:?}");
         }
-        assert_eq!(said(&whose(&line(strategy, after), None, None)), "it was deleted meanwhile");
+        assert_eq!(said(&whose(&line(strategy, after), None, None, false)), "it was deleted meanwhile");
     }
 }
 
@@ -119,16 +119,19 @@ fn stops_and_starts_by_its_user_are_told_from_ours() {
         ),
     ];
     for (what, line, vm, expected) in table {
-        let whose = whose(&line, Some(&vm), None);
+        let whose = whose(&line, Some(&vm), None, false);
         assert!(said(&whose).starts_with(expected), "{what}: {whose:?}");
     }
 }
 
 #[test]
 fn an_instance_tells_who_has_started_it() {
-    let instance = |uid: &str, ended, deleting| Some(InstanceNow { uid: uid.into(), ended, deleting });
-    let mut asked = line("Manual", "Manual");
-    asked.fate = Fate::Restoring { graceful: None, off: Timestamp::UNIX_EPOCH };
+    let fate = |uid: &str, ended, deleting| Some(InstanceNow { uid: uid.into(), ended, deleting });
+    let instance = |uid: &str, has_ended: bool, deleting| fate(uid, has_ended.then_some(false), deleting);
+    let asked = |strategy, after| {
+        let fate = Fate::Restoring { graceful: None, off: Timestamp::UNIX_EPOCH };
+        LedgerLine { fate, ..line(strategy, after) }
+    };
     let table = [
         (
             "the old one, going",
@@ -166,7 +169,38 @@ fn an_instance_tells_who_has_started_it() {
             instance("new", true, false),
             "it was started meanwhile, and has ended again",
         ),
-        ("a new one of ours that has ended", asked, "Manual", instance("new", true, false), "comes"),
+        // KubeVirt leaves those as they are.
+        ("ours, failed", asked("Manual", "Manual"), "Manual", instance("new", true, false), "ours"),
+        ("ours, failed", asked("Once", "Halted"), "Once", instance("new", true, false), "ours"),
+        ("ours, failed, going", asked("Manual", "Manual"), "Manual", instance("new", true, true), "comes"),
+        (
+            "ours, failed, and KubeVirt starts it again",
+            asked("RerunOnFailure", "RerunOnFailure"),
+            "RerunOnFailure",
+            instance("new", true, false),
+            "comes",
+        ),
+        (
+            "ours, shut down from within",
+            asked("RerunOnFailure", "RerunOnFailure"),
+            "RerunOnFailure",
+            fate("new", Some(true), false),
+            "it was started, and its guest has shut down by itself since",
+        ),
+        (
+            "ours, failed, and set to Manual by its user",
+            asked("Once", "Halted"),
+            "Manual",
+            instance("new", true, false),
+            "its run strategy is Manual now",
+        ),
+        (
+            "its user's, run once",
+            line("Once", "Halted"),
+            "Once",
+            instance("new", true, false),
+            "it was started meanwhile, and has ended again",
+        ),
         (
             "one that is started anew by itself",
             line("Always", "Halted"),
@@ -176,7 +210,8 @@ fn an_instance_tells_who_has_started_it() {
         ),
     ];
     for (what, line, strategy, instance, expected) in table {
-        let whose = whose(&line, Some(&as_left(strategy)), instance.as_ref());
+        let asked = matches!(line.fate, Fate::Restoring { .. });
+        let whose = whose(&line, Some(&as_left(strategy)), instance.as_ref(), asked);
         assert!(said(&whose).starts_with(expected), "{what}: {whose:?}");
     }
 }
@@ -196,7 +231,7 @@ fn without_a_look_at_what_was_left_only_the_strategy_tells() {
         let mut line = line(was, "");
         line.as_left = None;
         let vm = VmNow { marked: false, ..as_left(now) };
-        let whose = whose(&line, Some(&vm), None);
+        let whose = whose(&line, Some(&vm), None, false);
         assert_eq!(said(&whose), expected, "{was}, now {now}");
     }
 }
@@ -205,5 +240,5 @@ fn without_a_look_at_what_was_left_only_the_strategy_tells() {
 fn a_halted_vm_that_nobody_remembers_the_strategy_of_is_started_all_the_same() {
     let mut adopted = line("Always", "Halted");
     adopted.entry.run_strategy = None;
-    assert_eq!(whose(&adopted, Some(&as_left("Halted")), None), Whose::Ours);
+    assert_eq!(whose(&adopted, Some(&as_left("Halted")), None, false), Whose::Ours);
 }
