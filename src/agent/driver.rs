@@ -164,10 +164,11 @@ async fn obey(
         }
         Control::Pause => {
             info!(%step, "paused by the operator before this step");
+            let left = let_go::before_pause(run).await?;
             run.publish_step(Some(step), 1);
             run.publish_pause();
             run.publish_blockers(vec![Blocker {
-                what: format!("the run is paused before step {step}"),
+                what: format!("the run is paused before step {step}{left}"),
                 since: run.now(),
                 owner: "an operator: set spec.control to Run or Cancel".to_owned(),
                 deadline: None,
@@ -178,7 +179,13 @@ async fn obey(
                 // Cancel-safe: both arms only wait.
                 () = run.shutdown.cancelled() => Err(StepError::interrupted()),
                 changed = control.changed() => match changed {
-                    Ok(()) => Ok(Obeyed::LookAgain),
+                    // Whoever has not left yet gets all of its time again: nobody was at work for it meanwhile.
+                    Ok(()) => {
+                        if run.journal.progress().ledger().on_node().next().is_some() {
+                            run.record(Record::Resumed)?;
+                        }
+                        Ok(Obeyed::LookAgain)
+                    }
                     Err(_) => Err(StepError::interrupted()),
                 },
             }

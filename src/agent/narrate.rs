@@ -26,7 +26,7 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::ForceOffIntent { vm } => {
             format!("{vm}: did not shut down in time, cutting its power by policy")
         }
-        Record::VmStopped { vm, graceful } => format!("{vm}: {}, owed a start", end_of(*graceful)),
+        Record::VmStopped { vm, graceful } => format!("{vm}: {}", end_of(*graceful)),
         Record::VmLeft { vm, reason } => format!("{vm}: left the node ({reason})"),
         Record::VmAdopted { vm } => {
             format!("{}: off already by Harvester's own hand for this upgrade, owed a start", vm.vm)
@@ -42,13 +42,14 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::PostDrained => "fence, taint and cordon taken away".to_owned(),
         Record::RestoreIntent { vm } => format!("{vm}: starting again"),
         Record::VmRestored { vm, node } => format!("{vm}: runs again on {node}"),
-        Record::VmStruck { vm, reason } => format!("{vm}: not started, {reason}"),
+        Record::VmStruck { vm, reason } => format!("{vm}: no start is owed, {reason}"),
         Record::Held { reason, .. } => format!("HOLD: {reason}"),
-        Record::Resumed => "going on after a hold".to_owned(),
+        Record::Resumed => "going on after a hold or a pause".to_owned(),
         Record::CancelRequested => "called off by the operator: putting everything back".to_owned(),
         Record::Finished { outcome: Outcome::Succeeded } => "done: Succeeded".to_owned(),
         Record::Finished { outcome: Outcome::Cancelled } => {
-            "done: cancelled, everything is as it was".to_owned()
+            "done: cancelled, what was changed is put back; VMs that were moved stay where they are"
+                .to_owned()
         }
         Record::FenceIntent { .. }
         | Record::CordonIntent { .. }
@@ -123,7 +124,7 @@ fn row(line: &LedgerLine, progress: &Progress) -> [String; 4] {
         Fate::Restored { node, graceful, away_seconds } => {
             (end_of(*graceful), format!("{away_seconds} s"), node.clone())
         }
-        Fate::Struck { reason } => ("shut down".to_owned(), "-".to_owned(), format!("not started: {reason}")),
+        Fate::Struck { reason } => ("-".to_owned(), "-".to_owned(), format!("no start owed: {reason}")),
     };
     [line.entry.vm.to_string(), left, away, runs]
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::cluster::crd::kubevirt::{
     VMI_NAME_LABEL, VirtualMachineInstanceMigration, VirtualMachineInstanceMigrationSpec,
 };
-use crate::cluster::names::safe_concat;
+use crate::cluster::names::{digest, safe_concat};
 use crate::cluster::vms::Answer;
 use crate::cluster::{ClusterError, ask, ask_opt};
 use crate::flow::vms::VmKey;
@@ -17,6 +17,8 @@ use crate::flow::vms::VmKey;
 const UID_LABEL: &str = "agent.harvesterhci.io/upgrade-uid";
 /// Label on our migrations: the journal line that asked for it.
 const ATTEMPT_LABEL: &str = "agent.harvesterhci.io/attempt-id";
+/// Label on our migrations: the node whose journal that is. Lines of two journals have the same numbers.
+const FROM_LABEL: &str = "agent.harvesterhci.io/from-node";
 /// The label that names a node.
 const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// A longer name cannot be the value of a label.
@@ -27,8 +29,10 @@ const LONGEST_LABEL: usize = 63;
 pub struct Attempt<'a> {
     /// Who.
     pub vm: &'a VmKey,
-    /// The journal line that asks for it: makes the name unique and finds it again.
+    /// The journal line that asks for it: with the node it makes the name unique and finds it again.
     pub id: u64,
+    /// The node that it is to leave.
+    pub node: &'a str,
     /// The upgrade's name.
     pub upgrade: &'a str,
     /// Its uid.
@@ -42,7 +46,7 @@ pub struct Attempt<'a> {
 /// # Errors
 /// [`ClusterError`] for anything that is no answer about this VM.
 pub async fn create(client: &Client, attempt: Attempt<'_>) -> Result<Answer, ClusterError> {
-    let Attempt { vm, id, upgrade, upgrade_uid, to } = attempt;
+    let Attempt { vm, id, node, upgrade, upgrade_uid, to } = attempt;
     let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(client.clone(), &vm.namespace);
     let selector = to.map(|node| (HOSTNAME_LABEL.to_owned(), node.to_owned()));
     let spec = VirtualMachineInstanceMigrationSpec {
@@ -50,13 +54,14 @@ pub async fn create(client: &Client, attempt: Attempt<'_>) -> Result<Answer, Clu
         added_node_selector: selector.into_iter().collect(),
     };
     let short: String = upgrade_uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-    let name = safe_concat(&["upgrade", &short.to_ascii_lowercase(), &vm.name, &id.to_string()]);
+    let name = safe_concat(&["upgrade", &short.to_ascii_lowercase(), node, &vm.name, &id.to_string()]);
     let mut made = VirtualMachineInstanceMigration::new(&name, spec);
     let labels = made.labels_mut();
     labels.insert("harvesterhci.io/upgrade".to_owned(), upgrade.to_owned());
     labels.insert(VMI_NAME_LABEL.to_owned(), vm.name.clone());
     labels.insert(UID_LABEL.to_owned(), upgrade_uid.to_owned());
     labels.insert(ATTEMPT_LABEL.to_owned(), id.to_string());
+    labels.insert(FROM_LABEL.to_owned(), label_of(node));
     let ask_for = async |made: &VirtualMachineInstanceMigration| {
         ask(format!("live-migrate VM {vm}"), api.create(&PostParams::default(), made)).await
     };
@@ -80,11 +85,21 @@ pub async fn create(client: &Client, attempt: Attempt<'_>) -> Result<Answer, Clu
     }
 }
 
-/// Which of this upgrade's attempts a migration is; none when it is somebody else's.
+/// A node's name where it fits into a label, else its digest.
+fn label_of(node: &str) -> String {
+    if node.len() <= LONGEST_LABEL {
+        node.to_owned()
+    } else {
+        digest(node.as_bytes()).chars().take(16).collect()
+    }
+}
+
+/// Which of the attempts of this upgrade on this node a migration is; none when it is somebody else's.
 #[must_use]
-pub fn attempt_of(migration: &VirtualMachineInstanceMigration, upgrade_uid: &str) -> Option<u64> {
+pub fn attempt_of(migration: &VirtualMachineInstanceMigration, upgrade_uid: &str, node: &str) -> Option<u64> {
     let labels = migration.labels();
-    let ours = labels.get(UID_LABEL).is_some_and(|uid| uid == upgrade_uid);
+    let ours = labels.get(UID_LABEL).is_some_and(|uid| uid == upgrade_uid)
+        && labels.get(FROM_LABEL).is_none_or(|from| *from == label_of(node));
     labels.get(ATTEMPT_LABEL).filter(|_| ours)?.parse().ok()
 }
 
@@ -149,6 +164,13 @@ pub async fn abort(client: &Client, vm: &VmKey, name: &str, uid: &str) -> Result
     }
 }
 
+/// Its target is there, or the guest is on its way already.
+#[must_use]
+pub fn has_target(migration: &VirtualMachineInstanceMigration) -> bool {
+    let phase = migration.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("PreparingTarget" | "TargetReady" | "Running"))
+}
+
 /// Takes the mark of an eviction off an instance, so that `KubeVirt` does not move it away any more.
 ///
 /// # Errors
@@ -164,4 +186,30 @@ pub async fn cancel_evacuation(client: &Client, vm: &VmKey, node: &str) -> Resul
         .body(json!({ "evacuationNodeName": node }).to_string().into_bytes())
         .map_err(|error| ClusterError::of(what.clone(), &kube::Error::HttpError(error)))?;
     ask_opt(what, client.request_text(request)).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journals_of_two_nodes_have_lines_of_the_same_number() {
+        let spec = VirtualMachineInstanceMigrationSpec::default();
+        let mut migration = VirtualMachineInstanceMigration::new("m", spec);
+        let mut label = |key: &str, value: &str| {
+            migration.labels_mut().insert(key.to_owned(), value.to_owned());
+            migration.clone()
+        };
+        label(UID_LABEL, "u");
+        let of_earlier_agents = label(ATTEMPT_LABEL, "12");
+        assert_eq!(attempt_of(&of_earlier_agents, "u", "node1"), Some(12));
+        assert_eq!(attempt_of(&of_earlier_agents, "other", "node1"), None);
+        let of_node1 = label(FROM_LABEL, "node1");
+        assert_eq!(attempt_of(&of_node1, "u", "node1"), Some(12));
+        assert_eq!(attempt_of(&of_node1, "u", "node2"), None);
+        let long = "n".repeat(70);
+        let of_long = label(FROM_LABEL, &label_of(&long));
+        assert_eq!(attempt_of(&of_long, "u", &long), Some(12));
+        assert!(label_of(&long).len() <= LONGEST_LABEL);
+    }
 }

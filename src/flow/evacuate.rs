@@ -1,5 +1,6 @@
 //! The evacuation's choice: ledger and world in, actions and blockers out. Pure; called at every change of the world.
 
+mod give_up;
 mod looks;
 mod migrate;
 mod of_vm;
@@ -78,6 +79,22 @@ pub enum VmAction {
         /// Who.
         vm: VmKey,
     },
+}
+
+impl VmAction {
+    /// Whom it is about.
+    #[must_use]
+    pub fn vm(&self) -> &VmKey {
+        match self {
+            Self::Migrate { vm, .. }
+            | Self::AwaitTarget { vm, .. }
+            | Self::Abort { vm, .. }
+            | Self::Stop { vm }
+            | Self::AskAgain { vm }
+            | Self::ForceOff { vm }
+            | Self::RecordGone { vm } => vm,
+        }
+    }
 }
 
 /// The answer of [`decide`].
@@ -186,19 +203,30 @@ impl Look<'_> {
         };
         let shutdown = self.time_to_go(line);
         match (&line.fate, &line.entry.verdict) {
-            (Fate::Stopping { since, asks, .. }, _) if !vmi.deleting && vmi.ended.is_none() => {
+            (Fate::Stopping { since, asks, .. }, _) if vmi.deleting.is_none() && vmi.ended.is_none() => {
                 self.unheard(decision, vm, *since, *asks);
             }
-            (Fate::Stopping { since, forced, .. }, _) => self.stopping(decision, line, *since, *forced),
+            (Fate::Stopping { since, forced, .. }, _) => {
+                if vmi.ended.is_some() {
+                    self.clearing_up(decision, line, *since, vmi.deleting.is_some());
+                } else {
+                    self.stopping(decision, line, *since, *forced);
+                }
+            }
             // Its guest has ended, whoever ended it; the object goes when its pod does.
             (Fate::Here | Fate::Migrating { .. }, _) if vmi.ended.is_some() => {
                 let deadline = self.begun + shutdown;
                 // KubeVirt keeps what ended of a VM that it does not start again by itself: nothing runs there any more.
-                if self.now >= deadline && !vmi.deleting {
+                if self.now >= deadline && vmi.deleting.is_none() {
                     decision.actions.push(VmAction::RecordGone { vm: vm.clone() });
                 } else {
                     self.leaving(decision, vm, deadline);
                 }
+            }
+            // Its user has told it to stop, or Harvester has: that is not for us to repeat, nor to undo afterwards.
+            (Fate::Here | Fate::Migrating { .. }, _) if vmi.deleting.is_some() => {
+                let since = vmi.deleting.unwrap_or(self.begun).max(self.begun);
+                self.leaving(decision, vm, since + shutdown);
             }
             (Fate::Here, Verdict::Leaving) => self.leaving(decision, vm, self.begun + shutdown),
             (Fate::Here, Verdict::Hold { why }) => decision.holds.push(Blocker {
@@ -209,21 +237,23 @@ impl Look<'_> {
                 then: "hold".to_owned(),
             }),
             // Until the migrations were listed, nobody knows of one that is under way.
-            (Fate::Here | Fate::Migrating { .. }, _) if !self.seen.listed => {
-                decision.by(self.now + ASK_AGAIN);
-            }
+            (Fate::Here | Fate::Migrating { .. }, _) if !self.seen.listed => self.unlisted(decision, vm),
             (Fate::Here, Verdict::ShutDown { .. }) => {
-                if let Some(other) = of_vm.unfinished(None) {
+                // One that has no target yet may never get one; what is copied already is let through.
+                if let Some(other) = of_vm.unfinished(None).filter(|other| other.running) {
                     self.follow(decision, of_vm, other, None);
                 } else if order::first(self.ledger, line, &[]).is_none() {
                     decision.actions.push(VmAction::Stop { vm: vm.clone() });
                 }
             }
             (Fate::Here, Verdict::Migrate) => {
-                let whole = of_vm.awaited().map(|awaited| awaited.since + self.policy.migration());
+                let awaited = of_vm.awaited().map(|awaited| awaited.since + self.policy.migration());
+                // Evacuations by others may follow one another without an end.
+                let others = of_vm.trail.and_then(|trail| trail.since).unwrap_or(self.begun);
+                let whole = awaited.or(Some(others + self.policy.migration() * 2));
                 match of_vm.unfinished(None) {
                     Some(other) => self.follow(decision, of_vm, other, whole),
-                    None => self.start(decision, of_vm, (1, None), whole, in_flight),
+                    None => self.start(decision, of_vm, (1, None), awaited, in_flight),
                 }
             }
             (Fate::Migrating { attempt, id, since, asked, to }, _) => {

@@ -114,6 +114,9 @@ pub enum Record {
         vm: VmKey,
         /// The migration's name.
         migration: String,
+        /// Its uid; none in journals of earlier agents.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<String>,
         /// This upgrade asked for it; else somebody else did.
         ours: bool,
         /// Why it is given up.

@@ -32,6 +32,8 @@ pub struct Awaited {
 pub struct Abort {
     /// Its name.
     pub migration: String,
+    /// Its uid; none in journals of earlier agents.
+    pub uid: Option<String>,
     /// This upgrade had asked for it.
     pub ours: bool,
     /// Why it was given up.
@@ -40,6 +42,17 @@ pub struct Abort {
     pub since: Timestamp,
     /// When it was last asked for.
     pub asked: Timestamp,
+}
+
+impl Abort {
+    /// Is it about this migration? A name may come again.
+    #[must_use]
+    pub fn is_of(&self, name: &str, uid: &str) -> bool {
+        match &self.uid {
+            Some(own) => own == uid,
+            None => self.migration == name,
+        }
+    }
 }
 
 /// Who cut a guest's power.

@@ -17,7 +17,11 @@ pub struct VmLedger {
 impl VmLedger {
     /// Adds a VM. One that came back (a new instance after it had left) starts a new line.
     pub(crate) fn enter(&mut self, entry: VmEntry) {
-        self.trails.remove(&entry.vm);
+        // What is to be put right for it at the end stays to be done.
+        let before = self.trails.remove(&entry.vm);
+        if before.is_some_and(|trail| trail.foreign_abort) {
+            self.trail_mut(&entry.vm).foreign_abort = true;
+        }
         self.put(LedgerLine::new(entry, Fate::Here));
     }
 

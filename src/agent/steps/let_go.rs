@@ -41,8 +41,9 @@ pub async fn abort_migrations(run: &mut Run, why: &str) -> Result<Vec<String>, S
             }
             if migration.metadata.deletion_timestamp.is_none() {
                 let uid = migration.uid().unwrap_or_default();
+                let own = Some(uid.clone());
                 let (migration, why) = (name.clone(), why.to_owned());
-                run.record(Record::AbortIntent { vm: vm.clone(), migration, ours: true, why })?;
+                run.record(Record::AbortIntent { vm: vm.clone(), migration, uid: own, ours: true, why })?;
                 migrations::abort(&run.cluster.client, &vm, &name, &uid).await?;
             }
             left.push(format!("{name} of VM {vm}"));
@@ -102,6 +103,32 @@ pub async fn before_hold(run: &mut Run, error: StepError) -> StepError {
         Err(_) => "its migrations may go on, the API did not answer".to_owned(),
     };
     StepError::operator(format!("{}. Besides, {left}", error.sentence()))
+}
+
+/// Before a pause: the same, and in words what goes on all the same.
+///
+/// # Errors
+/// Interrupted, or the journal cannot be written.
+pub async fn before_pause(run: &mut Run) -> Result<String, StepError> {
+    let aborted = tokio::time::timeout(PATIENCE * 2, abort_migrations(run, "the run is paused")).await;
+    let mut left = match aborted {
+        Ok(Ok(left)) if left.is_empty() => String::new(),
+        Ok(Ok(left)) => format!("; these migrations were aborted and do not end: {}", left.join(", ")),
+        Ok(Err(failed)) if matches!(failed.reaction, Reaction::Fatal | Reaction::Interrupted) => {
+            return Err(failed);
+        }
+        Ok(Err(failed)) => {
+            format!("; its migrations may go on, they could not be aborted ({})", failed.sentence())
+        }
+        Err(_) => "; its migrations may go on, the API did not answer".to_owned(),
+    };
+    let ledger = run.journal.progress().ledger();
+    let going = ledger.on_node().filter(|line| matches!(line.fate, Fate::Stopping { .. }));
+    let going: Vec<String> = going.map(|line| line.entry.vm.to_string()).collect();
+    if !going.is_empty() {
+        left = format!("{left}; told to shut down already: {}", going.join(", "));
+    }
+    Ok(left)
 }
 
 fn migrates(fate: &Fate) -> bool {

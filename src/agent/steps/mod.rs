@@ -13,6 +13,7 @@ pub mod pre_drain;
 mod pre_drain_world;
 pub mod preflight;
 mod premises;
+mod reconsider;
 pub mod restart;
 pub mod restore;
 mod settle_stop;

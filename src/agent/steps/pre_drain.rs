@@ -10,11 +10,12 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 
 use crate::agent::run::Run;
-use crate::agent::step_error::StepError;
+use crate::agent::step_error::{Reaction, StepError};
 use crate::agent::steps::ledger;
 use crate::agent::steps::migration_watch::MigrationWatch;
 use crate::agent::steps::pre_drain_world::World;
-use crate::agent::steps::{targets, vm_actions};
+use crate::agent::steps::vm_actions::Said;
+use crate::agent::steps::{reconsider, targets, vm_actions};
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::vms;
 use crate::cluster::watch_pace::WatchPace;
@@ -30,6 +31,8 @@ use crate::mutation::{self, Mutation};
 /// A watch that is silent, because the API is away or a line was lost, is checked against a fresh list this often.
 const RESYNC: Duration = Duration::from_mins(1);
 
+/// What the watch has shown so lately is new enough to stop a VM by.
+const FRESH: Duration = Duration::from_secs(5);
 /// How long the first list of the watch may take.
 const FIRST_LIST: Duration = Duration::from_secs(30);
 
@@ -50,7 +53,7 @@ type Watch<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Se
 /// Retries while the API is away; needs an operator for VMs that the plan or a deadline holds.
 pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let begun = run.now();
-    let mut world = World::new(run.plan.upgrade_uid.clone());
+    let mut world = World::new(run.plan.upgrade_uid.clone(), run.plan.node_name.clone(), run.now());
     let mut empty_since: Option<Timestamp> = None;
     ledger::write_first(run).await?;
     let client = run.cluster.client.clone();
@@ -60,7 +63,7 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
     let on_node = watcher::Config::default().labels(&selector);
     let pace = WatchPace::of(&run.plan.node_name);
     let mut instances: Watch<_> = Box::pin(watcher(instances, on_node).backoff(pace));
-    first_list(&mut instances, &mut world).await?;
+    first_list(run, &mut instances, &mut world).await?;
     resend_stops(run, &world).await?;
     let mut listed = run.journal.progress().ledger().stopped_names();
     let mut look_soon = FIRST_LOOK;
@@ -70,7 +73,7 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
             ledger::enter(run, &world.instances, false, false).await?;
             let names = run.journal.progress().ledger().on_node().map(|line| line.entry.vm.name.as_str());
             if migrations.cover(names) {
-                world.seen.listed = false;
+                world.unlist(run.now());
             }
             let names = run.journal.progress().ledger().stopped_names();
             if names != listed {
@@ -99,15 +102,24 @@ pub async fn evacuate_vms(run: &mut Run) -> Result<(), StepError> {
             biased;
             // Cancel-safe: watch streams keep their place, the others only wait.
             () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
-            event = instances.next() => world.instance_event(event)?,
+            event = instances.next() => world.instance_event(event, run.now())?,
             event = migrations.next() => world.migration_event(event, run.now()),
-            () = tokio::time::sleep(wait) => decided = None,
+            () = tokio::time::sleep(wait) => {
+                if run.now() >= world.heard + RESYNC
+                    && let Err(error) = look_at_instances(run, &mut world).await
+                {
+                    let error = error.sentence();
+                    tracing::warn!(error, "the VMs of the node cannot be listed now; looking again");
+                }
+                decided = None;
+            }
         }
     }
 }
 
 /// The watch stands before anybody is told to go: a guest that is off at once is still seen to end, and how.
 async fn first_list(
+    run: &Run,
     instances: &mut Watch<VirtualMachineInstance>,
     world: &mut World,
 ) -> Result<(), StepError> {
@@ -118,7 +130,7 @@ async fn first_list(
             if let Some(Err(error)) = &event {
                 return Err(StepError::retry(format!("could not watch the VMs of the node: {error}")));
             }
-            world.instance_event(event)?;
+            world.instance_event(event, run.now())?;
             if whole {
                 return Ok(());
             }
@@ -185,6 +197,16 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
         evacuate::decide(ledger, &world.seen, &policy, begun, now)
     };
     let mut decision = decide(run, world, now);
+    // What a watch showed a while ago is no ground for a stop.
+    let stops = decision.actions.iter().any(|action| matches!(action, VmAction::Stop { .. }));
+    if stops && now >= world.heard + FRESH {
+        look_at_instances(run, world).await?;
+        decision = decide(run, world, run.now());
+    }
+    let doubtful = reconsider::doubtful_stops(run, world, &decision.actions, now);
+    if reconsider::reconsider(run, world, &doubtful).await? {
+        decision = decide(run, world, run.now());
+    }
     if !decision.look_for.is_empty() {
         targets::look(run, world, &decision.look_for).await;
         decision = decide(run, world, run.now());
@@ -192,6 +214,7 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
     let mut look_again = decision.look_again;
     let acted = !decision.actions.is_empty();
     let idle = !acted && decision.blockers.is_empty() && look_again.is_none();
+    let mut failed: Option<StepError> = None;
     for action in decision.actions {
         let ends = match &action {
             VmAction::RecordGone { vm } => {
@@ -214,7 +237,20 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
             | VmAction::Stop { .. }
             | VmAction::ForceOff { .. } => None,
         };
-        vm_actions::perform(run, action, ends).await?;
+        let vm = action.vm().clone();
+        match vm_actions::perform(run, action, ends).await {
+            Ok(Said::Refused(why)) => {
+                world.changes +=
+                    u64::from(world.seen.refused.insert(vm, why.clone()).is_none_or(|old| old != why));
+            }
+            Ok(Said::Nothing) => world.changes += u64::from(world.seen.refused.remove(&vm).is_some()),
+            // One VM whose requests fail does not keep the others from theirs.
+            Err(error) if error.reaction == Reaction::Retry => failed = failed.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     if acted {
         // What was asked for may have been refused, and no watch would say so.
@@ -223,6 +259,14 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
     }
     // The others are not held up by a VM that holds: only when nothing else moves does the step give up.
     if idle && !decision.holds.is_empty() {
+        let reconsider::MayPass { starting, again } = reconsider::may_pass(run, world, now);
+        world.reconsidered.extend(again.iter().cloned());
+        let passed = reconsider::reconsider(run, world, &again).await?;
+        if passed || starting {
+            run.publish_blockers(decision.holds);
+            let look_again = Some(now + if passed { Duration::ZERO } else { ASK_AGAIN });
+            return Ok(Decided { seen, line, acted: passed, look_again });
+        }
         let chains = decision.holds.iter().map(|hold| hold.chain(run.now())).collect::<Vec<_>>();
         return Err(StepError::operator(chains.join(". ")));
     }
@@ -230,6 +274,13 @@ async fn act(run: &mut Run, world: &mut World, begun: Timestamp) -> Result<Decid
     blockers.extend(decision.holds);
     run.publish_blockers(blockers);
     Ok(Decided { seen, line, acted, look_again })
+}
+
+/// A fresh list in the place of the watch's memory.
+async fn look_at_instances(run: &Run, world: &mut World) -> Result<(), StepError> {
+    world.replace(vms::instances_on(&run.cluster.client, &run.plan.node_name).await?);
+    world.heard = run.now();
+    Ok(())
 }
 
 /// A fresh look, not the watch's memory: instances, launcher pods, and the machine's own processes. A pod without an instance

@@ -17,9 +17,13 @@ use crate::flow::vms::VmKey;
 pub(super) struct World {
     pub(super) instances: BTreeMap<VmKey, VirtualMachineInstance>,
     pub(super) seen: Seen,
+    /// When the instances were last heard of, by the watch or a list.
+    pub(super) heard: Timestamp,
     /// How each instance ended that was seen to end.
     pub(super) ends: BTreeMap<VmKey, bool>,
     incoming: BTreeMap<VmKey, VirtualMachineInstance>,
+    /// Those whose hold was looked at once more.
+    pub(super) reconsidered: BTreeSet<VmKey>,
     /// When it was last asked whether a stop was heard.
     pub(super) asked: BTreeMap<VmKey, Timestamp>,
     /// Counts the changes of what is `seen`; an event that only repeats what is known is none.
@@ -28,20 +32,24 @@ pub(super) struct World {
     listed: BTreeSet<(VmKey, String)>,
     listed_news: bool,
     upgrade_uid: String,
+    node: String,
 }
 
 impl World {
-    pub(super) fn new(upgrade_uid: String) -> Self {
+    pub(super) fn new(upgrade_uid: String, node: String, now: Timestamp) -> Self {
         Self {
             instances: BTreeMap::new(),
-            seen: Seen::default(),
+            seen: Seen { unlisted_since: Some(now), ..Seen::default() },
+            heard: now,
             ends: BTreeMap::new(),
             incoming: BTreeMap::new(),
+            reconsidered: BTreeSet::new(),
             asked: BTreeMap::new(),
             changes: 0,
             listed: BTreeSet::new(),
             listed_news: false,
             upgrade_uid,
+            node,
         }
     }
 
@@ -51,7 +59,7 @@ impl World {
         if let Some(clean) = ended {
             self.ends.insert(key.clone(), clean);
         }
-        let deleting = vmi.metadata.deletion_timestamp.is_some();
+        let deleting = vmi.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         let uid = vmi.uid().unwrap_or_default();
         let now = SeenVmi { uid, deleting, ended };
         if self.seen.vmis.get(&key) != Some(&now) {
@@ -63,18 +71,29 @@ impl World {
 
     /// A fresh list takes the place of all that was seen of instances.
     pub(super) fn replace(&mut self, listed: impl IntoIterator<Item = VirtualMachineInstance>) {
-        self.changes += 1;
+        let before = std::mem::take(&mut self.seen.vmis);
+        let changes = self.changes;
         self.instances.clear();
-        self.seen.vmis.clear();
         for vmi in listed {
             self.put(vmi);
         }
+        self.changes = changes + u64::from(self.seen.vmis != before);
+    }
+
+    /// The migrations of somebody new have to be listed first.
+    pub(super) fn unlist(&mut self, now: Timestamp) {
+        self.seen.listed = false;
+        self.seen.unlisted_since.get_or_insert(now);
     }
 
     pub(super) fn instance_event(
         &mut self,
         event: Option<Result<Event<VirtualMachineInstance>, watcher::Error>>,
+        now: Timestamp,
     ) -> Result<(), StepError> {
+        if matches!(event, Some(Ok(_))) {
+            self.heard = now;
+        }
         match event {
             Some(Ok(Event::Apply(vmi))) => self.put(vmi),
             Some(Ok(Event::Delete(vmi))) => {
@@ -116,6 +135,7 @@ impl World {
                 let vanished =
                     self.delete_migrations(|vm, name| !listed.contains(&(vm.clone(), name.to_owned())));
                 let is_first = !std::mem::replace(&mut self.seen.listed, true);
+                self.seen.unlisted_since = None;
                 let news = std::mem::take(&mut self.listed_news);
                 self.changes += u64::from(vanished || news || is_first);
             }
@@ -149,7 +169,7 @@ impl World {
     /// Is there anything new in it?
     fn put_migration(&mut self, migration: &VirtualMachineInstanceMigration, now: Timestamp) -> bool {
         let name = migration.name_any();
-        let id = migrations::attempt_of(migration, &self.upgrade_uid);
+        let id = migrations::attempt_of(migration, &self.upgrade_uid, &self.node);
         let status = migration.status.as_ref();
         let progress = status.and_then(|status| status.migration_state.as_ref());
         let failure = || progress.and_then(|progress| progress.failure_reason.clone());
@@ -173,6 +193,7 @@ impl World {
             state,
             since: before.map_or(now, |before| before.since),
             preparing: is_preparing.then(|| before.and_then(|before| before.preparing).unwrap_or(now)),
+            running: phase == Some("Running"),
             deleting: migration.metadata.deletion_timestamp.is_some(),
             target: target.or_else(asked_for).or_else(|| before?.target.clone()),
             name,
@@ -224,7 +245,7 @@ mod tests {
 
     #[test]
     fn only_an_event_that_changes_what_a_decision_looks_at_is_news() {
-        let mut world = World::new("uid".to_owned());
+        let mut world = World::new("uid".to_owned(), "node1".to_owned(), Timestamp::UNIX_EPOCH);
         let table = [
             (json!({}), true),
             (json!({}), false),
@@ -235,7 +256,8 @@ mod tests {
         ];
         for (change, expected) in table {
             let event = Some(Ok(Event::Apply(vmi(&change))));
-            let news = is_news(&mut world, |world| world.instance_event(event).unwrap());
+            let news =
+                is_news(&mut world, |world| world.instance_event(event, Timestamp::UNIX_EPOCH).unwrap());
             assert_eq!(news, expected, "{change}");
         }
         for (phase, expected) in [
@@ -257,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_list_is_news_at_its_end_and_only_if_it_tells_any() {
-        let mut world = World::new("uid".to_owned());
+        let mut world = World::new("uid".to_owned(), "node1".to_owned(), Timestamp::UNIX_EPOCH);
         for expected in [1, 1] {
             world.migration_event(Some(Ok(Event::Init)), NOW);
             world.migration_event(Some(Ok(Event::InitApply(migration("Running")))), NOW);
@@ -278,7 +300,7 @@ mod tests {
             matches!(all[0].state, MigrationState::Failed { .. })
         };
         for by_list in [false, true] {
-            let mut world = World::new("uid".to_owned());
+            let mut world = World::new("uid".to_owned(), "node1".to_owned(), Timestamp::UNIX_EPOCH);
             world.migration_event(Some(Ok(Event::Apply(migration("Running")))), NOW);
             world.migration_event(Some(Ok(Event::Apply(other()))), NOW);
             let before = world.changes;

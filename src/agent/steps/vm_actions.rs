@@ -10,17 +10,46 @@ use crate::flow::record::Record;
 use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey};
 use crate::mutation::{self, Mutation};
 
+/// What `KubeVirt` said to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing against it.
+    Nothing,
+    /// That it cannot be now, and why.
+    Refused(String),
+}
+
+impl From<Answer> for Said {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Accepted | Answer::NoSuchVm => Self::Nothing,
+            Answer::LookAgain { why } => Self::Refused(why),
+        }
+    }
+}
+
 /// Performs one action.
 ///
 /// # Errors
 /// Retries while the API is away; needs an operator when it refuses.
-pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) -> Result<(), StepError> {
+pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) -> Result<Said, StepError> {
     match action {
         VmAction::Migrate { vm, attempt, to } => migrate(run, vm, attempt, to).await,
-        VmAction::AwaitTarget { vm, why } => Ok(run.record(Record::TargetAwaited { vm, why })?),
+        VmAction::AwaitTarget { vm, why } => {
+            run.record(Record::TargetAwaited { vm, why })?;
+            Ok(Said::Nothing)
+        }
         VmAction::Abort { vm, migration, uid, ours, why } => {
-            run.record(Record::AbortIntent { vm: vm.clone(), migration: migration.clone(), ours, why })?;
-            Ok(migrations::abort(&run.cluster.client, &vm, &migration, &uid).await?)
+            let record = Record::AbortIntent {
+                vm: vm.clone(),
+                migration: migration.clone(),
+                uid: Some(uid.clone()),
+                ours,
+                why,
+            };
+            run.record(record)?;
+            migrations::abort(&run.cluster.client, &vm, &migration, &uid).await?;
+            Ok(Said::Nothing)
         }
         VmAction::Stop { vm } => stop(run, &vm).await,
         VmAction::AskAgain { vm } => ask_stop_again(run, &vm).await,
@@ -28,38 +57,39 @@ pub async fn perform(run: &mut Run, action: VmAction, last_end: Option<bool>) ->
             run.record(Record::ForceOffIntent { vm: vm.clone() })?;
             request_stop(run, &vm, Some(0)).await
         }
-        VmAction::RecordGone { vm } => record_gone(run, vm, last_end).await,
+        VmAction::RecordGone { vm } => record_gone(run, vm, last_end).await.map(|()| Said::Nothing),
     }
 }
 
-async fn migrate(run: &mut Run, vm: VmKey, attempt: u32, to: Option<String>) -> Result<(), StepError> {
+async fn migrate(run: &mut Run, vm: VmKey, attempt: u32, to: Option<String>) -> Result<Said, StepError> {
     run.record(Record::MigrationIntent { vm: vm.clone(), attempt, to: to.clone() })?;
     let id = run.journal.progress().seq();
     let (upgrade, upgrade_uid) = (&run.plan.upgrade_name, &run.plan.upgrade_uid);
-    let attempt = Attempt { vm: &vm, id, upgrade, upgrade_uid, to: to.as_deref() };
-    match migrations::create(&run.cluster.client, attempt).await? {
-        Answer::Accepted | Answer::NoSuchVm => {}
-        Answer::LookAgain { why } => tracing::info!(%vm, why, "no migration of the VM now; looking again"),
-    }
-    Ok(())
+    let attempt = Attempt { vm: &vm, id, node: &run.plan.node_name, upgrade, upgrade_uid, to: to.as_deref() };
+    Ok(migrations::create(&run.cluster.client, attempt).await?.into())
 }
 
 /// One that could move is stopped only when nothing moves it: the watch may not have shown yet what has just begun.
-async fn stop(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
+async fn stop(run: &mut Run, vm: &VmKey) -> Result<Said, StepError> {
     let line = run.journal.progress().ledger().line(vm);
     let could_move = line.is_some_and(|line| line.entry.verdict == Verdict::Migrate);
     if could_move {
         let unfinished = migrations::unfinished_of_vm(&run.cluster.client, vm).await?;
-        if let Some(one) = unfinished.first().and_then(|one| one.metadata.name.as_deref()) {
+        // KubeVirt's own evacuations come again and again; one that has no target yet is no move.
+        let (uid, node) = (&run.plan.upgrade_uid, &run.plan.node_name);
+        let moves =
+            |one: &&_| migrations::has_target(one) || migrations::attempt_of(one, uid, node).is_some();
+        let moving = unfinished.iter().find(moves);
+        if let Some(one) = moving.and_then(|one| one.metadata.name.as_deref()) {
             tracing::info!(%vm, migration = one, "not stopped: a migration of it is under way");
-            return Ok(());
+            return Ok(Said::Nothing);
         }
     }
     ask_stop(run, vm).await
 }
 
 /// Intent, mark, request: the guest's time begins with the intent, and no stop of ours is ever without its mark.
-async fn ask_stop(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
+async fn ask_stop(run: &mut Run, vm: &VmKey) -> Result<Said, StepError> {
     run.record(Record::StopIntent { vm: vm.clone() })?;
     let line = run.journal.progress().ledger().line(vm);
     let owed = line.filter(|line| !line.entry.left_off);
@@ -67,11 +97,8 @@ async fn ask_stop(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
     if let Some(uid) = uid {
         match vm_mark::put(&run.cluster.client, vm, &uid, &run.plan.upgrade_uid).await? {
             Answer::Accepted => {}
-            Answer::NoSuchVm => return Ok(()),
-            Answer::LookAgain { why } => {
-                tracing::info!(%vm, why, "the VM cannot be marked now, and is not stopped; looking again");
-                return Ok(());
-            }
+            // Unmarked it is not stopped.
+            not_now @ (Answer::NoSuchVm | Answer::LookAgain { .. }) => return Ok(not_now.into()),
         }
     }
     request_stop(run, vm, None).await
@@ -107,11 +134,18 @@ pub async fn record_as_left(run: &mut Run, line: &LedgerLine) -> Result<(), Step
 ///
 /// # Errors
 /// As [`perform`].
-pub async fn ask_stop_again(run: &mut Run, vm: &VmKey) -> Result<(), StepError> {
-    let Some(vmi) = vms::instance(&run.cluster.client, vm).await? else { return Ok(()) };
+pub async fn ask_stop_again(run: &mut Run, vm: &VmKey) -> Result<Said, StepError> {
+    let Some(vmi) = vms::instance(&run.cluster.client, vm).await? else { return Ok(Said::Nothing) };
+    let line = run.journal.progress().ledger().line(vm);
+    let uid = line.map(|line| line.entry.vmi_uid.clone());
+    let node = vmi.status.as_ref().and_then(|status| status.node_name.as_ref());
+    // Made anew, or moved away: the watch will show it, and it is none of those that are to go.
+    if vmi.metadata.uid != uid || node != Some(&run.plan.node_name) {
+        return Ok(Said::Nothing);
+    }
     let heard = vms::stop_was_heard(&run.cluster.client, &vmi).await?;
     if heard && !mutation::is_on(Mutation::RepeatTheStop) {
-        return Ok(());
+        return Ok(Said::Nothing);
     }
     ask_stop(run, vm).await
 }
@@ -120,14 +154,8 @@ pub async fn ask_stop_again(run: &mut Run, vm: &VmKey) -> Result<(), StepError> 
 ///
 /// # Errors
 /// As [`perform`].
-pub async fn request_stop(run: &mut Run, vm: &VmKey, grace_seconds: Option<u32>) -> Result<(), StepError> {
-    match vms::stop(&run.cluster.client, vm, grace_seconds).await? {
-        Answer::Accepted | Answer::NoSuchVm => {}
-        Answer::LookAgain { why } => {
-            tracing::info!(%vm, why, "virt-api would not stop the VM; looking again");
-        }
-    }
-    Ok(())
+pub async fn request_stop(run: &mut Run, vm: &VmKey, grace_seconds: Option<u32>) -> Result<Said, StepError> {
+    Ok(vms::stop(&run.cluster.client, vm, grace_seconds).await?.into())
 }
 
 /// The VM is not on the node any more: where did it go?
@@ -164,6 +192,12 @@ async fn record_gone(run: &mut Run, vm: VmKey, last_end: Option<bool>) -> Result
         Fate::Here | Fate::Migrating { .. } => match (same, node) {
             (true, Some(to)) => Record::VmMigrated { vm, to },
             (true, None) => return Ok(()),
+            // Our own migration has cost it its guest: that is as if we had shut it down.
+            (false, _) if last_end == Some(false) && matches!(line.fate, Fate::Migrating { .. }) => {
+                run.record(Record::StopIntent { vm: vm.clone() })?;
+                record_as_left(run, &line).await?;
+                Record::VmStopped { vm, graceful: Some(false) }
+            }
             (false, _) => {
                 let reason = "its guest ended, or it was stopped, by somebody else".to_owned();
                 Record::VmLeft { vm, reason }

@@ -45,9 +45,8 @@ fn run_with(entry: &VmEntry, more: Vec<Record>) -> crate::flow::progress::Progre
 /// The first thing that evacuation does about it.
 fn action(entry: &VmEntry, elsewhere: &Elsewhere) -> &'static str {
     let progress = run_with(entry, vec![]);
-    let vmi =
-        SeenVmi { uid: entry.vmi_uid.clone(), deleting: entry.verdict == Verdict::Leaving, ended: None };
-    let now = Timestamp::UNIX_EPOCH;
+    let (now, is_going) = (Timestamp::UNIX_EPOCH, entry.verdict == Verdict::Leaving);
+    let vmi = SeenVmi { uid: entry.vmi_uid.clone(), deleting: is_going.then_some(now), ended: None };
     let target = match elsewhere {
         Elsewhere::Open => Target::Open { other: None },
         Elsewhere::Closed { why } | Elsewhere::Never { why } => Target::None { why: why.clone(), cure: None },

@@ -86,7 +86,7 @@ fn a_guests_time_is_told_and_who_ends_it() {
         ledger
     };
     let mut seen = seen(None, &[]);
-    seen.vmis.get_mut(&vm()).unwrap().deleting = true;
+    seen.vmis.get_mut(&vm()).unwrap().deleting = Some(at(10));
     let hold = Evacuation::default();
     let force = Evacuation { on_shutdown_timeout: ShutdownTimeout::ForceOff, ..hold.clone() };
     for (grace, policy, after, expected) in [
@@ -177,4 +177,72 @@ fn going_on_after_a_hold_gives_every_vm_all_of_its_time() {
     let decision =
         decide(&ledger(Verdict::Migrate, records), &seen, &Evacuation::default(), at(now), at(now));
     assert_eq!(said(&decision, now), ["migrate 1 -"]);
+}
+
+#[test]
+fn whom_somebody_else_stops_is_neither_stopped_again_nor_given_up() {
+    let shut = Verdict::ShutDown { why: "it holds a device".into() };
+    let policy =
+        Evacuation { on_migration_failure: MigrationFailure::ShutdownAndRestore, ..Evacuation::default() };
+    let failed_thrice = ledger(Verdict::Migrate, vec![asked(1), asked(2), asked(3)]);
+    for ledger in [ledger(shut, vec![]), ledger(Verdict::Migrate, vec![]), failed_thrice] {
+        let mut seen = look(open(), 1900, vec![migration("upgrade-3", Some(id(3)), failed())]);
+        seen.vmis.get_mut(&vm()).unwrap().deleting = Some(at(1890));
+        let decision = decide(&ledger, &seen, &policy, at(8), at(1900));
+        assert!(decision.actions.is_empty() && decision.holds.is_empty(), "{decision:?}");
+        assert!(decision.blockers[0].what.contains("is being stopped by somebody else"), "{decision:?}");
+        let late = decide(&ledger, &seen, &policy, at(8), at(3000));
+        assert!(late.holds[0].what.contains("does not go"), "{late:?}");
+    }
+}
+
+#[test]
+fn what_kubevirt_keeps_of_a_guest_that_lost_its_power_is_off() {
+    let shut = Verdict::ShutDown { why: "it holds a device".into() };
+    let ledger = ledger(shut, vec![Record::StopIntent { vm: vm() }]);
+    let seen = seen(Some(false), &[]);
+    let early = decide(&ledger, &seen, &Evacuation::default(), at(8), at(20));
+    assert!(early.actions.is_empty() && early.blockers[0].what.contains("is off"), "{early:?}");
+    let late = decide(&ledger, &seen, &Evacuation::default(), at(8), at(60));
+    assert_eq!(late.actions, [VmAction::RecordGone { vm: vm() }]);
+}
+
+#[test]
+fn the_last_no_of_kubevirt_is_said_whatever_is_waited_for() {
+    let why = "a snapshot is being made";
+    let shut = Verdict::ShutDown { why: "it holds a device".into() };
+    for (ledger, after, holds) in [
+        (ledger(shut.clone(), vec![Record::StopIntent { vm: vm() }]), 60, false),
+        (ledger(shut, vec![Record::StopIntent { vm: vm() }]), 700, true),
+        (ledger(Verdict::Migrate, vec![asked(1)]), 60, false),
+        (ledger(Verdict::Migrate, vec![asked(1)]), 1900, true),
+    ] {
+        let mut seen = look(open(), after, vec![]);
+        seen.refused.insert(vm(), why.to_owned());
+        let decision = decide(&ledger, &seen, &Evacuation::default(), at(8), at(after));
+        let said = if holds { &decision.holds[0].what } else { &decision.blockers[0].what };
+        assert!(said.contains(why), "after {after} s: {said}");
+    }
+}
+
+#[test]
+fn migrations_that_nobody_lists_are_waited_for_with_an_end() {
+    let ledger = ledger(Verdict::Migrate, vec![]);
+    let mut seen = look(open(), 9, vec![]);
+    (seen.listed, seen.unlisted_since) = (false, Some(at(10)));
+    let early = decide(&ledger, &seen, &Evacuation::default(), at(8), at(20));
+    assert!(early.actions.is_empty() && early.look_again.is_some(), "{early:?}");
+    assert!(early.blockers[0].what.contains("does not list the migrations"), "{early:?}");
+    let late = decide(&ledger, &seen, &Evacuation::default(), at(8), at(700));
+    assert!(late.holds[0].owner.contains("may list"), "{late:?}");
+}
+
+#[test]
+fn a_migration_that_came_to_nothing_although_it_succeeded_is_tried_again() {
+    let ledger = ledger(Verdict::Migrate, vec![asked(1)]);
+    let seen = look(open(), 1800, vec![migration("upgrade-1", Some(id(1)), MigrationState::Succeeded)]);
+    let early = decide(&ledger, &seen, &Evacuation::default(), at(8), at(60));
+    assert!(early.actions.is_empty() && early.blockers[0].what.contains("still shown here"), "{early:?}");
+    let late = decide(&ledger, &seen, &Evacuation::default(), at(8), at(1900));
+    assert!(late.holds[0].what.contains("the VM is still here"), "{late:?}");
 }

@@ -20,7 +20,7 @@ pub(super) fn awaited() -> Record {
 }
 
 pub(super) fn aborted(name: &str, ours: bool) -> Record {
-    Record::AbortIntent { vm: vm(), migration: name.into(), ours, why: "it was slow".into() }
+    Record::AbortIntent { vm: vm(), migration: name.into(), uid: None, ours, why: "it was slow".into() }
 }
 
 pub(super) fn closed() -> Target {
@@ -94,7 +94,13 @@ fn a_target_is_looked_for_before_anything_is_asked_of_kubevirt() {
         &Evacuation::default(),
         vec![
             ("before the first look", vec![], nobody(), 9, &["look {}"]),
-            ("before the migrations are listed", vec![asked(1)], unlisted(), 5000, &[]),
+            (
+                "before the migrations are listed",
+                vec![asked(1)],
+                unlisted(),
+                5000,
+                &["wait the API server does not list the migrations of VM default/db"],
+            ),
             ("there is one", vec![], look(open(), 9, vec![]), 9, &["migrate 1 -"]),
             ("nobody knows: KubeVirt may", vec![], look(Target::Unknown, 9, vec![]), 9, &["migrate 1 -"]),
             ("a look of a minute ago is too old", vec![], look(open(), 9, vec![]), 69, &["look {}"]),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::VmAction;
 use super::looks::Known;
 use super::of_vm::OfVm;
 use super::{
     ASK_AGAIN, Decision, IN_FLIGHT, Look, MIGRATION_ATTEMPTS, MigrationState, SeenMigration, Target,
 };
-use super::{VmAction, order};
 use crate::flow::plan::MigrationFailure;
 use crate::flow::report::{Blocker, spoken};
 use crate::flow::vms::VmKey;
@@ -21,12 +21,35 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(20);
 const LEAST_ATTEMPT: Duration = Duration::from_mins(10);
 /// `KubeVirt` gives a target pod up after 15 minutes (reference `kubevirt.md` §4.4), and what comes after it never.
 const PREPARING: Duration = Duration::from_mins(16);
-/// `KubeVirt` answers an abort in seconds; while the guest is copied its virt-handler has to.
-const ABORT: SignedDuration = SignedDuration::from_mins(3);
+/// A list that the API server owes us comes by then, or needs somebody.
+const UNLISTED: SignedDuration = SignedDuration::from_mins(10);
+/// The longest pause between two requests for a migration that `KubeVirt` does not let in.
+const LONGEST_REFUSAL: SignedDuration = SignedDuration::from_mins(2);
 /// A scheduler that finds no node needs this until `KubeVirt` says so (reference `kubevirt.md` §4.4).
 const LAST_TRY: Duration = Duration::from_mins(5);
 
 impl Look<'_> {
+    /// Nobody knows yet whether a migration of it is under way.
+    pub(super) fn unlisted(&self, decision: &mut Decision, vm: &VmKey) {
+        let since = self.seen.unlisted_since.unwrap_or(self.now);
+        let deadline = since + UNLISTED;
+        let what = format!("the API server does not list the migrations of VM {vm}");
+        if self.now < deadline {
+            decision.by(self.now + ASK_AGAIN);
+            decision.wait(what, since, deadline, "hold");
+        } else {
+            decision.holds.push(Blocker {
+                what,
+                since,
+                owner:
+                    "operator: see whether the agent may list virtualmachineinstancemigrations, then resume"
+                        .to_owned(),
+                deadline: None,
+                then: "hold".to_owned(),
+            });
+        }
+    }
+
     /// Somebody else's migration is as good as ours: `KubeVirt` takes one of a VM at a time. It is aborted when it does not
     /// end; `whole` is the end of the time that the VM itself has, where that has begun.
     pub(super) fn follow(
@@ -39,8 +62,15 @@ impl Look<'_> {
         let own = other.since + self.policy.migration();
         let deadline = whole.map_or(own, |whole| own.min(whole));
         if self.now >= deadline {
-            let why = "it does not end within evacuation.migrationSeconds";
-            self.abort(decision, of_vm, other, why);
+            let is_over = whole.is_some_and(|whole| self.now >= whole);
+            let is_new = of_vm.abort().is_none_or(|abort| !abort.is_of(&other.name, &other.uid));
+            // As long as the drain taint is there KubeVirt begins the next one: one that was aborted has shown enough.
+            if is_over && is_new && !other.running && of_vm.trail.is_some_and(|trail| trail.foreign_abort) {
+                let why = format!("KubeVirt's own evacuations of it do not end{}", self.no_target(of_vm.vm));
+                self.give_up(decision, of_vm, &why, "see why its target does not start");
+            } else {
+                self.abort(decision, of_vm, other, "it does not end within evacuation.migrationSeconds");
+            }
             return;
         }
         let OfVm { vm, .. } = of_vm;
@@ -70,7 +100,15 @@ impl Look<'_> {
         let other = of_vm.unfinished(Some(id));
         match (ours.map(|one| (one, &one.state)), other) {
             // The instance's node is about to change: the next look will see it gone.
-            (Some((_, MigrationState::Succeeded)), _) => decision.by(self.now + SignedDuration::from_secs(2)),
+            (Some((_, MigrationState::Succeeded)), _) if self.now < end => {
+                decision.by(self.now + SignedDuration::from_secs(2));
+                let what = format!("VM {} has been live-migrated, and is still shown here", of_vm.vm);
+                decision.wait(what, asked, end, "try again");
+            }
+            (Some((_, MigrationState::Succeeded)), _) => {
+                let why = "KubeVirt says that it succeeded, and the VM is still here";
+                self.failed(decision, of_vm, (attempt, why), whole, asked);
+            }
             (Some((ours, MigrationState::Unfinished)), _) => {
                 self.under_way(decision, of_vm, ours, (attempt, asked), end);
             }
@@ -78,25 +116,43 @@ impl Look<'_> {
                 self.follow(decision, of_vm, other, Some(whole));
             }
             (Some((ours, MigrationState::Failed { reason })), None) => {
-                let aborted = of_vm.abort().filter(|abort| abort.migration == ours.name);
+                let aborted = of_vm.abort().filter(|abort| abort.is_of(&ours.name, &ours.uid));
                 let why = aborted.map_or(reason, |abort| &abort.why);
                 self.failed(decision, of_vm, (attempt, why), whole, asked);
             }
             (None, None) => match of_vm.abort() {
                 // Aborted before a restart, and gone by now.
                 Some(abort) => self.failed(decision, of_vm, (attempt, &abort.why), whole, asked),
-                None if self.now >= end => {
-                    let why = "KubeVirt accepts no migration of it";
-                    self.give_up(decision, of_vm, why, "look at its events and at virt-api");
+                None if self.now >= whole && self.now >= asked + ASK_AGAIN => {
+                    let why = format!("KubeVirt accepts no migration of it{}", self.refusal(of_vm.vm));
+                    self.give_up(decision, of_vm, &why, "look at its events and at virt-api");
                 }
-                // The request was lost, or refused: ask again.
-                None if self.now < asked + ASK_AGAIN => decision.by(asked + ASK_AGAIN),
+                // The request was lost, or refused: ask again, the more rarely the longer it lasts.
                 None => {
-                    let to = to.cloned();
-                    decision.actions.push(VmAction::Migrate { vm: of_vm.vm.clone(), attempt, to });
+                    let pause = (asked.duration_since(since) / 2).clamp(ASK_AGAIN, LONGEST_REFUSAL);
+                    if self.now < asked + pause {
+                        decision.by(asked + pause);
+                    } else {
+                        let to = to.cloned();
+                        decision.actions.push(VmAction::Migrate { vm: of_vm.vm.clone(), attempt, to });
+                    }
+                    let what = format!("VM {} is to be live-migrated{}", of_vm.vm, self.refusal(of_vm.vm));
+                    decision.wait(what, since, whole.max(asked + ASK_AGAIN), "give it up");
                 }
             },
         }
+    }
+
+    fn no_target(&self, vm: &VmKey) -> String {
+        match self.seen.targets.get(vm) {
+            Some(Target::None { why, .. }) => format!("; {why}"),
+            Some(Target::Open { .. } | Target::Unknown) | None => String::new(),
+        }
+    }
+
+    /// `KubeVirt`'s last word on a VM, where that was a no.
+    pub(super) fn refusal(&self, vm: &VmKey) -> String {
+        self.seen.refused.get(vm).map(|why| format!(", and KubeVirt says: {why}")).unwrap_or_default()
     }
 
     fn under_way(
@@ -114,7 +170,7 @@ impl Look<'_> {
         } else if ready_by.is_some_and(|ready_by| self.now >= ready_by) {
             let limit = spoken(SignedDuration::try_from(limit).unwrap_or_default());
             self.abort(decision, of_vm, ours, &format!("its target was not ready within {limit}"));
-        } else if of_vm.abort().is_some_and(|abort| abort.migration == ours.name) {
+        } else if of_vm.abort().is_some_and(|abort| abort.is_of(&ours.name, &ours.uid)) {
             self.abort(decision, of_vm, ours, "");
         } else {
             let to = ours.target.as_ref().map(|node| format!(" to {node}")).unwrap_or_default();
@@ -139,7 +195,7 @@ impl Look<'_> {
                 Some(Target::None { why, cure }) => (format!("; {why}"), cure.as_deref()),
                 Some(Target::Open { .. } | Target::Unknown) | None => (String::new(), None),
             };
-            self.give_up(decision, of_vm, &format!("{said}{more}"), cure.unwrap_or("make room for it"));
+            self.give_up(decision, of_vm, &format!("{said}{more}"), cure.unwrap_or("see to that"));
         } else if self.now < again {
             let what = format!("VM {} waits to be migrated again; {said}", of_vm.vm);
             decision.wait(what, asked, again, "try again");
@@ -210,7 +266,7 @@ impl Look<'_> {
         let whole = whole.unwrap_or(since + self.policy.migration());
         let last_try = whole - LAST_TRY.min(self.policy.migration() / 6);
         if self.now >= whole {
-            let cure = cure.unwrap_or("make room for it");
+            let cure = cure.unwrap_or("see to that");
             self.give_up(decision, of_vm, &format!("it has no target, {why}"), cure);
             return false;
         }
@@ -236,74 +292,5 @@ impl Look<'_> {
             then: then.to_owned(),
         });
         false
-    }
-
-    /// Deletes a migration, and sees to it that it ends: before that nothing else is done to its VM.
-    pub(super) fn abort(
-        &self,
-        decision: &mut Decision,
-        of_vm: OfVm<'_>,
-        migration: &SeenMigration,
-        why: &str,
-    ) {
-        let OfVm { vm, .. } = of_vm;
-        let SeenMigration { name, uid, id, deleting, .. } = migration;
-        let abort = |why: &str| VmAction::Abort {
-            vm: vm.clone(),
-            migration: name.clone(),
-            uid: uid.clone(),
-            ours: id.is_some(),
-            why: why.to_owned(),
-        };
-        let Some(asked) = of_vm.abort().filter(|abort| abort.migration == *name) else {
-            decision.actions.push(abort(why));
-            return;
-        };
-        let deadline = asked.since + ABORT;
-        if self.now >= deadline {
-            decision.holds.push(Blocker {
-                what: format!(
-                    "KubeVirt does not end migration {name} of VM {vm}, which was aborted: {}",
-                    asked.why
-                ),
-                since: asked.since,
-                owner: "operator: look at virt-controller and at virt-handler of its node, then resume"
-                    .to_owned(),
-                deadline: None,
-                then: "hold".to_owned(),
-            });
-        } else if !deleting && self.now >= asked.asked + ASK_AGAIN {
-            decision.actions.push(abort(&asked.why));
-        } else {
-            decision.by(asked.asked + ASK_AGAIN);
-            let what = format!("VM {vm}: KubeVirt is aborting migration {name}, {}", asked.why);
-            decision.wait(what, asked.since, deadline, "hold");
-        }
-    }
-
-    fn give_up(&self, decision: &mut Decision, of_vm: OfVm<'_>, why: &str, cure: &str) {
-        let vm = of_vm.vm;
-        match self.policy.on_migration_failure {
-            MigrationFailure::ShutdownAndRestore => decision.given_up.push(vm.clone()),
-            MigrationFailure::Hold => decision.holds.push(Blocker {
-                what: format!("VM {vm} could not be live-migrated: {why}"),
-                since: self.tried_since(of_vm),
-                owner: format!("operator: {cure}, or move or stop it by hand, then resume"),
-                deadline: None,
-                then: "hold".to_owned(),
-            }),
-        }
-    }
-
-    /// Those that policy lets be shut down, in the order that their owner wants.
-    pub(super) fn shut_down_given_up(&self, decision: &mut Decision) {
-        let given_up: Vec<VmKey> = std::mem::take(&mut decision.given_up);
-        for vm in &given_up {
-            let Some(line) = self.ledger.line(vm) else { continue };
-            match order::first(self.ledger, line, &given_up) {
-                Some(first) => decision.turns.push(order::turn(vm, first, self.begun)),
-                None => decision.actions.push(VmAction::Stop { vm: vm.clone() }),
-            }
-        }
     }
 }

@@ -11,8 +11,8 @@ use crate::flow::vms::{Fate, VmKey, VmLedger};
 pub struct SeenVmi {
     /// Its uid.
     pub uid: String,
-    /// It is being deleted: somebody has heard a stop.
-    pub deleting: bool,
+    /// It is being deleted since then: somebody has heard a stop.
+    pub deleting: Option<Timestamp>,
     /// None while it lives, else how it ended: `true` for Succeeded.
     pub ended: Option<bool>,
 }
@@ -32,6 +32,8 @@ pub struct SeenMigration {
     pub since: Timestamp,
     /// Its target is being made ready, first seen so then; none before that, and once the guest is copied.
     pub preparing: Option<Timestamp>,
+    /// The guest is being copied.
+    pub running: bool,
     /// Its deletion was asked for: it is being aborted.
     pub deleting: bool,
     /// The node that it goes to, as far as that is known.
@@ -78,6 +80,10 @@ pub struct Seen {
     pub vmis: BTreeMap<VmKey, SeenVmi>,
     /// The migrations of the ledger's VMs were listed: whoever shows none has none.
     pub listed: bool,
+    /// Since when they are waited for, as long as they were not.
+    pub unlisted_since: Option<Timestamp>,
+    /// What `KubeVirt` said to the last request about a VM, when that was a no.
+    pub refused: BTreeMap<VmKey, String>,
     /// Migration objects of any VM.
     pub migrations: BTreeMap<VmKey, Vec<SeenMigration>>,
     /// When the other nodes were last looked at.
@@ -95,7 +101,17 @@ impl Seen {
         let mut seen = Self { listed: true, looked: Some(now), ..Self::default() };
         for line in ledger.on_node() {
             let vm = &line.entry.vm;
-            let deleting = matches!(line.fate, Fate::Stopping { .. });
+            let deleting = match line.fate {
+                Fate::Stopping { since, .. } => Some(since),
+                Fate::Here
+                | Fate::Migrating { .. }
+                | Fate::Migrated { .. }
+                | Fate::ShutDown { .. }
+                | Fate::Left { .. }
+                | Fate::Restoring { .. }
+                | Fate::Restored { .. }
+                | Fate::Struck { .. } => None,
+            };
             let uid = line.entry.vmi_uid.clone();
             seen.vmis.insert(vm.clone(), SeenVmi { uid, deleting, ended: None });
             let trail = ledger.trail(vm);
@@ -111,6 +127,7 @@ impl Seen {
                     state: MigrationState::Unfinished,
                     since: *asked,
                     preparing: None,
+                    running: false,
                     deleting: abort.is_some(),
                     target: to.clone(),
                 };

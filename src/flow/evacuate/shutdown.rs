@@ -42,7 +42,10 @@ impl Look<'_> {
         if self.now >= end || (asks >= STOP_ASKS && self.now >= again) {
             let times = if asks == 1 { "once".to_owned() } else { format!("{asks} times") };
             decision.holds.push(stuck(
-                format!("VM {vm} was told to shut down {times} and KubeVirt does not begin"),
+                match self.seen.refused.get(vm) {
+                    Some(why) => format!("VM {vm} cannot be told to shut down, KubeVirt says: {why}"),
+                    None => format!("VM {vm} was told to shut down {times} and KubeVirt does not begin"),
+                },
                 since,
                 "look at virt-api, virt-controller and the VM's events",
             ));
@@ -54,8 +57,35 @@ impl Look<'_> {
             decision.by(self.now + ASK_AGAIN);
             decision.actions.push(VmAction::AskAgain { vm: vm.clone() });
         }
-        let what = format!("VM {vm} was told to shut down, and KubeVirt does not begin");
+        let what = match self.seen.refused.get(vm) {
+            Some(why) => format!("VM {vm} is to be shut down, and KubeVirt says: {why}"),
+            None => format!("VM {vm} was told to shut down, and KubeVirt does not begin"),
+        };
         decision.wait(what, since, end, "hold");
+    }
+
+    /// Its guest is off, and something of it is still there.
+    pub(super) fn clearing_up(
+        &self,
+        decision: &mut Decision,
+        line: &LedgerLine,
+        since: Timestamp,
+        deleting: bool,
+    ) {
+        let vm = &line.entry.vm;
+        let end = since + if deleting { self.time_to_go(line) } else { Duration::from_secs(30) };
+        if self.now < end {
+            let then = if deleting { "hold" } else { "go on" };
+            decision.wait(format!("VM {vm} is off; KubeVirt is clearing up after it"), since, end, then);
+        } else if deleting {
+            let what = format!("VM {vm} is off, and its instance stays in deletion");
+            let cure =
+                "look at the finalizers of its VirtualMachineInstance, its launcher pod and virt-handler";
+            decision.holds.push(stuck(what, since, cure));
+        } else {
+            // KubeVirt keeps what ended of a VM that it does not start again by itself, and takes no stop of it.
+            decision.actions.push(VmAction::RecordGone { vm: vm.clone() });
+        }
     }
 
     /// `KubeVirt` itself destroys a guest that is not off when its own grace period is over, and no plan can keep it from that

@@ -29,19 +29,30 @@ pub(super) fn id(attempt: u32) -> u64 {
 
 fn seen_with(ended: Option<bool>, deleting: bool, migrations: Vec<SeenMigration>) -> Seen {
     Seen {
-        vmis: [(vm(), SeenVmi { uid: "vmi-db".into(), deleting, ended })].into(),
+        vmis: [(vm(), SeenVmi { uid: "vmi-db".into(), deleting: deleting.then(|| at(10)), ended })].into(),
         listed: true,
         migrations: [(vm(), migrations)].into(),
         looked: Some(at(8)),
         nodes_read: 2,
         targets: [(vm(), Target::Open { other: None })].into(),
+        ..Seen::default()
     }
 }
 
 /// A migration as it was first seen at second 10.
 pub(super) fn migration(name: &str, id: Option<u64>, state: MigrationState) -> SeenMigration {
     let (name, uid) = (name.to_owned(), format!("uid-{name}"));
-    SeenMigration { name, uid, id, state, since: at(10), preparing: None, deleting: false, target: None }
+    SeenMigration {
+        name,
+        uid,
+        id,
+        state,
+        since: at(10),
+        preparing: None,
+        running: false,
+        deleting: false,
+        target: None,
+    }
 }
 
 pub(super) fn seen(ended: Option<bool>, migrations: &[(u32, MigrationState)]) -> Seen {
@@ -217,7 +228,7 @@ fn one_vm_at_a_time() {
             going(Some(true)),
             &usual,
             100,
-            "wait: is shutting down".into(),
+            "wait: is off; KubeVirt is clearing up".into(),
         ),
         (
             "ended by somebody, its object stays",
@@ -293,9 +304,8 @@ fn only_a_few_migrations_are_asked_for_at_once() {
     let vms = names.iter().map(|name| vm_entry(name, Verdict::Migrate)).collect();
     records.push(Record::LedgerWritten { vms });
     let ledger = replay(&entries(records)).ledger().clone();
-    let here = |name: &&str| {
-        (VmKey::new("default", name), SeenVmi { uid: "u".into(), deleting: false, ended: None })
-    };
+    let here =
+        |name: &&str| (VmKey::new("default", name), SeenVmi { uid: "u".into(), deleting: None, ended: None });
     let open = |name: &&str| (VmKey::new("default", name), Target::Open { other: None });
     let seen = Seen {
         vmis: names.iter().map(here).collect(),
@@ -313,7 +323,7 @@ fn a_turn_is_waited_for_only_as_long_as_something_moves() {
     ledger.enter(VmEntry { shutdown_order: 10, ..vm_entry("later", off()) });
     let mut seen = going(None);
     let later = VmKey::new("default", "later");
-    seen.vmis.insert(later, SeenVmi { uid: "vmi-later".into(), deleting: false, ended: None });
+    seen.vmis.insert(later, SeenVmi { uid: "vmi-later".into(), deleting: None, ended: None });
     let policy = Evacuation::default();
     let early = decide(&ledger, &seen, &policy, at(0), at(20));
     assert!(early.actions.is_empty() && early.holds.is_empty());

@@ -12,12 +12,13 @@ pub(super) fn follow(ledger: &mut VmLedger, vm: &VmKey, entry: &Entry) {
     } else if let Record::MigrationIntent { .. } = &entry.record {
         let trail = ledger.trail_mut(vm);
         (trail.awaited, trail.abort) = (None, None);
-    } else if let Record::AbortIntent { migration, ours, why, .. } = &entry.record {
+    } else if let Record::AbortIntent { migration, uid, ours, why, .. } = &entry.record {
         let trail = ledger.trail_mut(vm);
         trail.foreign_abort |= !ours;
-        let before = trail.abort.take().filter(|abort| abort.migration == *migration);
+        let before = trail.abort.take().filter(|abort| abort.migration == *migration && abort.uid == *uid);
         trail.abort = Some(Abort {
             migration: migration.clone(),
+            uid: uid.clone(),
             ours: *ours,
             why: why.clone(),
             since: before.map_or(entry.at, |abort| abort.since),
@@ -37,9 +38,18 @@ pub(super) fn begin_anew(ledger: &mut VmLedger, at: Timestamp) {
     for vm in here {
         let trail = ledger.trail_mut(&vm);
         (trail.since, trail.awaited) = (Some(at), None);
-        // No migration of ours outlives a hold; one that did all the same is followed like anybody's.
-        if let Some(line) = ledger.line_mut(&vm).filter(|line| matches!(line.fate, Fate::Migrating { .. })) {
-            line.fate = Fate::Here;
+        let Some(line) = ledger.line_mut(&vm) else { continue };
+        match &mut line.fate {
+            // No migration of ours outlives a hold; one that did all the same is followed like anybody's.
+            Fate::Migrating { .. } => line.fate = Fate::Here,
+            Fate::Stopping { since, asks, .. } => (*since, *asks) = (at, 1),
+            Fate::Here
+            | Fate::Migrated { .. }
+            | Fate::ShutDown { .. }
+            | Fate::Left { .. }
+            | Fate::Restoring { .. }
+            | Fate::Restored { .. }
+            | Fate::Struck { .. } => {}
         }
     }
 }

@@ -116,7 +116,7 @@ fn what_never_works_holds_with_its_reasons_and_nothing_of_ours_goes_on() {
         "{why}"
     );
     assert!(
-        why.contains("; since ") && why.contains("operator: make room for it, or move or stop it by hand"),
+        why.contains("; since ") && why.contains("operator: see to that, or move or stop it by hand"),
         "{why}"
     );
     assert_eq!(done.unfinished(), Vec::<String>::new());
