@@ -246,3 +246,19 @@ fn a_migration_that_came_to_nothing_although_it_succeeded_is_tried_again() {
     let late = decide(&ledger, &seen, &Evacuation::default(), at(8), at(1900));
     assert!(late.holds[0].what.contains("the VM is still here"), "{late:?}");
 }
+
+#[test]
+fn a_launcher_gets_its_time_also_after_a_power_cut_at_the_very_end() {
+    let shut = Verdict::ShutDown { why: "it holds a device".into() };
+    let told = vec![Record::StopIntent { vm: vm() }, Record::ForceOffIntent { vm: vm() }];
+    let ledger = ledger(shut, told);
+    let policy = Evacuation { guest_shutdown_seconds: 1, ..Evacuation::default() };
+    let mut seen = seen(Some(false), &[]);
+    seen.vmis.get_mut(&vm()).unwrap().deleting = Some(at(10));
+    let grace = ledger.line(&vm()).unwrap().entry.grace_seconds;
+    let cut = 10 + i64::try_from(policy.guest_shutdown(grace).as_secs()).unwrap() + 45;
+    let just_cut = decide(&ledger, &seen, &policy, at(8), at(cut + 5));
+    assert!(just_cut.holds.is_empty() && just_cut.blockers[0].what.contains("is off"), "{just_cut:?}");
+    let late = decide(&ledger, &seen, &policy, at(8), at(cut + 120));
+    assert!(late.holds[0].what.contains("stays in deletion"), "{late:?}");
+}

@@ -73,7 +73,9 @@ impl Look<'_> {
         deleting: bool,
     ) {
         let vm = &line.entry.vm;
-        let end = since + if deleting { self.time_to_go(line) } else { Duration::from_secs(30) };
+        // It may have gone off at the very end of its time, by a power cut for example: only then its launcher begins to go.
+        let going = self.time_to_go(line) + LAUNCHER_SLACK * 2;
+        let end = since + if deleting { going } else { Duration::from_secs(30) };
         if self.now < end {
             let then = if deleting { "hold" } else { "go on" };
             decision.wait(format!("VM {vm} is off; KubeVirt is clearing up after it"), since, end, then);
