@@ -103,8 +103,9 @@ impl Announcer {
         let told: Vec<_> = due.into_iter().map(identity).collect();
         match self.write(kind, reason, message, now).await {
             // Somebody has taken the right away, or the namespace is going: it will not be given back by asking.
+            // Whoever watches the terminal or the object has its words, and a refused run says why in one sentence.
             Err(error) if !error.is_passing() => {
-                tracing::warn!(error = chain(&error), "an event cannot be written; status.blockers has it");
+                tracing::debug!(error = chain(&error), "an event cannot be written; status.blockers has it");
             }
             written => written?,
         }
