@@ -1,7 +1,7 @@
 //! Live migrations: ask for one, find ours again, abort one, take an eviction's mark off a VM. Each call says what it wrote
 //! or why not.
 
-use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -10,6 +10,7 @@ use crate::cluster::crd::kubevirt::{
 };
 use crate::cluster::names::{digest, safe_concat};
 use crate::cluster::vms::Answer;
+use crate::cluster::write::delete;
 use crate::cluster::{ClusterError, ask, ask_opt};
 use crate::flow::vms::VmKey;
 
@@ -154,14 +155,7 @@ pub async fn unfinished_of_vm(
 pub async fn abort(client: &Client, vm: &VmKey, name: &str, uid: &str) -> Result<(), ClusterError> {
     let api: Api<VirtualMachineInstanceMigration> = Api::namespaced(client.clone(), &vm.namespace);
     let uid = (!uid.is_empty()).then(|| uid.to_owned());
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid, resource_version: None }),
-        ..DeleteParams::default()
-    };
-    match ask_opt(format!("abort migration {name} of VM {vm}"), api.delete(name, &params)).await {
-        Ok(_) | Err(ClusterError::Conflict { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
+    delete(&api, name, uid, format!("abort migration {name} of VM {vm}")).await
 }
 
 /// Its target is there, or the guest is on its way already.

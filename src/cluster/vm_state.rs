@@ -38,10 +38,14 @@ pub struct VmState {
 /// # Errors
 /// [`ClusterError`].
 pub async fn read(client: &Client, key: &VmKey, upgrade_uid: &str) -> Result<Option<VmState>, ClusterError> {
+    let found = whole(client, key).await?;
+    Ok(found.map(|object| VmState::of(object, upgrade_uid)))
+}
+
+async fn whole(client: &Client, key: &VmKey) -> Result<Option<DynamicObject>, ClusterError> {
     let kind = ApiResource::erase::<VirtualMachine>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &kind);
-    let found = ask_opt(format!("read VM {key}"), api.get(&key.name)).await?;
-    Ok(found.map(|object| VmState::of(object, upgrade_uid)))
+    ask_opt(format!("read VM {key}"), api.get(&key.name)).await
 }
 
 /// A name on Harvester's list, with all that tells whether a start is owed.
@@ -69,9 +73,7 @@ pub async fn listed(client: &Client, key: &VmKey, upgrade_uid: &str) -> Result<L
 /// # Errors
 /// [`ClusterError`].
 pub async fn failure(client: &Client, key: &VmKey) -> Result<Option<String>, ClusterError> {
-    let kind = ApiResource::erase::<VirtualMachine>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &kind);
-    let found = ask_opt(format!("read VM {key}"), api.get(&key.name)).await?;
+    let found = whole(client, key).await?;
     Ok(found.and_then(|object| {
         let all = object.data.pointer("/status/conditions").and_then(Value::as_array)?;
         let failure = all.iter().find(|one| one["type"] == "Failure" && one["status"] == "True")?;

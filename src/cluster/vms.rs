@@ -1,6 +1,6 @@
 //! Virtual machines: read facts, stop, start; their migrations are next door. Each call says what it wrote or why not.
 
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -8,6 +8,7 @@ use crate::cluster::brief::BriefPod;
 use crate::cluster::crd::kubevirt::{
     LAUNCHER_SELECTOR, NODE_NAME_LABEL, VirtualMachine, VirtualMachineInstance,
 };
+use crate::cluster::write::delete;
 use crate::cluster::{ClusterError, ask, ask_opt};
 use crate::flow::vms::VmKey;
 
@@ -129,14 +130,7 @@ pub async fn start(client: &Client, key: &VmKey) -> Result<Answer, ClusterError>
 /// [`ClusterError`].
 pub async fn clear_ended(client: &Client, key: &VmKey, uid: &str) -> Result<(), ClusterError> {
     let api: Api<VirtualMachineInstance> = Api::namespaced(client.clone(), &key.namespace);
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
-        ..DeleteParams::default()
-    };
-    match ask_opt(format!("remove the ended instance of VM {key}"), api.delete(&key.name, &params)).await {
-        Ok(_) | Err(ClusterError::Conflict { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
+    delete(&api, &key.name, Some(uid.to_owned()), format!("remove the ended instance of VM {key}")).await
 }
 
 /// virt-api answers. Not a word about whether it is healthy inside.

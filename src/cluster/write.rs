@@ -1,8 +1,14 @@
-//! Merge patches whose answer nobody reads: what an object comes to may be long, and is known.
+//! Writes whose answer nobody reads: merge patches, for what an object comes to may be long, and is known; and deletions of
+//! one object and no other by its name.
 
-use kube::api::{Patch, PatchParams, Request};
+use std::fmt::Debug;
+
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, Request};
 use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::cluster::{ClusterError, ask_opt};
 
 /// What of an object a patch is written through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,4 +36,24 @@ pub async fn merge<K: Resource<DynamicType = ()>>(
         Part::Status => at.patch_subresource("status", name, &params, &patch),
     };
     client.request_text(request.map_err(kube::Error::BuildRequest)?).await.map(drop)
+}
+
+/// Deletes the object of this uid, or any by that name where no uid is known. Harmless when it is gone, or another one by now.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn delete<K: Clone + DeserializeOwned + Debug>(
+    api: &Api<K>,
+    name: &str,
+    uid: Option<String>,
+    what: String,
+) -> Result<(), ClusterError> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid, resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match ask_opt(what, api.delete(name, &params)).await {
+        Ok(_) | Err(ClusterError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

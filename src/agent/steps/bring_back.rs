@@ -85,7 +85,6 @@ impl Return<'_> {
     pub(super) async fn bring_back(&self) -> Fared {
         let mut turn = self.turns.acquire().await.ok();
         let deadline = Instant::now() + VM_DEADLINE;
-        let mut waits_for = STARTED.to_owned();
         let mut pause = ASK_AGAIN;
         let mut tries = Tries { asked: self.asked, at: None, cleared: 0 };
         loop {
@@ -103,33 +102,31 @@ impl Return<'_> {
             };
             match outcome {
                 Ok(Ok(Tried::Fared(fared))) => return fared,
-                Ok(Ok(Tried::NotYet(why))) => waits_for = why,
+                Ok(Ok(Tried::NotYet(why))) => self.waits.say(self.key(), &why),
                 Ok(Ok(Tried::NoGround { why, claims })) if Instant::now() < deadline => {
                     drop(turn.take());
                     self.waits.say(self.key(), &why);
-                    waits_for = why;
-                    self.wait_for_ground(&claims, deadline, &mut waits_for).await;
+                    self.wait_for_ground(&claims, deadline).await;
                     turn = self.next_turn(deadline).await;
                     continue;
                 }
-                Ok(Err(error)) if error.is_passing() => waits_for = chain(&error),
+                Ok(Err(error)) if error.is_passing() => self.waits.say(self.key(), &chain(&error)),
                 Ok(Err(error)) => return Fared::Failed(chain(&error)),
-                Ok(Ok(Tried::NoGround { .. })) | Err(_) => {
-                    let waits_for = self.waits.of(self.key()).map_or(waits_for, |(_, what)| what);
-                    let minutes = VM_DEADLINE.as_secs() / 60;
-                    let unsure = self.premises.unsure(&self.line.entry).await;
-                    let unsure = unsure.map(|what| format!("; {what}")).unwrap_or_default();
-                    return Fared::Failed(format!(
-                        "it did not run within {minutes} min; last seen: {waits_for}{unsure}"
-                    ));
-                }
+                Ok(Ok(Tried::NoGround { .. })) | Err(_) => return self.too_late().await,
             }
             drop(turn.take());
-            self.waits.say(self.key(), &waits_for);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE * 2);
             turn = self.next_turn(deadline).await;
         }
+    }
+
+    async fn too_late(&self) -> Fared {
+        let minutes = VM_DEADLINE.as_secs() / 60;
+        let waits_for = self.waits.of(self.key()).map_or_else(|| STARTED.to_owned(), |(_, what)| what);
+        let unsure = self.premises.unsure(&self.line.entry).await;
+        let unsure = unsure.map(|what| format!("; {what}")).unwrap_or_default();
+        Fared::Failed(format!("it did not run within {minutes} min; last seen: {waits_for}{unsure}"))
     }
 
     /// None when its time is over before.
@@ -213,13 +210,10 @@ impl Return<'_> {
                 Answer::NoSuchVm => return Ok(Tried::NotYet("virt-api does not know it".to_owned())),
                 // Running already, or its stop is still queued: the next look tells.
                 Answer::LookAgain { why } => {
-                    let failure = vm_state::failure(self.client, self.key()).await?;
+                    let failure = self.failure().await?;
                     // It is KubeVirt's to try again, which it does.
                     tries.at = failure.is_some().then(Instant::now);
-                    return Ok(Tried::NotYet(failure.map_or_else(
-                        || format!("virt-api says: {why}"),
-                        |failure| format!("{STARTED}; KubeVirt says: {failure}"),
-                    )));
+                    return Ok(Tried::NotYet(failure.unwrap_or_else(|| format!("virt-api says: {why}"))));
                 }
             },
         }
@@ -228,7 +222,7 @@ impl Return<'_> {
     }
 
     /// Looks at what is missing until it is there, cannot be read, or time is up. What is asked then tells more.
-    async fn wait_for_ground(&self, claims: &[String], deadline: Instant, waits_for: &mut String) {
+    async fn wait_for_ground(&self, claims: &[String], deadline: Instant) {
         let is_fit = |node: Option<&BriefNode>| {
             let place = node.map(places::shown);
             restore::missing(&self.line.entry, self.premises.node(), place.as_ref()).is_none()
@@ -244,10 +238,7 @@ impl Return<'_> {
                 timeout_at(until, self.watch.until(is_fit)).await.ok();
             }
             match timeout_at(deadline, self.premises.missing(&self.line.entry, claims)).await {
-                Ok(Ok(Some(why))) => {
-                    self.waits.say(self.key(), &why);
-                    *waits_for = why;
-                }
+                Ok(Ok(Some(why))) => self.waits.say(self.key(), &why),
                 Ok(Ok(None) | Err(_)) | Err(_) => return,
             }
         }
@@ -271,11 +262,7 @@ impl Return<'_> {
         }
         let Ok(outcome) = timeout(LOOK_ANYWAY, await_condition(api, &key.name, settled)).await else {
             // Its user may have taken it over meanwhile, and KubeVirt says on the VM why no instance is made.
-            return Ok(Tried::NotYet(
-                vm_state::failure(self.client, key)
-                    .await?
-                    .map_or_else(|| STARTED.to_owned(), |why| format!("{STARTED}; KubeVirt says: {why}")),
-            ));
+            return Ok(Tried::NotYet(self.failure().await?.unwrap_or_else(|| STARTED.to_owned())));
         };
         match outcome {
             Ok(Some(vmi)) if phase(&vmi) == "Running" => {
@@ -289,6 +276,12 @@ impl Return<'_> {
             Ok(_) => Ok(Tried::NotYet("it was started and ended at once; its events say why".to_owned())),
             Err(error) => Err(ClusterError::NoAnswer { what: format!("watch VM {key} start ({error})") }),
         }
+    }
+
+    /// Why `KubeVirt` makes no instance of what was started, in its own words; none when it says nothing.
+    async fn failure(&self) -> Result<Option<String>, ClusterError> {
+        let failure = vm_state::failure(self.client, self.key()).await?;
+        Ok(failure.map(|why| format!("{STARTED}; KubeVirt says: {why}")))
     }
 
     /// The mark goes before the journal's line does: who looks again in between finds the VM running, or its user's.

@@ -58,14 +58,26 @@ pub async fn enter(
     if newcomers.is_empty() && !even_if_empty {
         return Ok(());
     }
-    let mut surroundings = Surroundings::of(&run.cluster.client, &run.plan.node_name, &newcomers).await?;
-    let mut entries: Vec<VmEntry> = Vec::new();
-    for vmi in newcomers {
+    let entries = classified(run, &newcomers).await?;
+    Ok(run.record(Record::LedgerWritten { vms: entries })?)
+}
+
+/// What is to happen to each of these, by what is so now.
+///
+/// # Errors
+/// Retries while the API is away.
+pub(super) async fn classified(
+    run: &Run,
+    instances: &[&VirtualMachineInstance],
+) -> Result<Vec<VmEntry>, StepError> {
+    let mut surroundings = Surroundings::of(&run.cluster.client, &run.plan.node_name, instances).await?;
+    let mut entries = Vec::new();
+    for vmi in instances {
         let facts = vm_facts::facts(&run.cluster.client, vmi).await?;
         let elsewhere = surroundings.elsewhere(&facts.vm).await?;
         entries.push(classify::enter(&facts, &run.plan.evacuation, &elsewhere));
     }
-    Ok(run.record(Record::LedgerWritten { vms: entries })?)
+    Ok(entries)
 }
 
 fn is_stuck(line: &LedgerLine) -> bool {

@@ -88,21 +88,13 @@ pub async fn before_hold(run: &mut Run, error: StepError) -> StepError {
         Reaction::Retry | Reaction::AskOperator | Reaction::Refuse => {}
         Reaction::Interrupted | Reaction::Fatal => return error,
     }
-    let aborted = tokio::time::timeout(PATIENCE * 2, abort_migrations(run, "the run holds")).await;
+    let goes_on = what_goes_on(run, "the run holds").await;
     unmark_evictions(run).await;
-    let left = match aborted {
-        Ok(Ok(left)) if left.is_empty() => return error,
-        Ok(Ok(left)) => format!("these migrations were aborted and do not end: {}", left.join(", ")),
-        // The next start goes on from here, or cannot write.
-        Ok(Err(failed)) if matches!(failed.reaction, Reaction::Fatal | Reaction::Interrupted) => {
-            return failed;
-        }
-        Ok(Err(failed)) => {
-            format!("its migrations may go on, they could not be aborted ({})", failed.sentence())
-        }
-        Err(_) => "its migrations may go on, the API did not answer".to_owned(),
-    };
-    StepError::operator(format!("{}. Besides, {left}", error.sentence()))
+    match goes_on {
+        Ok(None) => error,
+        Ok(Some(left)) => StepError::operator(format!("{}. Besides, {left}", error.sentence())),
+        Err(ended) => ended,
+    }
 }
 
 /// Before a pause: the same, and in words what goes on all the same.
@@ -110,18 +102,8 @@ pub async fn before_hold(run: &mut Run, error: StepError) -> StepError {
 /// # Errors
 /// Interrupted, or the journal cannot be written.
 pub async fn before_pause(run: &mut Run) -> Result<String, StepError> {
-    let aborted = tokio::time::timeout(PATIENCE * 2, abort_migrations(run, "the run is paused")).await;
-    let mut left = match aborted {
-        Ok(Ok(left)) if left.is_empty() => String::new(),
-        Ok(Ok(left)) => format!("; these migrations were aborted and do not end: {}", left.join(", ")),
-        Ok(Err(failed)) if matches!(failed.reaction, Reaction::Fatal | Reaction::Interrupted) => {
-            return Err(failed);
-        }
-        Ok(Err(failed)) => {
-            format!("; its migrations may go on, they could not be aborted ({})", failed.sentence())
-        }
-        Err(_) => "; its migrations may go on, the API did not answer".to_owned(),
-    };
+    let goes_on = what_goes_on(run, "the run is paused").await?;
+    let mut left = goes_on.map(|left| format!("; {left}")).unwrap_or_default();
     let ledger = run.journal.progress().ledger();
     let going = ledger.on_node().filter(|line| matches!(line.fate, Fate::Stopping { .. }));
     let going: Vec<String> = going.map(|line| line.entry.vm.to_string()).collect();
@@ -131,16 +113,25 @@ pub async fn before_pause(run: &mut Run) -> Result<String, StepError> {
     Ok(left)
 }
 
-fn migrates(fate: &Fate) -> bool {
-    match fate {
-        Fate::Migrating { .. } => true,
-        Fate::Here
-        | Fate::Migrated { .. }
-        | Fate::Stopping { .. }
-        | Fate::ShutDown { .. }
-        | Fate::Left { .. }
-        | Fate::Restoring { .. }
-        | Fate::Restored { .. }
-        | Fate::Struck { .. } => false,
+/// Aborts our migrations; what of them could not be ended, in words.
+///
+/// # Errors
+/// Interrupted, or the journal cannot be written: the next start goes on from here.
+async fn what_goes_on(run: &mut Run, why: &str) -> Result<Option<String>, StepError> {
+    match tokio::time::timeout(PATIENCE * 2, abort_migrations(run, why)).await {
+        Ok(Ok(left)) if left.is_empty() => Ok(None),
+        Ok(Ok(left)) => {
+            Ok(Some(format!("these migrations were aborted and do not end: {}", left.join(", "))))
+        }
+        Ok(Err(failed)) if matches!(failed.reaction, Reaction::Fatal | Reaction::Interrupted) => Err(failed),
+        Ok(Err(failed)) => {
+            let why = failed.sentence();
+            Ok(Some(format!("its migrations may go on, they could not be aborted ({why})")))
+        }
+        Err(_) => Ok(Some("its migrations may go on, the API did not answer".to_owned())),
     }
+}
+
+fn migrates(fate: &Fate) -> bool {
+    matches!(fate, Fate::Migrating { .. })
 }

@@ -286,8 +286,7 @@ async fn look_at_instances(run: &Run, world: &mut World) -> Result<(), StepError
 /// A fresh look, not the watch's memory: instances, launcher pods, and the machine's own processes. A pod without an instance
 /// on this node is a VM that is only just starting, or the source of a migration that has just ended.
 async fn nothing_left(run: &mut Run, world: &mut World, empty_since: Timestamp) -> Result<bool, StepError> {
-    let listed = vms::instances_on(&run.cluster.client, &run.plan.node_name).await?;
-    world.replace(listed);
+    look_at_instances(run, world).await?;
     if world.seen.vmis.values().any(|vmi| vmi.ended.is_none()) {
         return Ok(false);
     }

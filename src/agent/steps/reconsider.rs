@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::agent::placement::Surroundings;
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
+use crate::agent::steps::ledger;
 use crate::agent::steps::pre_drain_world::World;
 use crate::cluster::vm_facts;
-use crate::flow::classify::{self, Guest, LiveMigratable};
+use crate::flow::classify::{Guest, LiveMigratable};
 use crate::flow::evacuate::VmAction;
 use crate::flow::record::Record;
-use crate::flow::vms::{Fate, LedgerLine, Verdict, VmEntry, VmKey};
+use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey};
 
 /// A verdict so old is looked at again before a VM is shut down by it.
 const OLD: Duration = Duration::from_mins(1);
@@ -29,9 +29,11 @@ pub(super) fn doubtful_stops(run: &Run, world: &World, actions: &[VmAction], now
         let age = ledger.trail(vm).and_then(|trail| trail.since);
         let line = ledger.line(vm).filter(|line| line.fate == Fate::Here && line.entry.devices.is_empty());
         let by_verdict = line.is_some_and(|line| matches!(line.entry.verdict, Verdict::ShutDown { .. }));
-        let facts = world.instances.get(*vm).map(|vmi| vm_facts::of(vmi, None));
-        let can_move = facts.is_some_and(|facts| facts.live_migratable == LiveMigratable::Yes);
-        by_verdict && can_move && age.is_none_or(|since| now >= since + OLD)
+        let says_it_moves = || {
+            let facts = world.instances.get(*vm).map(|vmi| vm_facts::of(vmi, None));
+            facts.is_some_and(|facts| facts.live_migratable == LiveMigratable::Yes)
+        };
+        by_verdict && age.is_none_or(|since| now >= since + OLD) && says_it_moves()
     };
     let stops = actions.iter().filter(|action| matches!(action, VmAction::Stop { .. }));
     stops.map(VmAction::vm).filter(is_doubtful).cloned().collect()
@@ -74,18 +76,12 @@ pub(super) async fn reconsider(run: &mut Run, world: &World, vms: &[VmKey]) -> R
     if present.is_empty() {
         return Ok(false);
     }
-    let client = run.cluster.client.clone();
-    let mut surroundings = Surroundings::of(&client, &run.plan.node_name, &present).await?;
-    let mut others: Vec<VmEntry> = Vec::new();
-    for vmi in present {
-        let facts = vm_facts::facts(&client, vmi).await?;
-        let elsewhere = surroundings.elsewhere(&facts.vm).await?;
-        let entry = classify::enter(&facts, &run.plan.evacuation, &elsewhere);
-        let known = run.journal.progress().ledger().line(&facts.vm);
-        if known.is_some_and(|line| discriminant(&line.entry.verdict) != discriminant(&entry.verdict)) {
-            others.push(entry);
-        }
-    }
+    let mut others = ledger::classified(run, &present).await?;
+    let known = run.journal.progress().ledger();
+    others.retain(|entry| {
+        let line = known.line(&entry.vm);
+        line.is_some_and(|line| discriminant(&line.entry.verdict) != discriminant(&entry.verdict))
+    });
     let any = !others.is_empty();
     if any {
         run.record(Record::LedgerWritten { vms: others })?;
