@@ -1,4 +1,4 @@
-//! Puts flaws into the cluster's objects: what a world has from the beginning. Writes to the API server in memory and decides nothing.
+//! Puts flaws into the cluster's objects: what a world has from the beginning. Decides nothing.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -10,65 +10,79 @@ use crate::rehearsal::faults::Fault;
 use crate::sim::api::ApiServer;
 use crate::sim::world;
 
-/// Puts a flaw of the beginning into its object; the others come with the machine or on the way. A flaw of an object that
-/// is not there is refused.
-pub(super) fn afflict(server: &ApiServer, fault: &Fault) -> Result<(), RehearsalError> {
+/// One merge patch of one object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Affliction {
+    /// The object's path, or that of its status.
+    pub path: String,
+    /// The patch; an empty one only asks whether the object is there.
+    pub body: Value,
+}
+
+/// The patches that put a flaw of the beginning into its object; the others come with the machine or on the way. Those of
+/// objects that have to be there come first.
+#[must_use]
+pub fn afflictions(fault: &Fault) -> Vec<Affliction> {
+    let on = |path: &str, body: Value| Affliction { path: path.to_owned(), body };
     match fault {
         Fault::Vm(vm, flaw) => {
-            let what = format!("fault {fault}: VM {vm}");
             let kind =
                 |kind: &str| format!("/apis/kubevirt.io/v1/namespaces/{}/{kind}/{}", vm.namespace, vm.name);
             let (vm_path, vmi_path) = (kind("virtualmachines"), kind("virtualmachineinstances"));
-            patch(server, &vmi_path, &json!({}), &what)?;
+            let failed = || on(&vmi_path, json!({"status": {"phase": "Failed"}}));
+            let mut all = vec![on(&vmi_path, json!({}))];
             match flaw.doing() {
                 Doing::Annotation(key, value) => {
                     let body = json!({"metadata": {"annotations": {key: value}}});
-                    patch(server, &vmi_path, &body, &what)?;
                     // Its next instance goes by what the VM says.
-                    patch(server, &vm_path, &body, &what)
+                    all.extend([on(&vmi_path, body.clone()), on(&vm_path, body)]);
                 }
                 Doing::Setup(Setup::CrashLoops) => {
                     let script = json!({"annotations": {world::BOOT_FAILURES_ANNOTATION: "always"}});
                     let body =
                         json!({"metadata": script, "spec": {"running": null, "runStrategy": "Always"}});
-                    patch(server, &vm_path, &body, &what)?;
-                    patch(server, &vmi_path, &json!({"status": {"phase": "Failed"}}), &what)
+                    all.extend([on(&vm_path, body), failed()]);
                 }
                 Doing::Setup(Setup::LingersFailed) => {
                     let body = json!({"spec": {"running": null, "runStrategy": "Manual"}});
-                    patch(server, &vm_path, &body, &what)?;
-                    patch(server, &vmi_path, &json!({"status": {"phase": "Failed"}}), &what)
+                    all.extend([on(&vm_path, body), failed()]);
                 }
-                Doing::Setup(Setup::Cordoned | Setup::NoRoom) | Doing::Deed(..) | Doing::Machine(_) => Ok(()),
+                Doing::Setup(Setup::Cordoned | Setup::NoRoom) | Doing::Deed(..) | Doing::Machine(_) => {}
             }
+            all
         }
         Fault::Node(node, flaw) => {
             let path = format!("/api/v1/nodes/{node}");
-            let what = format!("fault {fault}: node {node}");
-            match flaw.doing() {
-                Doing::Setup(Setup::Cordoned) => {
-                    patch(server, &path, &json!({"spec": {"unschedulable": true}}), &what)
-                }
+            vec![match flaw.doing() {
+                Doing::Setup(Setup::Cordoned) => on(&path, json!({"spec": {"unschedulable": true}})),
                 Doing::Setup(Setup::NoRoom) => {
-                    let room =
-                        json!({"status": {"allocatable": {"memory": "1Mi"}, "capacity": {"memory": "1Mi"}}});
-                    patch(server, &format!("{path}/status"), &room, &what)
+                    let room = json!({"memory": "1Mi"});
+                    let body = json!({"status": {"allocatable": room, "capacity": room}});
+                    on(&format!("{path}/status"), body)
                 }
                 Doing::Setup(Setup::CrashLoops | Setup::LingersFailed)
                 | Doing::Annotation(..)
                 | Doing::Deed(..)
-                | Doing::Machine(_) => patch(server, &path, &json!({}), &what),
-            }
+                | Doing::Machine(_) => on(&path, json!({})),
+            }]
         }
-        Fault::At(..) | Fault::KillAtAwait(_) => Ok(()),
+        Fault::At(..) | Fault::KillAtAwait(_) => Vec::new(),
     }
 }
 
-fn patch(server: &ApiServer, path: &str, body: &Value, what: &str) -> Result<(), RehearsalError> {
-    let answer = server.call(&Method::PATCH, path, body);
-    answer
-        .map(drop)
-        .map_err(|status| RehearsalError::World { what: what.to_owned(), why: status.message.clone() })
+/// Puts a flaw of the beginning into a world in memory. A flaw of an object that is not there is refused.
+pub(super) fn afflict(server: &ApiServer, fault: &Fault) -> Result<(), RehearsalError> {
+    for Affliction { path, body } in afflictions(fault) {
+        if let Err(status) = server.call(&Method::PATCH, &path, &body) {
+            let what = match fault {
+                Fault::Vm(vm, _) => format!("fault {fault}: VM {vm}"),
+                Fault::Node(node, _) => format!("fault {fault}: node {node}"),
+                Fault::At(..) | Fault::KillAtAwait(_) => fault.to_string(),
+            };
+            return Err(RehearsalError::World { what, why: status.message.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// What the device plugins of a node that has booted will not offer again.

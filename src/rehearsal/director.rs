@@ -21,13 +21,13 @@ use crate::rehearsal::doings::Moment;
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::{Binaries, Broken, Judge, Start, Truth};
 use crate::rehearsal::life::{Listener, NAMESPACE};
-use crate::rehearsal::sky::Sky;
 use crate::rehearsal::wire::LifeWire;
 use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::sim::api::{ApiServer, Event, Subscription};
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::life::Life;
 use crate::sim::object::Object;
+use crate::sim::troubles::Troubles;
 use kinds::Kind;
 use moments::Deeds;
 use seat::Watched;
@@ -37,7 +37,7 @@ use seat::Watched;
 pub(super) struct Director {
     server: ApiServer,
     clock: Clock,
-    sky: Sky,
+    troubles: Troubles,
     deeds: Arc<Deeds>,
     inner: Arc<Mutex<Inner>>,
 }
@@ -70,7 +70,7 @@ impl Director {
     pub(super) fn new(
         server: &ApiServer,
         clock: Clock,
-        (faults, sky): (&[Fault], Sky),
+        (faults, troubles): (&[Fault], Troubles),
         binaries: BTreeMap<String, Binaries>,
     ) -> Self {
         // One after the other: thousands of them, parsed at once, are most of what a large world takes.
@@ -95,7 +95,7 @@ impl Director {
             booting: Vec::new(),
         };
         let inner = Arc::new(Mutex::new(inner));
-        Self { server: server.clone(), clock, sky, deeds: Arc::new(Deeds::of(faults)), inner }
+        Self { server: server.clone(), clock, troubles, deeds: Arc::new(Deeds::of(faults)), inner }
     }
 
     /// A node's turn begins.
@@ -192,11 +192,11 @@ impl Director {
     }
 
     fn clone_weak(&self) -> Weak {
-        let Self { server, clock, sky, deeds, inner } = self;
+        let Self { server, clock, troubles, deeds, inner } = self;
         Weak {
             server: server.clone(),
             clock: *clock,
-            sky: sky.clone(),
+            troubles: troubles.clone(),
             deeds: Arc::clone(deeds),
             inner: Arc::downgrade(inner),
         }
@@ -211,7 +211,7 @@ impl Director {
 struct Weak {
     server: ApiServer,
     clock: Clock,
-    sky: Sky,
+    troubles: Troubles,
     deeds: Arc<Deeds>,
     inner: std::sync::Weak<Mutex<Inner>>,
 }
@@ -220,7 +220,7 @@ impl Weak {
     fn look(&self) {
         if let Some(inner) = self.inner.upgrade() {
             let (server, deeds) = (self.server.clone(), Arc::clone(&self.deeds));
-            Director { server, clock: self.clock, sky: self.sky.clone(), deeds, inner }.look();
+            Director { server, clock: self.clock, troubles: self.troubles.clone(), deeds, inner }.look();
         }
     }
 }

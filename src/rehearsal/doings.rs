@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use crate::rehearsal::faults::Flaw;
+use crate::sim::people;
+use crate::sim::troubles::Trouble;
 use crate::sim::world;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doing {
+pub enum Doing {
     /// The simulators read it from the VM.
     Annotation(&'static str, &'static str),
     /// So from the beginning.
@@ -21,16 +23,20 @@ pub(super) enum Doing {
 
 /// How something is before the upgrade begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Setup {
+pub enum Setup {
+    /// A VM in a crash loop.
     CrashLoops,
+    /// A VM whose failed instance stays.
     LingersFailed,
+    /// A node that its operator has cordoned.
     Cordoned,
+    /// A node without memory for another VM.
     NoRoom,
 }
 
 /// When somebody does something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
+pub enum Moment {
     /// Just before the turn of any node.
     TurnBegins,
     /// It is in the ledger of its node, on disk; for a node: its ledger is.
@@ -45,42 +51,41 @@ pub(super) enum Moment {
 
 /// What somebody does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deed {
-    Delete,
-    Recreate,
-    Start,
-    Stop,
-    Halt,
+pub enum Deed {
+    /// A user, to the VM.
+    User(people::Deed),
+    /// A user live-migrates the VM onto the node.
     MigrateHere,
-    TakeDevice,
+    /// Somebody else evicts its launcher pods.
     Evict,
+    /// The agent is killed.
     KillAgent,
+    /// Harvester takes the drain taint off.
     RemoveTaint,
+    /// The cluster's servers are in trouble for so long.
     Trouble(Trouble, Duration),
-}
-
-/// What is wrong with the cluster's servers for a while.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Trouble {
-    VirtApiAway,
-    VirtControllerAway,
-    Races,
-    Throttles,
-    Conflicts,
-    Expires,
 }
 
 /// What does not work about a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Machine {
+pub enum Machine {
+    /// Its devices are gone after the restart.
     LosesDevices,
+    /// One of each of its devices is.
     LosesOneOfEach,
+    /// The devices of one VM are, under that name.
     RenamesDevices,
+    /// Its kubelet is not heard of again.
     NeverReturns,
+    /// A VM process stays that nobody knows.
     HasStrayGuest,
+    /// The new RKE2 ends at once.
     Rke2Crashes,
+    /// It never becomes ready.
     Rke2Hangs,
+    /// It says that it is the old one.
     Rke2ReportsTheOldVersion,
+    /// It ends a minute after each start.
     Rke2Dies,
 }
 
@@ -88,8 +93,10 @@ const TWO_MINUTES: Duration = Duration::from_mins(2);
 
 impl Flaw {
     /// How it is carried out.
-    pub(super) fn doing(self) -> Doing {
+    #[must_use]
+    pub fn doing(self) -> Doing {
         use Doing::{Annotation, Deed as At, Machine as On, Setup as Begins};
+        use people::Deed as User;
         let trouble = |trouble, length| At(Moment::Listed, Deed::Trouble(trouble, length));
         match self {
             Self::GuestIgnoresShutdown => Annotation(world::SHUTDOWN_ANNOTATION, "ignore"),
@@ -105,15 +112,15 @@ impl Flaw {
             Self::LingersFailed => Begins(Setup::LingersFailed),
             Self::Cordoned => Begins(Setup::Cordoned),
             Self::NoRoom => Begins(Setup::NoRoom),
-            Self::UserDeletes => At(Moment::Listed, Deed::Delete),
-            Self::UserDeletesWhileOff => At(Moment::Gone, Deed::Delete),
-            Self::UserRecreates => At(Moment::Gone, Deed::Recreate),
-            Self::UserStarts => At(Moment::Gone, Deed::Start),
-            Self::UserStops => At(Moment::Listed, Deed::Stop),
-            Self::UserHalts => At(Moment::Gone, Deed::Halt),
+            Self::UserDeletes => At(Moment::Listed, Deed::User(User::Delete)),
+            Self::UserDeletesWhileOff => At(Moment::Gone, Deed::User(User::Delete)),
+            Self::UserRecreates => At(Moment::Gone, Deed::User(User::Recreate)),
+            Self::UserStarts => At(Moment::Gone, Deed::User(User::Start)),
+            Self::UserStops => At(Moment::Listed, Deed::User(User::Stop)),
+            Self::UserHalts => At(Moment::Gone, Deed::User(User::Halt)),
             Self::UserMigratesHere => At(Moment::TurnBegins, Deed::MigrateHere),
             Self::AgentDiesAtStop => At(Moment::StopAccepted, Deed::KillAgent),
-            Self::DeviceTaken => At(Moment::Gone, Deed::TakeDevice),
+            Self::DeviceTaken => At(Moment::Gone, Deed::User(User::TakeDevice)),
             Self::EvictedByOthers => At(Moment::Listed, Deed::Evict),
             Self::TaintRemoved => At(Moment::NodeChanged, Deed::RemoveTaint),
             Self::VirtApiAway => trouble(Trouble::VirtApiAway, TWO_MINUTES),

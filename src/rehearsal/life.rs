@@ -26,13 +26,13 @@ use crate::host::fs::Fs;
 use crate::host::root::HostRoot;
 use crate::host::systemd::{BusAddress, Systemd};
 use crate::rehearsal::faults::{Blow, Fault};
-use crate::rehearsal::sky::Sky;
 use crate::rehearsal::wire::LifeWire;
 use crate::sim::api::ApiServer;
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::disk::CutMode;
 use crate::sim::machine::image::STATE_DIR;
 use crate::sim::machine::life::{self, Life, LifePlan};
+use crate::sim::troubles::Troubles;
 
 /// Harvester's namespace.
 pub(super) const NAMESPACE: &str = "harvester-system";
@@ -77,7 +77,7 @@ pub(super) struct Stage {
     pub(super) server: ApiServer,
     pub(super) clock: Clock,
     pub(super) listener: Arc<dyn Listener>,
-    pub(super) sky: Sky,
+    pub(super) troubles: Troubles,
 }
 
 /// The faults of a whole rehearsal, as one life meets them: its own numbers begin behind those of the lives before it.
@@ -115,7 +115,7 @@ pub(super) async fn live(
     killed_at_await: Option<u64>,
 ) -> Account {
     let life = machine.life(blows);
-    let wire = LifeWire::new(stage.server.service(), life.clone(), on_wire, stage.sky.clone());
+    let wire = LifeWire::new(stage.server.service(), life.clone(), on_wire, stage.troubles.clone());
     stage.listener.lives(&life, &wire);
     let awaits = Arc::new(AtomicU64::new(0));
     let agent = Waiting {

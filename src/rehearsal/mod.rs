@@ -7,11 +7,11 @@
 //! - [`judge`] has the invariants, [`faults`] what can be given to a rehearsal, [`schedule`] where it hurts.
 //! - [`check`] runs thousands of them, [`timeline`] and [`chart`] tell what came of one.
 
-mod afflict;
+pub mod afflict;
 pub mod chart;
 pub mod check;
 mod director;
-mod doings;
+pub mod doings;
 pub mod faults;
 pub mod judge;
 #[cfg(test)]
@@ -19,11 +19,9 @@ mod ladder_tests;
 mod life;
 mod roll;
 pub mod schedule;
-mod sky;
 mod storage;
 pub mod timeline;
 pub mod unblock;
-mod users;
 mod wire;
 mod world;
 

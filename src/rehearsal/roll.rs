@@ -80,7 +80,8 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let binaries: BTreeMap<String, Binaries> =
         nodes.iter().map(|node| (node.clone(), both.clone())).collect();
     let states = states(&world)?;
-    let director = Director::new(&world.server, world.clock, (&order.faults, world.sky.clone()), binaries);
+    let director =
+        Director::new(&world.server, world.clock, (&order.faults, world.troubles.clone()), binaries);
     desk.get_or_init(|| director.clone());
     let storage = Storage::follow(&world.server);
     let following = tokio::spawn(director.clone().follow());
@@ -88,7 +89,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
         server: world.server.clone(),
         clock: world.clock,
         listener: Arc::new(director.clone()),
-        sky: world.sky.clone(),
+        troubles: world.troubles.clone(),
     };
     let (mut sum, mut lines, mut blocked) = (Sum::default(), Vec::new(), Vec::new());
     let mut journals = Vec::new();
@@ -96,7 +97,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
         storage.heals().await;
         let seat = world.seat(node)?;
         director.begin(node, &seat);
-        if director.turn_begins(node) {
+        if director.turn_begins(node).await {
             tokio::time::sleep(ON_ITS_WAY).await;
         }
         let mut starts = 0;

@@ -18,9 +18,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::{BoxError, Service};
 
 use crate::rehearsal::faults::Blow;
-use crate::rehearsal::sky::Sky;
 use crate::sim::api::{ApiBody, ApiService, Status};
 use crate::sim::machine::life::{Life, Verdict};
+use crate::sim::troubles::Troubles;
 
 /// What is wrong with the way to the API server, and when it last broke.
 #[derive(Debug, Default)]
@@ -39,12 +39,22 @@ pub(super) struct LifeWire {
     server: ApiService,
     life: Life,
     trouble: Arc<Mutex<Trouble>>,
-    sky: Sky,
+    troubles: Troubles,
 }
 
 impl LifeWire {
-    pub(super) fn new(server: ApiService, life: Life, blows: BTreeMap<u64, Blow>, sky: Sky) -> Self {
-        Self { server, life, trouble: Arc::new(Mutex::new(Trouble { blows, ..Trouble::default() })), sky }
+    pub(super) fn new(
+        server: ApiService,
+        life: Life,
+        blows: BTreeMap<u64, Blow>,
+        troubles: Troubles,
+    ) -> Self {
+        Self {
+            server,
+            life,
+            trouble: Arc::new(Mutex::new(Trouble { blows, ..Trouble::default() })),
+            troubles,
+        }
     }
 
     /// The client that production code gets.
@@ -92,7 +102,7 @@ impl LifeWire {
         // Whatever becomes of the request, what was to come after it comes.
         let answer = if self.is_away() {
             Err(broken("connection refused"))
-        } else if let Some(met) = self.sky.meets(request.method(), request.uri().path()) {
+        } else if let Some(met) = self.troubles.meets(request.method(), request.uri()) {
             Ok(said(&met))
         } else {
             self.server.call(request).await

@@ -21,13 +21,13 @@ use crate::rehearsal::afflict::{Missing, afflict};
 use crate::rehearsal::doings::{Doing, Machine};
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::life::NAMESPACE;
-use crate::rehearsal::sky::Sky;
 use crate::rehearsal::{Order, RehearsalError, Scene};
 use crate::sim::api::{ApiServer, Webhooks};
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::image::{ARTIFACT, MachineImage, MachineSpec};
 use crate::sim::machine::release::release;
 use crate::sim::machine::rke2::Fate;
+use crate::sim::troubles::Troubles;
 use crate::sim::virt_api::{self, VirtApi};
 use crate::sim::{Guests, SimError, Timing, Wire, seed, world};
 
@@ -46,7 +46,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<String>,
     pub(super) guests: Guests,
     pub(super) notes: Vec<String>,
-    pub(super) sky: Sky,
+    pub(super) troubles: Troubles,
     stop: CancellationToken,
     /// Nodes of the control plane.
     servers: BTreeSet<String>,
@@ -128,12 +128,12 @@ impl World {
             change.put(&server)?;
         }
         server.ask(Webhooks::Up);
-        let sky = Sky::default();
+        let troubles = Troubles::default();
         let timing = Timing::virtual_time(start);
         let guests = Guests::default();
         let stop = CancellationToken::new();
         let api = VirtApi { wire: Wire::from(server.clone()), timing: timing.clone() };
-        let (stop_heard, up) = (Arc::new(stop_heard), sky.virt_api.clone());
+        let (stop_heard, up) = (Arc::new(stop_heard), troubles.virt_api.clone());
         server.aggregate(
             "/apis/subresources.kubevirt.io",
             Arc::new(move |request| {
@@ -157,7 +157,7 @@ impl World {
             server.clone(),
             timing,
             guests.clone(),
-            sky.virt_controller.clone(),
+            troubles.virt_controller.clone(),
             stop.clone(),
         );
         tokio::spawn(async move {
@@ -167,7 +167,7 @@ impl World {
         });
         let servers = names.iter().filter(|name| is_server(&server, name)).cloned().collect();
         let order = order.clone();
-        Ok(Self { server, clock, start, nodes: names, guests, notes, sky, stop, servers, order })
+        Ok(Self { server, clock, start, nodes: names, guests, notes, troubles, stop, servers, order })
     }
 
     /// The machine of a node, switched on, with the plan for it and its order in the cluster.

@@ -6,6 +6,7 @@
 //! - [`kubelet`] binds pods, runs them, and plays `virt-handler` and the guests.
 //! - [`api`] is an API server in memory; [`object`] is what it keeps and hands out.
 //! - [`import`] reads objects from files that kubectl wrote.
+//! - [`people`] use the API as users and operators do, [`troubles`] says what is wrong with the servers for a while.
 //! - `longhorn` and `workloads` play storage and the other pods, as far as a drain notices them; in memory only.
 //! - [`world`] builds the objects that a rehearsal starts from: whole clusters at rest, or somebody's exported one.
 //! - [`Guests`] tells which guest runs on which machine, [`Wire`] is how the simulators reach an API server.
@@ -22,11 +23,13 @@ pub mod kubelet;
 mod longhorn;
 pub mod machine;
 pub mod object;
+pub mod people;
 mod script;
 pub mod seed;
 #[cfg(test)]
 mod stage;
 mod switch;
+pub mod troubles;
 mod turns;
 mod view;
 pub mod virt_api;

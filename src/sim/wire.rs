@@ -42,6 +42,14 @@ impl Wire {
         matches!(self.0, Backend::Memory(_))
     }
 
+    /// An ordinary client of it. Must be called within a tokio runtime.
+    pub(super) fn client(&self) -> Client {
+        match &self.0 {
+            Backend::Client(client) => client.clone(),
+            Backend::Memory(server) => server.client(),
+        }
+    }
+
     /// Sends one request; the body's type follows from the method.
     pub(super) async fn send(&self, method: Method, path: &str, body: &Value) -> kube::Result<Object> {
         match &self.0 {

@@ -7,9 +7,11 @@ use upgrade_agent::flow::plan::{Evacuation, ShutdownTimeout};
 use upgrade_agent::sim::Timing;
 use upgrade_agent::sim::world::Shutdown;
 
+use crate::scripts::played;
 use crate::support::Stage;
 use crate::support::cast::Cast;
 use crate::support::cluster::Cluster;
+use crate::support::script::Script;
 use crate::{Ran, accepted, assert_never_off, key};
 
 fn with_deaf_guest(cast: Cast) -> Cast {
@@ -81,10 +83,10 @@ async fn an_instance_that_hangs_in_its_deletion_holds_the_node_and_is_named() {
     let cast = Cast::named("stuck").movable("app", |_| {}).bound("stuck", |shape| {
         (shape.shutdown, shape.grace_seconds) = (Shutdown::Seconds(1), 1);
     });
-    let stage =
-        Stage::shared(cast.annotated("sim.upgrade-agent/terminating-seconds", "forever")).await.unwrap();
+    let mut stage = Stage::shared(cast).await.unwrap();
     let before = stage.instances().await.unwrap();
-    let ran = Ran::through(&stage, hurried).await;
+    let script = Script::begin(&mut stage, &["stuck-terminating=stuck/stuck"]).await.unwrap();
+    let ran = played(&stage, &script, hurried).await;
     ran.assert_holds(&stage, &["stuck/stuck"]);
     assert_never_off(&stage, &before, &["app"]).await;
     assert_eq!(stage.records("preDrained"), 0);

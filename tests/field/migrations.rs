@@ -1,22 +1,25 @@
 //! Live migrations that fail.
 
+use crate::scripts::played;
 use crate::support::Stage;
 use crate::support::cast::Cast;
-use crate::{Ran, assert_never_off, key};
+use crate::support::script::Script;
+use crate::{assert_never_off, key};
 
-const FAILURES: &str = "sim.upgrade-agent/migration-failures";
-
-async fn stage(name: &str, failures: &str) -> Stage {
+async fn stage(name: &str, word: &str) -> (Stage, Script) {
     let cast = Cast::named(name).movable("app", |_| {}).movable("loser", |_| {});
-    Stage::shared(cast.annotated(FAILURES, failures)).await.unwrap()
+    let mut stage = Stage::shared(cast).await.unwrap();
+    let script = Script::begin(&mut stage, &[&format!("{word}={name}/loser")]).await.unwrap();
+    (stage, script)
 }
 
 /// Side by side, because both wait most of the time: 20 s after the first failure, 40 s after the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_fails_is_tried_again_and_holds_the_node_if_it_never_works() {
-    let (twice, never) = (stage("twice", "2").await, stage("never", "always").await);
+    let (twice, on_twice) = stage("twice", "migration-fails-twice").await;
+    let (never, on_never) = stage("never", "migration-always-fails").await;
     let (before_twice, before_never) = (twice.instances().await.unwrap(), never.instances().await.unwrap());
-    let (worked, held) = tokio::join!(Ran::through(&twice, |_| {}), Ran::through(&never, |_| {}));
+    let (worked, held) = tokio::join!(played(&twice, &on_twice, |_| {}), played(&never, &on_never, |_| {}));
 
     worked.assert_done(&twice);
     assert!(worked.row(&twice, "loser").contains("never stopped"), "{}", worked.row(&twice, "loser"));

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 use jiff::Timestamp;
-use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use testbed::proxy::{Fate, Proxy};
+use testbed::proxy::Fate;
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::sim::world::Shutdown;
 
@@ -17,7 +15,7 @@ use crate::{Ran, assert_never_off, assert_stopped_once, reported};
 
 /// Every fifth write is refused with 500, every fifth with 409, and every seventh is done and answered with 500; every ninth
 /// read fails.
-fn spoil(method: &Method, _path: &str, number: usize) -> Fate {
+fn spoil(method: &Method, _uri: &Uri, number: usize) -> Fate {
     let internal = StatusCode::INTERNAL_SERVER_ERROR;
     if *method == Method::GET {
         return if number % 9 == 4 { Fate::Refused(internal) } else { Fate::Answered };
@@ -39,10 +37,7 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
     let cast = cast.bound("quick", |_| {}).bound("slow", |shape| shape.shutdown = Shutdown::Seconds(100));
     let mut stage = Stage::shared(cast).await.unwrap();
     let before = stage.instances().await.unwrap();
-    let rights = Kubeconfig::read_from(&stage.kubeconfig).unwrap();
-    let rights = kube::Config::from_custom_kubeconfig(rights, &KubeConfigOptions::default()).await.unwrap();
-    let proxy = Proxy::start(Client::try_from(rights).unwrap(), spoil).await.unwrap();
-    stage.kubeconfig = proxy.kubeconfig(stage.machine.disk()).unwrap();
+    let proxy = stage.behind_proxy(spoil).await.unwrap();
 
     stage.order(Control::Run).await.unwrap();
     let run = stage.run_agent(agent(), &["node", "--once"]);

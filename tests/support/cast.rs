@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use kube::api::DynamicObject;
-use serde_json::json;
 use upgrade_agent::sim::world::{self, PCI_DEVICE, Shutdown, VGPU, VmShape};
 
 use super::{NODE, UPGRADE};
@@ -26,6 +25,8 @@ pub struct Cast {
     pub memory: String,
     /// The VMs.
     pub vms: Vec<DynamicObject>,
+    /// Those that run on the first of the other nodes.
+    pub elsewhere: Vec<DynamicObject>,
 }
 
 impl Cast {
@@ -40,6 +41,7 @@ impl Cast {
             devices: vec![(PCI_DEVICE.into(), "2".into()), (VGPU.into(), "1".into())],
             memory: "64Gi".into(),
             vms: world::demo_vms(NODE),
+            elsewhere: Vec::new(),
         }
     }
 
@@ -54,12 +56,21 @@ impl Cast {
             devices: vec![(device_of(name), "0".into())],
             memory: "512Gi".into(),
             vms: Vec::new(),
+            elsewhere: Vec::new(),
         }
     }
 
     /// With a VM that can move.
     pub fn movable(self, name: &str, change: impl FnOnce(&mut VmShape)) -> Self {
         self.with(name, Vec::new(), change)
+    }
+
+    /// With a VM that can move, and runs on another node.
+    pub fn movable_elsewhere(self, name: &str) -> Self {
+        let other = self.spares.first().cloned();
+        let mut cast = self.movable(name, |shape| shape.first_node = other);
+        cast.elsewhere.extend(cast.vms.pop());
+        cast
     }
 
     /// With a VM that holds a device of its node.
@@ -81,14 +92,6 @@ impl Cast {
         };
         change(&mut shape);
         self.vms.push(world::vm(&self.namespace, name, &shape));
-        self
-    }
-
-    /// With an annotation on the VM that came last, and on its instances.
-    pub fn annotated(mut self, key: &str, value: &str) -> Self {
-        if let Some(vm) = self.vms.last_mut() {
-            vm.data["spec"]["template"]["metadata"]["annotations"][key] = json!(value);
-        }
         self
     }
 }

@@ -12,10 +12,15 @@ use testbed::places::RunDir;
 use testbed::virt_api::{AggregatedApi, serve_aggregated};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use upgrade_agent::sim::virt_api::VirtApi;
-use upgrade_agent::sim::{self, Timing};
+use upgrade_agent::flow::vms::VmKey;
+use upgrade_agent::sim::troubles::Troubles;
+use upgrade_agent::sim::virt_api::{self, VirtApi};
+use upgrade_agent::sim::{self, Guests, Timing};
 
 use super::NAMESPACE;
+
+/// VMs in the order in which virt-api accepted their shutdown.
+type Stops = Arc<Mutex<Vec<VmKey>>>;
 
 /// The cluster without the node under test.
 pub struct Cluster {
@@ -27,6 +32,10 @@ pub struct Cluster {
     pub control_plane: Arc<ControlPlane>,
     /// The simulators' clock.
     pub timing: Timing,
+    /// What is wrong with its servers for a while; to its agents, only those behind a proxy meet all of it.
+    pub troubles: Troubles,
+    /// The VMs whose shutdown virt-api has accepted.
+    stops: Stops,
     _virt_api: AggregatedApi,
     stop_simulators: CancellationToken,
     /// Dropped last: the files of everything above.
@@ -42,6 +51,12 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
+    /// How often virt-api accepted a shutdown of this VM, also where whoever asked did not live to hear it.
+    pub fn stops_of(&self, vm: &VmKey) -> usize {
+        let stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        stops.iter().filter(|stopped| *stopped == vm).count()
+    }
+
     /// Starts everything, saying each part with `say`.
     pub async fn start(timing: fn(Timestamp) -> Timing, say: &impl Fn(&str)) -> Result<Self> {
         let dir = RunDir::new()?;
@@ -64,11 +79,33 @@ impl Cluster {
         say("simulators of KubeVirt, kubelet and scheduler");
         let timing = timing(Timestamp::now());
         let stop_simulators = CancellationToken::new();
-        tokio::spawn(sim::run(client.clone(), timing.clone(), stop_simulators.clone()));
-        let virt = VirtApi { wire: client.clone().into(), timing: timing.clone() };
+        let troubles = Troubles::default();
+        tokio::spawn(sim::run_with_switch(
+            client.clone(),
+            timing.clone(),
+            Guests::default(),
+            troubles.virt_controller.clone(),
+            stop_simulators.clone(),
+        ));
+        let (virt, up) =
+            (VirtApi { wire: client.clone().into(), timing: timing.clone() }, troubles.virt_api.clone());
+        let stops = Stops::default();
+        let accepted = stops.clone();
         let virt_api = serve_aggregated(&control_plane, move |request| {
-            let virt = virt.clone();
-            async move { virt.respond(request).await }
+            let (virt, up, accepted) = (virt.clone(), up.clone(), accepted.clone());
+            async move {
+                if !up.is_on() {
+                    return virt_api::unreachable();
+                }
+                let path = request.uri().path().to_owned();
+                let response = virt.respond(request).await;
+                if let Some(vm) = vm_of_stop(&path)
+                    && response.status().is_success()
+                {
+                    accepted.lock().unwrap_or_else(PoisonError::into_inner).push(vm);
+                }
+                response
+            }
         })
         .await?;
         let control_plane = Arc::new(control_plane);
@@ -77,6 +114,8 @@ impl Cluster {
             kubeconfig,
             control_plane,
             timing,
+            troubles,
+            stops,
             _virt_api: virt_api,
             stop_simulators,
             dir,
@@ -112,4 +151,11 @@ impl Cluster {
         *shared = Arc::downgrade(&cluster);
         Ok(cluster)
     }
+}
+
+/// The VM that a call shuts down.
+fn vm_of_stop(path: &str) -> Option<VmKey> {
+    let vm = path.strip_suffix("/stop")?.strip_prefix("/apis/subresources.kubevirt.io/v1/namespaces/")?;
+    let (namespace, name) = vm.split_once("/virtualmachines/")?;
+    Some(VmKey::new(namespace, name))
 }

@@ -7,6 +7,7 @@ mod audit;
 pub mod cast;
 pub mod cluster;
 mod observe;
+pub mod script;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -16,13 +17,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cast::Cast;
 use cluster::Cluster;
+use http::{Method, Uri};
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use testbed::control_plane::ControlPlane;
 use testbed::machine::{Machine, MachineSpec};
 use testbed::places::RunDir;
+use testbed::proxy::{Fate, Proxy};
 use testbed::rke2::{Release, Rke2Spec, rke2_release};
 use testbed::stand_in::Role;
 use tokio::process::{Child, Command};
@@ -118,6 +122,9 @@ impl Stage {
         namespace_with_account(&client, &cast.namespace).await?;
         let in_time = Instant::now() + Duration::from_mins(2);
         world::create_and_wait_running(&client, &cast.vms, &cast.node, in_time).await?;
+        if let Some(other) = cast.spares.first() {
+            world::create_and_wait_running(&client, &cast.elsewhere, other, in_time).await?;
+        }
         create_bystander(&client, &cast).await?;
         let mut nodes: Vec<&str> = cast.spares.iter().map(String::as_str).collect();
         nodes.insert(0, &cast.node);
@@ -204,6 +211,18 @@ impl Stage {
             .env_remove("RUST_LOG")
             .kill_on_drop(true);
         command
+    }
+
+    /// From now on the agent asks a proxy, with the rights it has.
+    pub async fn behind_proxy(
+        &mut self,
+        pattern: impl Fn(&Method, &Uri, usize) -> Fate + Send + Sync + 'static,
+    ) -> Result<Proxy> {
+        let rights = Kubeconfig::read_from(&self.kubeconfig)?;
+        let rights = kube::Config::from_custom_kubeconfig(rights, &KubeConfigOptions::default()).await?;
+        let proxy = Proxy::start(Client::try_from(rights)?, pattern).await?;
+        self.kubeconfig = proxy.kubeconfig(self.dir.path())?;
+        Ok(proxy)
     }
 
     /// Runs the agent to its end.

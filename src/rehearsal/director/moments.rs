@@ -9,7 +9,8 @@ use super::Director;
 use crate::flow::vms::{VmEntry, VmKey};
 use crate::rehearsal::doings::{Deed, Doing, Machine, Moment};
 use crate::rehearsal::faults::Fault;
-use crate::rehearsal::users;
+use crate::sim::people;
+use crate::sim::troubles::Place;
 
 /// The deeds of one rehearsal; none in most.
 #[derive(Debug, Default)]
@@ -71,7 +72,9 @@ impl Director {
     }
 
     fn act(&self, deed: Deed, vm: &VmKey) {
-        if users::takes_over(deed) {
+        if let Deed::User(own) = deed
+            && own.takes_over()
+        {
             self.with_judge(|judge| judge.taken_over(vm));
         }
         match deed {
@@ -84,24 +87,29 @@ impl Director {
                 // Who evicts a guest that cannot move ends it.
                 let (director, vm) = (self.clone(), vm.clone());
                 tokio::spawn(async move {
-                    if users::evict(&director.server, &vm) {
-                        director.with_judge(|judge| judge.taken_over(&vm));
+                    match people::evict(&director.server.clone().into(), &vm).await {
+                        Ok(true) => director.with_judge(|judge| judge.taken_over(&vm)),
+                        Ok(false) => {}
+                        Err(error) => tracing::debug!(%vm, %error, "nobody could be evicted"),
                     }
                 });
             }
-            Deed::Delete | Deed::Recreate | Deed::Start | Deed::Stop | Deed::Halt | Deed::TakeDevice => {
-                tokio::spawn(users::act(self.server.clone(), deed, vm.clone()));
+            Deed::User(own) => {
+                tokio::spawn(people::act(self.server.clone().into(), people::PEOPLE, own, vm.clone()));
             }
             Deed::MigrateHere | Deed::RemoveTaint | Deed::Trouble(..) => {}
         }
     }
 
     /// A node's turn is about to begin. True when something is on its way there.
-    pub(in crate::rehearsal) fn turn_begins(&self, node: &str) -> bool {
+    pub(in crate::rehearsal) async fn turn_begins(&self, node: &str) -> bool {
         let mut on_its_way = false;
         for (moment, vm, deed) in &self.deeds.of_vms {
             if (*moment, *deed) == (Moment::TurnBegins, Deed::MigrateHere) {
-                on_its_way |= users::migrate_here(&self.server, vm, node);
+                match people::migrate_here(&self.server.clone().into(), vm, node).await {
+                    Ok(goes) => on_its_way |= goes,
+                    Err(error) => tracing::debug!(%vm, node, %error, "the user's migration was refused"),
+                }
             }
         }
         on_its_way
@@ -115,7 +123,7 @@ impl Director {
         for deed in self.deeds.due_for_node(Moment::Listed, node) {
             if let Deed::Trouble(trouble, length) = deed {
                 let again = self.clone();
-                self.sky.begin(&self.server, trouble, length, move || {
+                self.troubles.begin(Place::Memory(self.server.clone()), trouble, length, move || {
                     let wire = again.inner().life.as_ref().map(|(_, wire)| wire.clone());
                     if let Some(wire) = wire {
                         wire.hang_up();
@@ -127,7 +135,7 @@ impl Director {
 
     /// A node is as told now.
     pub(super) fn node_changed(&self, node: &Value) {
-        if self.deeds.of_nodes.is_empty() || !users::is_tainted(node) {
+        if self.deeds.of_nodes.is_empty() || !people::is_tainted(node) {
             return;
         }
         let name = node.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
@@ -135,7 +143,12 @@ impl Director {
             (*moment, *deed) == (Moment::NodeChanged, Deed::RemoveTaint) && of == name
         };
         if self.deeds.of_nodes.iter().any(removes) {
-            tokio::spawn(users::remove_taint(self.server.clone(), name.to_owned()));
+            let (wire, name) = (self.server.clone().into(), name.to_owned());
+            tokio::spawn(async move {
+                if let Err(error) = people::remove_taint(&wire, &name).await {
+                    tracing::debug!(name, %error, "the taint could not be taken off");
+                }
+            });
         }
     }
 }

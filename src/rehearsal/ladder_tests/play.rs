@@ -142,8 +142,8 @@ where
             blockers: Mutex::default(),
         });
         let listener: Arc<dyn Listener> = player.clone();
-        let sky = world.sky.clone();
-        let stage = Stage { server: server.clone(), clock: world.clock, listener, sky };
+        let troubles = world.troubles.clone();
+        let stage = Stage { server: server.clone(), clock: world.clock, listener, troubles };
         let blows = plan_of(&[], 1, 0);
         let account = live(&stage, &seat.machine, seat.plan.clone(), blows, None).await;
         let Lived::Ended(carried) = account.lived else { panic!("the agent did not end") };

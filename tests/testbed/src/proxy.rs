@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -20,22 +20,24 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// What becomes of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The server's own answer.
     Answered,
     /// This error; the server never hears of the request.
     Refused(StatusCode),
+    /// This answer, a `Status`; the server never hears of the request.
+    Said(StatusCode, Bytes),
     /// The server does it, and this error is what the client is told.
     AnswerLost(StatusCode),
 }
 
-/// Chooses a request's fate by its method, its path and its number among those that read, or among those that write.
-pub type Pattern = fn(&Method, &str, usize) -> Fate;
+/// Chooses a request's fate by its method, its path and query, and its number among those that read, or those that write.
+type Pattern = dyn Fn(&Method, &Uri, usize) -> Fate + Send + Sync;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>>;
 
@@ -50,11 +52,12 @@ pub struct Proxy {
 
 struct Wire {
     server: Client,
-    pattern: Pattern,
+    pattern: Box<Pattern>,
     reads: AtomicUsize,
     writes: AtomicUsize,
     spoiled: AtomicUsize,
     spoils: AtomicBool,
+    hang_up: Notify,
 }
 
 impl std::fmt::Debug for Wire {
@@ -68,14 +71,24 @@ impl Proxy {
     ///
     /// # Errors
     /// When there is no port.
-    pub async fn start(server: Client, pattern: Pattern) -> Result<Self> {
+    pub async fn start(
+        server: Client,
+        pattern: impl Fn(&Method, &Uri, usize) -> Fate + Send + Sync + 'static,
+    ) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let (cut, is_cut) = watch::channel(false);
         let count = AtomicUsize::default;
-        let spoils = AtomicBool::new(false);
-        let wire =
-            Arc::new(Wire { server, pattern, reads: count(), writes: count(), spoiled: count(), spoils });
+        let (spoils, hang_up) = (AtomicBool::new(false), Notify::new());
+        let wire = Arc::new(Wire {
+            server,
+            pattern: Box::new(pattern),
+            reads: count(),
+            writes: count(),
+            spoiled: count(),
+            spoils,
+            hang_up,
+        });
         let task = tokio::spawn(accept(listener, wire.clone(), is_cut));
         Ok(Self { port, cut, task, wire })
     }
@@ -106,6 +119,11 @@ impl Proxy {
         self.cut.send_replace(cut);
     }
 
+    /// Breaks every connection that there is; new ones are taken.
+    pub fn hang_up(&self) {
+        self.wire.hang_up.notify_waiters();
+    }
+
     /// How many requests were not answered by the server's own answer.
     #[must_use]
     pub fn spoiled(&self) -> usize {
@@ -129,6 +147,7 @@ async fn accept(listener: TcpListener, wire: Arc<Wire>, is_cut: watch::Receiver<
 }
 
 async fn serve(stream: TcpStream, wire: Arc<Wire>, mut is_cut: watch::Receiver<bool>) {
+    let all = wire.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let wire = wire.clone();
         async move { Ok::<_, Infallible>(wire.answer(request).await) }
@@ -138,6 +157,7 @@ async fn serve(stream: TcpStream, wire: Arc<Wire>, mut is_cut: watch::Receiver<b
     tokio::select! {
         // Cancel-safe: a connection that is cut is not used again, and what its client makes of that is its own affair.
         ended = connection => drop(ended),
+        () = all.hang_up.notified() => {}
         cut = is_cut.wait_for(|cut| *cut) => drop(cut),
     }
 }
@@ -148,13 +168,18 @@ impl Wire {
         let counter = if parts.method == Method::GET { &self.reads } else { &self.writes };
         let fate = if self.spoils.load(Ordering::Relaxed) {
             let number = counter.fetch_add(1, Ordering::Relaxed);
-            (self.pattern)(&parts.method, parts.uri.path(), number)
+            (self.pattern)(&parts.method, &parts.uri, number)
         } else {
             Fate::Answered
         };
-        if let Fate::Refused(code) = fate {
+        let instead = match &fate {
+            Fate::Refused(code) => Some(failure(*code)),
+            Fate::Said(code, text) => Some(said(*code, text.clone())),
+            Fate::Answered | Fate::AnswerLost(_) => None,
+        };
+        if let Some(instead) = instead {
             self.spoiled.fetch_add(1, Ordering::Relaxed);
-            return failure(code);
+            return instead;
         }
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         for own in [header::HOST, header::AUTHORIZATION, header::CONNECTION] {
@@ -166,10 +191,8 @@ impl Wire {
                 self.spoiled.fetch_add(1, Ordering::Relaxed);
                 failure(code)
             }
-            (Fate::Answered | Fate::Refused(_), Ok(answer)) => {
-                answer.map(|body| body.map_err(Into::into).boxed_unsync())
-            }
-            (Fate::Answered | Fate::Refused(_), Err(error)) => {
+            (_, Ok(answer)) => answer.map(|body| body.map_err(Into::into).boxed_unsync()),
+            (_, Err(error)) => {
                 eprintln!("testbed: the proxy got no answer: {error}");
                 failure(StatusCode::BAD_GATEWAY)
             }
@@ -184,7 +207,11 @@ fn failure(code: StatusCode) -> Answer {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason,
         "message": "spoiled by the test's proxy", "code": code.as_u16(),
     });
-    let body = Full::new(Bytes::from(text.to_string())).map_err(|never| match never {}).boxed_unsync();
+    said(code, Bytes::from(text.to_string()))
+}
+
+fn said(code: StatusCode, text: Bytes) -> Answer {
+    let body = Full::new(text).map_err(|never| match never {}).boxed_unsync();
     let mut answer = Response::new(body);
     *answer.status_mut() = code;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));

@@ -49,6 +49,12 @@ pub enum Fault {
     WrongVersion(String),
     /// `die-after:3`: ends with 1 so many seconds after it was ready
     DieAfter(Duration),
+    /// `no-devices`: none of its devices comes back
+    NoDevices,
+    /// `no-device:vendor.example/A10`: that one does not
+    NoDevice(String),
+    /// `fewer-devices`: one of each is missing
+    FewerDevices,
 }
 
 impl Fault {
@@ -70,6 +76,9 @@ impl Fault {
         match fault.split_once(':') {
             None if fault == "crash" => Some(Self::Crash),
             None if fault == "hang" => Some(Self::Hang),
+            None if fault == "no-devices" => Some(Self::NoDevices),
+            None if fault == "fewer-devices" => Some(Self::FewerDevices),
+            Some(("no-device", name)) => Some(Self::NoDevice(name.to_owned())),
             Some(("wrong-version", version)) => Some(Self::WrongVersion(version.to_owned())),
             Some(("die-after", seconds)) => Some(Self::DieAfter(Duration::from_secs(seconds.parse().ok()?))),
             _ => None,
@@ -77,9 +86,35 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// How many of a device there are, of those that the node had.
+    pub(crate) fn leaves(&self, device: &str, had: &str) -> String {
+        let none = || "0".to_owned();
+        match self {
+            Self::NoDevices => none(),
+            Self::NoDevice(gone) if gone == device => none(),
+            Self::FewerDevices => {
+                had.parse::<u32>().map_or_else(|_| none(), |had| had.saturating_sub(1).to_string())
+            }
+            Self::NoDevice(_) | Self::Crash | Self::Hang | Self::WrongVersion(_) | Self::DieAfter(_) => {
+                had.to_owned()
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_that_do_not_come_back_are_offered_no_more() {
+        let left = |fault: &str| Fault::parse(fault).unwrap().leaves("vendor.example/A10", "2");
+        assert_eq!(left("no-devices"), "0");
+        assert_eq!(left("fewer-devices"), "1");
+        assert_eq!((left("no-device:vendor.example/A10"), left("no-device:other")), ("0".into(), "2".into()));
+        assert_eq!(left("crash"), "2");
+    }
 
     #[test]
     fn a_fault_may_be_meant_for_one_version() {

@@ -81,8 +81,14 @@ pub async fn run(role: Role) -> Result<()> {
         anyhow::bail!("stand-in fault: crash");
     }
     let text = fs::read_to_string(SETTINGS).with_context(|| format!("cannot read {SETTINGS}"))?;
-    let settings: Settings =
+    let mut settings: Settings =
         serde_json::from_str(&text).with_context(|| format!("{SETTINGS} is not understood"))?;
+
+    if let Some(fault) = &fault {
+        for (device, count) in &mut settings.extra_allocatable {
+            *count = fault.leaves(device, count);
+        }
+    }
 
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
