@@ -101,6 +101,60 @@ async fn what_users_did_meanwhile_is_left_alone_and_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_users_do_while_the_guest_goes_down_is_left_alone_as_well() {
+    type Did = fn(&NodeInMemory, &VmKey);
+    let table: [(&str, &str, Did, &str); 7] = [
+        (
+            "RerunOnFailure",
+            "mark off",
+            |node, vm| node.annotate(vm, None),
+            "our mark was taken off it meanwhile",
+        ),
+        ("Always", "mark off", |node, vm| node.annotate(vm, None), "our mark was taken off it meanwhile"),
+        (
+            "RerunOnFailure",
+            "halted",
+            |node, vm| node.set_strategy(vm, "Halted"),
+            "its user halted it meanwhile",
+        ),
+        (
+            "RerunOnFailure",
+            "by hand",
+            |node, vm| node.set_strategy(vm, "Manual"),
+            "its run strategy is Manual now, and was left at RerunOnFailure",
+        ),
+        (
+            "Always",
+            "by hand",
+            |node, vm| node.set_strategy(vm, "Manual"),
+            "its run strategy is Manual now, and was left at Halted",
+        ),
+        (
+            "RerunOnFailure",
+            "changed",
+            |node, vm| node.patch_vm(vm, &json!({"spec": {"template": {"spec": {"hostname": "other"}}}})),
+            "its spec was changed meanwhile",
+        ),
+        ("Always", "deleted", NodeInMemory::delete_vm, "it was deleted meanwhile"),
+    ];
+    for (strategy, what, did, expected) in table {
+        let mut node = NodeInMemory::new(&Preset::pair()).await;
+        node.set_strategy_of_those_with_devices(strategy);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let vms = node.stop_those_with_devices_while(did).await;
+        restore(&mut node).await.unwrap();
+        let Fate::Struck { reason } = node.line(&vms[1]).fate else {
+            panic!("{strategy}, {what}: {:?}", node.line(&vms[1]).fate)
+        };
+        assert_eq!(reason, expected, "{strategy}, {what}");
+        assert!(!node.runs(&vms[1]), "{strategy}, {what}");
+        for other in [&vms[0], &vms[2]] {
+            assert!(matches!(node.line(other).fate, Fate::Restored { .. }), "{strategy}, {what}: {other}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_stays_off_is_named_with_its_reason_and_delays_nobody() {
     type Flaw = fn(&NodeInMemory, &VmKey);
     let table: [(&str, Flaw, &str); 4] = [

@@ -110,8 +110,10 @@ mod tests {
 
     #[test]
     fn what_others_wrote_is_read_as_far_as_it_names_vms() {
-        let read: Vec<String> =
-            names(" default/a,,team/b , web, x/y/z").iter().map(VmKey::to_string).collect();
+        let read: Vec<String> = names(" default/a,,team/b , web, x/y/z, prod/a b, prod/?x=1")
+            .iter()
+            .map(VmKey::to_string)
+            .collect();
         assert_eq!(read, ["default/a", "team/b"]);
         assert_eq!(names(""), []);
     }

@@ -103,7 +103,22 @@ impl VmState {
         }
     }
 
-    fn of(object: DynamicObject, upgrade_uid: &str) -> Self {
+    /// How our stop, which is about to be asked for, leaves it: `KubeVirt` writes Halted over Always and Once, and leaves the
+    /// others (reference `kubevirt.md` §2.1).
+    #[must_use]
+    pub fn to_be_left(&self) -> AsLeft {
+        let halts = matches!(self.now.run_strategy.as_deref(), Some("Always" | "Once"));
+        let before = self.as_left();
+        AsLeft {
+            run_strategy: if halts { Some("Halted".to_owned()) } else { before.run_strategy.clone() },
+            generation: before.generation + i64::from(halts),
+            ..before
+        }
+    }
+
+    /// A VM that was just read or written.
+    #[must_use]
+    pub fn of(object: DynamicObject, upgrade_uid: &str) -> Self {
         let spec = object.data.pointer("/spec").unwrap_or(&Value::Null);
         let volumes = items(spec, "/template/spec/volumes");
         let claims = volumes.filter_map(|volume| {

@@ -207,10 +207,12 @@ impl Look<'_> {
                 self.unheard(decision, vm, *since, *asks);
             }
             (Fate::Stopping { since, forced, .. }, _) => {
+                // The guest hears of it when its instance is deleted, which virt-controller may do much later.
+                let since = vmi.deleting.map_or(*since, |deleting| deleting.max(*since));
                 if vmi.ended.is_some() {
-                    self.clearing_up(decision, line, *since, vmi.deleting.is_some());
+                    self.clearing_up(decision, line, since, vmi.deleting.is_some());
                 } else {
-                    self.stopping(decision, line, *since, *forced);
+                    self.stopping(decision, line, since, *forced);
                 }
             }
             // Its guest has ended, whoever ended it; the object goes when its pod does.

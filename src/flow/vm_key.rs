@@ -42,12 +42,20 @@ impl FromStr for VmKey {
 
     fn from_str(text: &str) -> Result<Self, NotAVm> {
         match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self::new(namespace, name))
-            }
+            Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(Self::new(namespace, name)),
             _ => Err(NotAVm(text.to_owned())),
         }
     }
+}
+
+/// What Kubernetes takes for the name of anything like it (RFC 1123); nothing else may come into a request's path.
+fn is_name(text: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let (first, last) = (text.bytes().next(), text.bytes().last());
+    text.len() <= 253
+        && first.is_some_and(plain)
+        && last.is_some_and(plain)
+        && text.bytes().all(|c| plain(c) || c == b'-' || c == b'.')
 }
 
 impl TryFrom<String> for VmKey {
@@ -71,7 +79,20 @@ mod tests {
     #[test]
     fn vm_names_need_both_parts() {
         assert_eq!("default/db".parse(), Ok(VmKey::new("default", "db")));
-        for text in ["", "db", "/db", "default/", "a/b/c"] {
+        for text in [
+            "",
+            "db",
+            "/db",
+            "default/",
+            "a/b/c",
+            "prod/a b",
+            "pr od/web",
+            "prod/a\tb",
+            "prod/#x",
+            "prod/?x=1",
+            "prod/..",
+            "a/B",
+        ] {
             assert!(text.parse::<VmKey>().is_err(), "{text} should be refused");
         }
     }

@@ -143,7 +143,11 @@ impl Director {
     /// The API accepted a request to stop a VM.
     pub(super) fn stop_heard(&self, namespace: &str, name: &str) {
         let (now, vm) = (self.clock.now(), VmKey::new(namespace, name));
-        self.inner().judge.stop_accepted(now, &vm);
+        {
+            let mut inner = self.inner();
+            let Inner { judge, truth, .. } = &mut *inner;
+            judge.stop_accepted(now, &vm, truth);
+        }
         self.vm_moment(Moment::StopAccepted, &vm);
     }
 

@@ -144,6 +144,10 @@ impl NodeInMemory {
         self.call(&Method::PATCH, &Self::path(vm), patch);
     }
 
+    pub(crate) fn set_strategy(&self, vm: &VmKey, strategy: &str) {
+        self.patch_vm(vm, &json!({"spec": {"runStrategy": strategy}}));
+    }
+
     pub(crate) fn annotate(&self, vm: &VmKey, mark: Option<&str>) {
         let mark = json!({"metadata": {"annotations": {"agent.harvesterhci.io/stopped-for": mark}}});
         self.patch_vm(vm, &mark);
@@ -208,6 +212,24 @@ impl NodeInMemory {
     /// It shuts everybody down.
     pub(crate) async fn stop_all(&mut self) -> Vec<VmKey> {
         self.stop(|entry| entry.verdict = Verdict::ShutDown { why: "the test wants it".into() }).await
+    }
+
+    /// The same, and somebody does something to the second of them while its guest is going down.
+    pub(crate) async fn stop_those_with_devices_while(&mut self, did: impl Fn(&Self, &VmKey)) -> Vec<VmKey> {
+        self.enter(|_| {}).await;
+        let vms = self.with_devices();
+        for vm in &vms {
+            vm_actions::perform(&mut self.run, VmAction::Stop { vm: vm.clone() }, None).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(self.runs(&vms[1]), "its guest is still going down");
+        did(self, &vms[1]);
+        self.settle().await;
+        for vm in &vms {
+            let gone = VmAction::RecordGone { vm: vm.clone() };
+            vm_actions::perform(&mut self.run, gone, Some(true)).await.unwrap();
+        }
+        vms
     }
 
     async fn stop(&mut self, change: impl Fn(&mut VmEntry)) -> Vec<VmKey> {

@@ -10,8 +10,9 @@ use crate::agent::step_error::StepError;
 use crate::agent::steps::vm_actions;
 use crate::cluster::crd::kubevirt::VirtualMachineInstance;
 use crate::cluster::restore_list::{self, Listed};
-use crate::cluster::vms::{self, Answer};
-use crate::cluster::{vm_facts, vm_mark, vm_state};
+use crate::cluster::vm_mark::{self, Marked};
+use crate::cluster::vms;
+use crate::cluster::{vm_facts, vm_state};
 use crate::flow::classify;
 use crate::flow::record::Record;
 use crate::flow::restore::adopt;
@@ -137,9 +138,9 @@ async fn mark_adopted(run: &mut Run) -> Result<(), StepError> {
     for line in lines {
         let (vm, Some(vm_uid)) = (&line.entry.vm, &line.entry.vm_uid) else { continue };
         match vm_mark::put(&run.cluster.client, vm, vm_uid, &run.plan.upgrade_uid).await? {
-            Answer::Accepted => vm_actions::record_as_left(run, &line).await?,
+            Marked::Yes(_) => vm_actions::record_as_left(run, &line).await?,
             // Its user, or the next look, has the word.
-            Answer::NoSuchVm | Answer::LookAgain { .. } => {}
+            Marked::No(_) => {}
         }
     }
     Ok(())

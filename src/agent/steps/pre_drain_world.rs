@@ -184,11 +184,13 @@ impl World {
         let is_preparing =
             matches!(phase, Some("Scheduling" | "Scheduled" | "PreparingTarget" | "TargetReady"));
         let all = self.seen.migrations.entry(migrations::vm_of(migration)).or_default();
-        let before = all.iter().find(|one| one.name == name);
+        // Another one of the same name begins anew.
+        let uid = migration.uid().unwrap_or_default();
+        let before = all.iter().find(|one| one.name == name && one.uid == uid);
         let target = progress.and_then(|progress| progress.target_node.clone());
         let asked_for = || migration.spec.added_node_selector.values().next().cloned();
         let seen = SeenMigration {
-            uid: migration.uid().unwrap_or_default(),
+            uid,
             id,
             state,
             since: before.map_or(now, |before| before.since),
@@ -286,6 +288,20 @@ mod tests {
             world.migration_event(Some(Ok(Event::InitDone)), NOW);
             assert_eq!(world.changes, expected);
         }
+    }
+
+    #[test]
+    fn another_migration_of_the_same_name_begins_anew() {
+        let mut world = World::new("uid".to_owned(), "node1".to_owned(), NOW);
+        let later = NOW + jiff::SignedDuration::from_secs(60);
+        for (uid, now) in [("1", NOW), ("2", later)] {
+            let mut one = migration("Scheduling");
+            one.metadata.uid = Some(uid.to_owned());
+            world.migration_event(Some(Ok(Event::Apply(one))), now);
+        }
+        let all = &world.seen.migrations[&VmKey::new("default", "db")];
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].uid.as_str(), all[0].since, all[0].preparing), ("2", later, Some(later)));
     }
 
     #[test]

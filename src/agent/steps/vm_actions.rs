@@ -3,11 +3,12 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::cluster::migrations::{self, Attempt};
+use crate::cluster::vm_mark::{self, Marked};
+use crate::cluster::vm_state::{self, VmState};
 use crate::cluster::vms::{self, Answer};
-use crate::cluster::{vm_mark, vm_state};
 use crate::flow::evacuate::VmAction;
 use crate::flow::record::Record;
-use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey};
+use crate::flow::vms::{AsLeft, Fate, LedgerLine, Verdict, VmKey};
 use crate::mutation::{self, Mutation};
 
 /// What `KubeVirt` said to a request.
@@ -96,9 +97,13 @@ async fn ask_stop(run: &mut Run, vm: &VmKey) -> Result<Said, StepError> {
     let uid = owed.and_then(|line| line.entry.vm_uid.clone());
     if let Some(uid) = uid {
         match vm_mark::put(&run.cluster.client, vm, &uid, &run.plan.upgrade_uid).await? {
-            Answer::Accepted => {}
+            // What its user does to it from now on, while its guest is still going down, is not our doing.
+            Marked::Yes(marked) => {
+                let as_left = VmState::of(*marked, &run.plan.upgrade_uid).to_be_left();
+                run.record(Record::VmAsLeft { vm: vm.clone(), as_left })?;
+            }
             // Unmarked it is not stopped.
-            not_now @ (Answer::NoSuchVm | Answer::LookAgain { .. }) => return Ok(not_now.into()),
+            Marked::No(not_now) => return Ok(not_now.into()),
         }
     }
     request_stop(run, vm, None).await
@@ -117,17 +122,23 @@ pub async fn unmark(run: &Run, line: &LedgerLine) -> Result<(), StepError> {
     Ok(())
 }
 
-/// How its VM was left, for the day when it is to be started again: what is different then is its user's doing.
+/// How its VM was left, for the day when it is to be started again: what is different then is its user's doing. What was
+/// written down with the stop stays; only the generation goes on, because controllers write the spec when a guest ends.
 ///
 /// # Errors
 /// As [`perform`].
 pub async fn record_as_left(run: &mut Run, line: &LedgerLine) -> Result<(), StepError> {
     let vm = &line.entry.vm;
     let state = vm_state::read(&run.cluster.client, vm, &run.plan.upgrade_uid).await?;
-    match state.filter(|state| !line.entry.left_off && state.now.uid == line.entry.vm_uid) {
-        Some(state) => Ok(run.record(Record::VmAsLeft { vm: vm.clone(), as_left: state.as_left() })?),
-        None => Ok(()),
-    }
+    let Some(state) = state.filter(|state| !line.entry.left_off && state.now.uid == line.entry.vm_uid) else {
+        return Ok(());
+    };
+    let now = state.as_left();
+    let as_left = match &line.as_left {
+        Some(with_the_stop) => AsLeft { generation: now.generation, ..with_the_stop.clone() },
+        None => now,
+    };
+    Ok(run.record(Record::VmAsLeft { vm: vm.clone(), as_left })?)
 }
 
 /// After a crash, or when the instance shows no sign of its stop: asks again, but only where nobody has heard the first.

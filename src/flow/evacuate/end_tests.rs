@@ -86,7 +86,7 @@ fn a_guests_time_is_told_and_who_ends_it() {
         ledger
     };
     let mut seen = seen(None, &[]);
-    seen.vmis.get_mut(&vm()).unwrap().deleting = Some(at(10));
+    seen.vmis.get_mut(&vm()).unwrap().deleting = Some(at(9));
     let hold = Evacuation::default();
     let force = Evacuation { on_shutdown_timeout: ShutdownTimeout::ForceOff, ..hold.clone() };
     for (grace, policy, after, expected) in [
@@ -132,6 +132,25 @@ fn a_guests_time_is_told_and_who_ends_it() {
     ] {
         let decision = decide(&told(grace), &seen, policy, at(8), at(9 + after));
         let said = said(&decision, 9 + after);
+        assert!(said.len() == 1 && said[0].starts_with(expected), "{after}: {said:?} is not {expected}");
+    }
+}
+
+/// virt-controller was away for five minutes: it has accepted the stop, and deletes the instance that much later.
+#[test]
+fn a_guest_that_hears_late_gets_all_of_its_time() {
+    let mut ledger =
+        ledger(Verdict::ShutDown { why: "holds a device".into() }, vec![Record::StopIntent { vm: vm() }]);
+    ledger.line_mut(&vm()).unwrap().entry.grace_seconds = Some(120);
+    let mut seen = seen(None, &[]);
+    seen.vmis.get_mut(&vm()).unwrap().deleting = Some(at(309));
+    let force = Evacuation { on_shutdown_timeout: ShutdownTimeout::ForceOff, ..Evacuation::default() };
+    for (after, expected) in [
+        (345, "wait VM default/db is shutting down: 75 s of 120 s left, then KubeVirt cuts its power"),
+        (644, "wait VM default/db is shutting down; KubeVirt cuts its power now"),
+        (645, "force off"),
+    ] {
+        let said = said(&decide(&ledger, &seen, &force, at(8), at(9 + after)), 9 + after);
         assert!(said.len() == 1 && said[0].starts_with(expected), "{after}: {said:?} is not {expected}");
     }
 }

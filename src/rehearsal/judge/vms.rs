@@ -149,9 +149,13 @@ impl Judge {
         }
     }
 
-    /// The API accepted a request to stop a VM.
-    pub fn stop_accepted(&mut self, now: Timestamp, key: &VmKey) {
+    /// The API accepted a request to stop a VM. That its power is cut afterwards, by policy, is no second one.
+    pub fn stop_accepted(&mut self, now: Timestamp, key: &VmKey, truth: &Truth) {
         let Some(known) = self.vms.get_mut(key) else { return };
+        let line = truth.durable.get(&known.node).and_then(|durable| durable.ledger().line(key));
+        if line.is_some_and(|line| matches!(line.fate, Fate::Stopping { forced: true, .. })) {
+            return;
+        }
         known.stops += 1;
         if known.stops > 1 && !known.excused && !known.taken_over {
             self.note(now, Invariant::I4, format!("{key} was told to shut down twice"));

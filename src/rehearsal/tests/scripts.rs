@@ -1,6 +1,7 @@
 //! The failure scripts of `kubevirt.md` §8.4, as far as their users would see what comes of them.
 
 use super::*;
+use crate::flow::plan::ShutdownTimeout;
 use crate::rehearsal::timeline::Timeline;
 
 fn run(faults: &[&str]) -> Timeline {
@@ -58,6 +59,31 @@ fn a_vm_that_its_user_took_over_is_left_to_its_user() {
     assert!(line(&halted).is_some_and(|vm| vm.still_off), "{}", chart::chart(&halted));
     let anew = run(&[&format!("user-recreates={stayer}")]);
     assert!(line(&anew).is_some_and(|vm| !vm.still_off), "{}", chart::chart(&anew));
+}
+
+/// `KubeVirt` makes the next evacuation as soon as one is aborted: each of them gets its time, and it ends.
+#[test]
+fn evacuations_that_come_again_and_again_end_also_where_little_time_is_given() {
+    let (mover, _) = vms();
+    let faults = [&*format!("target-unschedulable={mover}")];
+    for on_migration_failure in [MigrationFailure::Hold, MigrationFailure::ShutdownAndRestore] {
+        let evacuation = Evacuation { migration_seconds: 60, on_migration_failure, ..Evacuation::default() };
+        let rehearsed = rehearse(&Order { evacuation, ..order(Preset::pair(), &faults) }).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{on_migration_failure:?}");
+        let holds = on_migration_failure == MigrationFailure::Hold;
+        assert_eq!(rehearsed.timeline.succeeded, !holds, "{}", chart::chart(&rehearsed.timeline));
+    }
+}
+
+#[test]
+fn a_guest_that_hears_late_shuts_down_in_its_own_time() {
+    let (_, stayer) = vms();
+    let evacuation = Evacuation { on_shutdown_timeout: ShutdownTimeout::ForceOff, ..Evacuation::default() };
+    let order = Order { evacuation, ..order(Preset::pair(), &["virt-controller-away=node1"]) };
+    let rehearsed = rehearse(&order).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    let line = rehearsed.timeline.vms.iter().find(|vm| vm.vm == stayer).unwrap();
+    assert!(!line.forced && !line.still_off, "{}", chart::chart(&rehearsed.timeline));
 }
 
 #[test]
