@@ -104,6 +104,8 @@ impl Judge {
                 known.off += seconds_between(since, now);
             }
             (known.excused, known.lost_power, known.ran_since) = (false, false, Some(now));
+            // Started again on another node, it may have to go once more when that one has its turn.
+            known.stops = 0;
             return;
         }
         (known.off_since, known.was_off) = (Some(now), true);
