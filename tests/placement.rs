@@ -55,6 +55,41 @@ async fn a_large_cluster_costs_no_more_requests_than_a_small_one() {
     assert!(asked[1] <= asked[0] && asked[0] <= 7, "{asked:?} requests");
 }
 
+/// Of three nodes, only the second can give a guest of the first one its CPU.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_runs_as_its_host_goes_where_that_cpu_can_be_had() {
+    let server = cluster(3, 6);
+    let label = |node: usize, labels: &Value| {
+        patch(&server, &format!("/api/v1/nodes/node{node}"), &json!({"metadata": {"labels": labels}}));
+    };
+    label(
+        1,
+        &json!({"host-model-cpu.node.kubevirt.io/SierraForest": "true",
+        "host-model-required-features.node.kubevirt.io/vme": "true"}),
+    );
+    let both = json!({"cpu-model-migration.node.kubevirt.io/SierraForest": "true",
+        "cpu-feature.node.kubevirt.io/vme": "true"});
+    label(2, &both);
+    label(3, &json!({"cpu-model-migration.node.kubevirt.io/Penryn": "true"}));
+    for vmi in server.list_objects("kubevirt.io", "virtualmachineinstances", "", "") {
+        let text = |field: &str| vmi["metadata"][field].as_str().unwrap().to_owned();
+        let path = format!(
+            "/apis/kubevirt.io/v1/namespaces/{}/virtualmachineinstances/{}",
+            text("namespace"),
+            text("name")
+        );
+        patch(&server, &path, &json!({"spec": {"domain": {"cpu": {"model": "host-model"}}}}));
+    }
+    let proof = surroundings(&server).await.prove(|_| true).await.unwrap();
+    assert!(proof.unplaced.is_empty());
+    assert!(proof.placed.values().all(|node| node == "node2"), "{:?}", proof.placed);
+    label(2, &json!({"cpu-feature.node.kubevirt.io/vme": null}));
+    let proof = surroundings(&server).await.prove(|_| true).await.unwrap();
+    assert!(proof.placed.is_empty());
+    let why = proof.unplaced.iter().map(upgrade_agent::flow::placement::Unplaced::reasons);
+    assert!(why.into_iter().all(|why| why.contains("cpu-feature.node.kubevirt.io/vme")));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_only_node_with_room_is_found_however_far_down_the_list_it_is() {
     let server = cluster(120, 240);

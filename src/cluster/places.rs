@@ -23,6 +23,14 @@ use crate::flow::vms::VmKey;
 
 /// virt-handler sets it to true when it serves its node, and to false when it goes.
 const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
+/// Label of a node: the CPU model that `host-model` means there.
+const HOST_MODEL: &str = "host-model-cpu.node.kubevirt.io/";
+/// Label of a node: a CPU feature that its `host-model` guests need wherever they go.
+const HOST_FEATURE: &str = "host-model-required-features.node.kubevirt.io/";
+/// Label of a node: guests of this CPU model may be moved there.
+const CPU_MODEL: &str = "cpu-model-migration.node.kubevirt.io/";
+/// Label of a node: its CPU has this feature.
+const CPU_FEATURE: &str = "cpu-feature.node.kubevirt.io/";
 /// Keeps the peak small on clusters of a thousand nodes.
 const PAGE: u32 = 50;
 
@@ -76,14 +84,43 @@ pub async fn movers(
     let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
     let params = ListParams::default().labels(LAUNCHER_SELECTOR).fields(&fields);
     let pods = ask(format!("list the launcher pods of node {node}"), api.list(&params)).await?;
+    // Who runs as its host does can only go where that CPU can be had.
+    let host = if vmis.iter().any(|vmi| runs_as_its_host(vmi)) {
+        nodes::get(client, node).await?.map(|node| cpu_of_host(node.labels())).unwrap_or_default()
+    } else {
+        BTreeMap::new()
+    };
     let vmis: BTreeMap<VmKey, &VirtualMachineInstance> =
         vmis.iter().map(|vmi| (key_of(*vmi), *vmi)).collect();
     let movers = pods.items.iter().filter_map(|pod| {
         let vm = owner(pod)?;
-        let mover = mover(vm.clone(), pod, vmis.get(&vm)?);
+        let vmi = vmis.get(&vm)?;
+        let mut mover = mover(vm.clone(), pod, vmi);
+        // One that has been moved before keeps the labels of its first host.
+        if runs_as_its_host(vmi) && !mover.node_selector.keys().any(|label| is_of_cpu(label)) {
+            mover.node_selector.extend(host.clone());
+        }
         Some((vm, mover))
     });
     Ok(movers.collect())
+}
+
+fn runs_as_its_host(vmi: &VirtualMachineInstance) -> bool {
+    vmi.spec.domain.cpu.model.as_deref() == Some("host-model")
+}
+
+fn is_of_cpu(label: &str) -> bool {
+    [CPU_MODEL, CPU_FEATURE].iter().any(|prefix| label.starts_with(prefix))
+}
+
+/// The labels that a node must have to take a guest whose CPU is this node's: `KubeVirt` writes them into the target's pod
+/// when a `host-model` guest is moved for the first time (1.8, `watch/migration`).
+fn cpu_of_host(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let wanted = labels.iter().filter(|(_, value)| *value == "true").filter_map(|(label, _)| {
+        let model = label.strip_prefix(HOST_MODEL).map(|model| format!("{CPU_MODEL}{model}"));
+        model.or_else(|| label.strip_prefix(HOST_FEATURE).map(|feature| format!("{CPU_FEATURE}{feature}")))
+    });
+    wanted.map(|label| (label, "true".to_owned())).collect()
 }
 
 /// The instance that a launcher pod belongs to.
@@ -274,4 +311,26 @@ fn expression(key: &str, operator: &str, values: Option<&[String]>) -> Expressio
         _ => Operator::Unknown,
     };
     Expression { key: key.to_owned(), operator, values: values.unwrap_or_default().to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_runs_as_its_host_needs_that_hosts_cpu_elsewhere() {
+        let labels = [
+            ("host-model-cpu.node.kubevirt.io/SierraForest", "true"),
+            ("host-model-required-features.node.kubevirt.io/vme", "true"),
+            ("cpu-feature.node.kubevirt.io/fpu", "true"),
+            ("cpu-model-migration.node.kubevirt.io/Penryn", "true"),
+        ];
+        let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
+        let wanted: Vec<String> = cpu_of_host(&labels).into_keys().collect();
+        assert_eq!(
+            wanted,
+            ["cpu-feature.node.kubevirt.io/vme", "cpu-model-migration.node.kubevirt.io/SierraForest"]
+        );
+        assert!(wanted.iter().all(|label| is_of_cpu(label)) && !is_of_cpu("kubevirt.io/schedulable"));
+    }
 }

@@ -117,6 +117,9 @@ pub struct Domain {
 pub struct Cpu {
     /// They are its own.
     pub dedicated_cpu_placement: bool,
+    /// A model's name, or `host-model` or `host-passthrough`; `KubeVirt` fills in the cluster's default, `host-model`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 /// Memory.
