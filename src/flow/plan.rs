@@ -215,7 +215,7 @@ impl NodePlan {
         if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(PlanError::BadDigest(digest.clone()));
         }
-        if self.artifacts.path().is_none() {
+        if self.artifacts.place().is_none() {
             return Err(PlanError::BadSource(self.artifacts.source.clone()));
         }
         let times = [
@@ -238,12 +238,34 @@ impl NodePlan {
     }
 }
 
+/// Where a release is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// An absolute path of the machine: a tarball, a bare binary, or the folder of one.
+    Disk(&'a str),
+    /// One file on a server.
+    Server {
+        /// All of its address.
+        url: &'a str,
+        /// The file's own name.
+        name: &'a str,
+    },
+}
+
 impl Artifacts {
-    /// The absolute path on the machine that `source` names; `None` when it is no `file://` source.
+    /// Where `source` says that the release is; `None` when that is nothing this version can read.
     #[must_use]
-    pub fn path(&self) -> Option<&str> {
-        let path = self.source.strip_prefix("file://").unwrap_or(&self.source);
-        path.starts_with('/').then_some(path)
+    pub fn place(&self) -> Option<Place<'_>> {
+        let source = self.source.as_str();
+        let server = source.strip_prefix("http://").or_else(|| source.strip_prefix("https://"));
+        if let Some((server, file)) = server.and_then(|rest| rest.split_once('/')) {
+            let name =
+                file.split(['?', '#']).next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+            let is_named = !name.is_empty() && name != "." && name != "..";
+            return (!server.is_empty() && is_named).then_some(Place::Server { url: source, name });
+        }
+        let path = source.strip_prefix("file://").unwrap_or(source);
+        path.starts_with('/').then_some(Place::Disk(path))
     }
 }
 

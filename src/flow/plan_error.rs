@@ -49,7 +49,7 @@ pub enum PlanError {
     BadDigest(String),
     /// The source is not one this version can read.
     #[error(
-        "the plan's `artifacts.source` is `{0}`; give file:///absolute/path of a release tarball or its folder"
+        "the plan's `artifacts.source` is `{0}`; give file:///absolute/path of a release tarball or its folder, or http(s)://server/path of a tarball"
     )]
     BadSource(String),
     /// Something in the plan that this version cannot do.

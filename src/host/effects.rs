@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 
 use crate::host::command::{CommandError, Ended};
 use crate::host::fs::FsKind;
+use crate::host::http::HttpAnswer;
 use crate::host::probe::ProbeError;
 
 /// What a path is.
@@ -148,6 +149,12 @@ pub trait Effects: Send + Sync + fmt::Debug {
         path: &'a str,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(u16, String), ProbeError>>;
+    /// `GET` of an address anywhere, over HTTP or HTTPS, answered as it comes.
+    fn http_open<'a>(
+        &'a self,
+        url: &'a str,
+        headers: &'a [(&'static str, String)],
+    ) -> BoxFuture<'a, io::Result<HttpAnswer>>;
     /// Does somebody accept a TCP connection?
     fn connect(&self, address: SocketAddr, deadline: Duration) -> BoxFuture<'_, io::Result<()>>;
 }

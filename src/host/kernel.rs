@@ -17,6 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::host::command::{self, CommandError, Ended};
 use crate::host::effects::{Effects, FileKind, Lock, OpenFile, Opening, Stat};
 use crate::host::fs::{FsKind, disk};
+use crate::host::http::{self, HttpAnswer};
 use crate::host::probe::{self, ProbeError};
 
 /// The kernel that this process runs on.
@@ -161,6 +162,14 @@ impl Effects for Kernel {
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(u16, String), ProbeError>> {
         probe::http_get(address, path, deadline).boxed()
+    }
+
+    fn http_open<'a>(
+        &'a self,
+        url: &'a str,
+        headers: &'a [(&'static str, String)],
+    ) -> BoxFuture<'a, io::Result<HttpAnswer>> {
+        http::open(url, headers).boxed()
     }
 
     fn connect(&self, address: SocketAddr, deadline: Duration) -> BoxFuture<'_, io::Result<()>> {

@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio::time::Instant;
+
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
+use crate::flow::plan::Place;
 use crate::flow::record::Record;
+use crate::flow::step::Step;
 use crate::flow::version::Rke2Version;
-use crate::host::fs::Fs;
-use crate::host::{Host, command, unpack};
+use crate::host::fs::{Fs, FsError};
+use crate::host::{Host, command, fetch, unpack};
 
 /// No release of RKE2 unpacks to more; a bomb does.
 const UNPACKED_LIMIT: u64 = 2 << 30;
+/// No tarball of RKE2 is so large.
+const FETCHED_LIMIT: u64 = 1 << 30;
 
 /// A binary whose digest was checked on the target file system in this process.
 ///
@@ -66,10 +72,24 @@ pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
     };
     let prefix = Path::new(&found.live).parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     let dest = prefix.join(".stage").join(run.plan.rke2.to.to_string());
-    let source = source_path(run)?;
+    let fetched = fetched(run, &dest).await?;
+    let source = match &fetched {
+        Some(file) => file.clone(),
+        None => source_path(run)?,
+    };
     let (expected, outside) = (run.plan.artifacts.sha256.to_ascii_lowercase(), run.host.root.at(&dest));
     let fs = run.host.root.fs();
-    let binary = fs.blocking(move |fs| unpack_source(fs, &source, &expected, &outside)).await?;
+    let unpacked = fs.blocking(move |fs| unpack_source(fs, &source, &expected, &outside)).await;
+    if let Some(file) = fetched {
+        // What it was fetched for is done, or it is not what was wanted.
+        let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+        let remove = move |fs: &Fs| {
+            let removed = fs.effects().remove_dir_all(&folder);
+            removed.map_err(|source| StepError::from(FsError::on("remove", &folder)(source)))
+        };
+        fs.blocking(remove).await?;
+    }
+    let binary = unpacked?;
     let binary = dest.join(binary);
     check_version(run, &binary).await?;
     let path = run.host.root.at(&binary);
@@ -78,8 +98,28 @@ pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
     Ok(run.record(Record::Staged { binary: binary.display().to_string(), sha256 })?)
 }
 
+/// The release from its server, beside where it will be unpacked; none when the plan names a file of the machine.
+async fn fetched(run: &Run, dest: &Path) -> Result<Option<PathBuf>, StepError> {
+    let Some(Place::Server { url, name }) = run.plan.artifacts.place() else { return Ok(None) };
+    let folder = dest.with_file_name(format!("{}.fetched", run.plan.rke2.to));
+    let file = run.host.root.at(folder.join(name));
+    // Some time is left to unpack it in.
+    let deadline = Instant::now() + Step::Stage.deadline(&run.plan) / 2;
+    match fetch::fetch(run.host.root.fs(), url, &file, FETCHED_LIMIT, deadline).await {
+        Ok(bytes) => {
+            tracing::debug!(url, bytes, "fetched the release");
+            Ok(Some(file))
+        }
+        Err(error) => Err(StepError::refuse(chain(&error))),
+    }
+}
+
 fn source_path(run: &Run) -> Result<PathBuf, StepError> {
-    let named = run.plan.artifacts.path().unwrap_or_default();
+    let named = match run.plan.artifacts.place() {
+        Some(Place::Disk(path)) => path,
+        Some(Place::Server { url, .. }) => url,
+        None => "",
+    };
     run.host.root.resolve(named).map_err(|error| {
         StepError::refuse(format!(
             "artifact {named} cannot be read: {error}; put the release there, or correct the plan"

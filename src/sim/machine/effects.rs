@@ -22,6 +22,7 @@ use super::release::version_of;
 use crate::host::command::{CommandError, Ended};
 use crate::host::effects::{Effects, FileKind, Lock, OpenFile, Opening, Stat};
 use crate::host::fs::FsKind;
+use crate::host::http::HttpAnswer;
 use crate::host::probe::ProbeError;
 use open_file::{SimFile, SimLock};
 
@@ -253,6 +254,15 @@ impl Effects for LifeEffects {
             }
         }
         .boxed()
+    }
+
+    fn http_open<'a>(
+        &'a self,
+        url: &'a str,
+        _headers: &'a [(&'static str, String)],
+    ) -> BoxFuture<'a, io::Result<HttpAnswer>> {
+        let why = format!("a machine in memory reaches no network, and {url} not");
+        std::future::ready(Err(io::Error::other(why))).boxed()
     }
 
     fn connect(&self, address: SocketAddr, _deadline: Duration) -> BoxFuture<'_, io::Result<()>> {
