@@ -7,18 +7,22 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 const FILE: &str = "etc/upgrade-agent/config.toml";
 const STATE: &str = "var/lib/rancher/upgrade-agent";
 const BUS_SOCKET: &str = "run/dbus/system_bus_socket";
-const ENVIRONMENT: [&str; 6] = [
+const ENVIRONMENT: [&str; 7] = [
     "NODE_NAME",
     "KUBECONFIG",
     "UPGRADE_AGENT_HOST_ROOT",
     "UPGRADE_AGENT_STATE_DIR",
     "UPGRADE_AGENT_SYSTEM_BUS",
     "UPGRADE_AGENT_LOCAL_ADDRESS",
+    "UPGRADE_AGENT_SOAK_SECONDS",
 ];
+/// Long enough to see an RKE2 die that comes up and ends a minute later.
+const SOAK: Duration = Duration::from_secs(90);
 
 /// Settings given on the command line; flattened into the commands that need them.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +45,9 @@ pub struct FlagConfig {
     /// Address of this node's own health ports [env: `UPGRADE_AGENT_LOCAL_ADDRESS`] [default: 127.0.0.1]
     #[arg(global = true, long, value_name = "ADDRESS")]
     pub local_address: Option<String>,
+    /// Seconds for which the new RKE2 has to serve without a break [env: `UPGRADE_AGENT_SOAK_SECONDS`] [default: 90]
+    #[arg(global = true, long, value_name = "SECONDS")]
+    pub soak_seconds: Option<String>,
     /// Namespace of the Upgrade and `NodeUpgrade` objects [default: harvester-system]
     #[arg(global = true, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
@@ -61,6 +68,8 @@ pub struct FileConfig {
     pub state_dir: Option<PathBuf>,
     /// Address of this node's own health ports.
     pub local_address: Option<String>,
+    /// Seconds for which the new RKE2 has to serve without a break.
+    pub soak_seconds: Option<u32>,
     /// Namespace of the Upgrade and `NodeUpgrade` objects.
     pub namespace: Option<String>,
 }
@@ -80,6 +89,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where this node's own health ports listen.
     pub local_address: IpAddr,
+    /// How long the new RKE2 has to serve without a break before it counts as serving.
+    pub soak: Duration,
     /// Namespace of the Upgrade and `NodeUpgrade` objects.
     pub namespace: String,
 }
@@ -191,6 +202,13 @@ impl Config {
             ("local_address", file.local_address),
         )
         .map_or(Ok(IpAddr::from([127, 0, 0, 1])), Found::address)?;
+        let soak = first(
+            ("--soak-seconds", flags.soak_seconds),
+            "UPGRADE_AGENT_SOAK_SECONDS",
+            &env,
+            ("soak_seconds", file.soak_seconds.map(|seconds| seconds.to_string())),
+        )
+        .map_or(Ok(SOAK), Found::soak)?;
         let namespace = first(("--namespace", flags.namespace), "", &env, ("namespace", file.namespace))
             .map_or_else(
                 || Ok("harvester-system".to_owned()),
@@ -199,7 +217,7 @@ impl Config {
                         .checked(|value| is_dns_name(value) && !value.contains('.'), "use a namespace's name")
                 },
             )?;
-        Ok(Self { node_name, kubeconfig, host_root, system_bus, state_dir, local_address, namespace })
+        Ok(Self { node_name, kubeconfig, host_root, system_bus, state_dir, local_address, soak, namespace })
     }
 }
 
@@ -239,6 +257,14 @@ impl Found {
         match IpAddr::from_str(&self.value) {
             Ok(address) if !address.is_unspecified() => Ok(address),
             _ => Err(self.refused("use one IP address that can be connected to, such as 127.0.0.1")),
+        }
+    }
+
+    fn soak(self) -> Result<Duration, ConfigError> {
+        // Verification as a whole has a quarter of an hour.
+        match self.value.parse::<u32>() {
+            Ok(seconds) if (1..=600).contains(&seconds) => Ok(Duration::from_secs(u64::from(seconds))),
+            _ => Err(self.refused("use 1 to 600 seconds")),
         }
     }
 

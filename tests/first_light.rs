@@ -66,7 +66,7 @@ async fn the_installed_unit_does_the_same_from_inside() {
     std::fs::copy(repository.join("systemd/upgrade-agent.service"), root.join(unit)).unwrap();
     std::fs::copy(&stage.kubeconfig, root.join("etc/upgrade-agent/kubeconfig")).unwrap();
     let env = format!(
-        "NODE_NAME={NODE}\nKUBECONFIG=/etc/upgrade-agent/kubeconfig\nUPGRADE_AGENT_LOCAL_ADDRESS={}\n",
+        "NODE_NAME={NODE}\nKUBECONFIG=/etc/upgrade-agent/kubeconfig\nUPGRADE_AGENT_LOCAL_ADDRESS={}\nUPGRADE_AGENT_SOAK_SECONDS=5\n",
         stage.machine.address()
     );
     std::fs::write(root.join("etc/upgrade-agent/env"), env).unwrap();

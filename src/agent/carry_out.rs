@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::driver::{Ended, drive, drive_one};
+use crate::agent::driver::{Ended, drive, drive_back, drive_one};
 use crate::agent::events::Announcer;
 use crate::agent::report::Reporter;
 use crate::agent::run::{Published, Publisher, Run};
@@ -36,6 +37,10 @@ pub struct Site {
     pub state_dir: PathBuf,
     /// Where this node's own health ports listen.
     pub local_address: IpAddr,
+    /// This program's own file, for the copy that guards the machine's RKE2.
+    pub program: PathBuf,
+    /// How long the new RKE2 has to serve without a break.
+    pub soak: Duration,
     /// What dates lines and deadlines.
     pub clock: Clock,
     /// Told to stop.
@@ -49,6 +54,8 @@ pub enum Part {
     Everything,
     /// One step, if the journal and the gate allow it.
     Only(Step),
+    /// The old RKE2 again, if the rules leave the way open; then to the end.
+    Back,
 }
 
 /// How far it came.
@@ -91,7 +98,7 @@ pub async fn carry_out<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let Site { host, cluster, state_dir, local_address, clock, shutdown } = site;
+    let Site { host, cluster, state_dir, program, local_address, soak, clock, shutdown } = site;
     let fs = host.root.fs().clone();
     fs.create_dir_sync(&state_dir).map_err(CannotBegin::StateDir)?;
     let _lock = MachineLock::acquire(&fs, &state_dir.join("lock")).map_err(CannotBegin::Lock)?;
@@ -99,7 +106,9 @@ where
     let journal = match part {
         Part::Everything => Journal::open(&fs, &state_dir, &plan, boot.as_str(), clock),
         // A step alone never begins a run.
-        Part::Only(_) => Journal::reopen(&fs, &state_dir, &plan.upgrade_uid, boot.as_str(), clock),
+        Part::Only(_) | Part::Back => {
+            Journal::reopen(&fs, &state_dir, &plan.upgrade_uid, boot.as_str(), clock)
+        }
     }
     .map_err(CannotBegin::Journal)?;
     // The operator's word from before the start counts: a run must not go a step further than a pause or cancel allows.
@@ -115,10 +124,11 @@ where
     let narrator = tokio::spawn(narrate(listeners));
     let (control, orders) = watch::channel(first_word);
     let follower = tokio::spawn(follow_control(cluster.clone(), plan.clone(), control));
-    let mut run = Run { host, cluster, plan, journal, local_address, shutdown, publisher };
+    let mut run = Run { host, cluster, plan, journal, program, local_address, soak, shutdown, publisher };
     let ended = match part {
         Part::Everything => Box::pin(drive(&mut run, orders)).await,
         Part::Only(step) => drive_one(&mut run, step).await,
+        Part::Back => Box::pin(drive_back(&mut run, orders)).await,
     };
     let progress = run.journal.progress().clone();
     // Dropping the run closes the publisher: narrator, reporter and announcer say their last word and end.

@@ -10,7 +10,7 @@ use tracing::{Instrument, info, info_span, warn};
 use crate::agent::perform::perform;
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError};
-use crate::agent::steps::let_go;
+use crate::agent::steps::{let_go, rollback};
 use crate::cluster::crd::node_upgrade::Control;
 use crate::flow::next::{Next, next};
 use crate::flow::record::{Outcome, Record};
@@ -45,6 +45,10 @@ pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ende
         let step = match next(run.journal.progress()) {
             Next::Ended(outcome) => {
                 run.publish_step(None, 1);
+                if let Outcome::RolledBack { why } = &outcome {
+                    let what = format!("rolled back to {}: {why}", run.plan.rke2.from);
+                    run.publish_trouble("RolledBack", what);
+                }
                 return Ended::Done(outcome);
             }
             Next::Step(step) => step,
@@ -100,6 +104,7 @@ async fn perform_unless_told(
         | Step::Restart
         | Step::ProbeRestart
         | Step::Verify
+        | Step::Rollback
         | Step::PostDrain
         | Step::Finish => return perform_until_deadline(run, step).await,
     }
@@ -131,6 +136,16 @@ pub async fn drive_one(run: &mut Run, step: Step) -> Ended {
             let error = let_go::before_hold(run, error).await;
             stop(run, step, &error)
         }
+    }
+}
+
+/// Takes the way back, if it is open, and drives on from there.
+pub async fn drive_back(run: &mut Run, control: watch::Receiver<Control>) -> Ended {
+    match rollback::ask(run).await {
+        Ok(()) => drive(run, control).await,
+        // What it stands still for is still true; only this wish is refused.
+        Err(error) if error.reaction == Reaction::Refuse => Ended::Refused(error.sentence()),
+        Err(error) => stop(run, Step::Rollback, &error),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod checks;
 pub mod driver;
 pub mod events;
 pub mod gate;
+pub mod guard;
 pub mod narrate;
 pub mod observe;
 pub mod perform;

@@ -38,6 +38,8 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::Swapped => "new rke2 in place, the old one is kept".to_owned(),
         Record::RestartIntent { .. } => "restarting RKE2".to_owned(),
         Record::Restarted { pid, .. } => format!("RKE2 runs again, pid {pid}"),
+        Record::RollbackIntent { why } => format!("going back to the old rke2: {why}"),
+        Record::RolledBack => "the old rke2 is in place again".to_owned(),
         Record::Verified { kubelet_version } => format!("verified: the node reports {kubelet_version}"),
         Record::PostDrained => "fence, taint and cordon taken away".to_owned(),
         Record::RestoreIntent { vm } => format!("{vm}: starting again"),
@@ -50,6 +52,9 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::Finished { outcome: Outcome::Cancelled } => {
             "done: cancelled, what was changed is put back; VMs that were moved stay where they are"
                 .to_owned()
+        }
+        Record::Finished { outcome: Outcome::RolledBack { why } } => {
+            format!("done: rolled back, the node runs the old version; {why}")
         }
         Record::FenceIntent { .. }
         | Record::CordonIntent { .. }

@@ -3,8 +3,9 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::agent::steps::{
-    cordon, drain, fence, post_drain, pre_drain, preflight, restart, restore, stage, swap, verify,
+    cordon, drain, fence, post_drain, pre_drain, preflight, restart, restore, rollback, stage, swap, verify,
 };
+use crate::flow::progress::Work;
 use crate::flow::record::{Outcome, Record};
 use crate::flow::step::Step;
 
@@ -25,11 +26,16 @@ pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
         Step::Restart => restart::restart_rke2(run).await,
         Step::ProbeRestart => restart::probe_restart(run).await,
         Step::Verify => verify::verify_version(run).await,
+        Step::Rollback => rollback::put_old_back(run).await,
         Step::PostDrain => post_drain::take_marks_away(run).await,
         Step::Restore => Box::pin(restore::start_owed_vms(run)).await,
         Step::Finish => {
-            let outcome =
-                if run.journal.progress().is_cancelled() { Outcome::Cancelled } else { Outcome::Succeeded };
+            let progress = run.journal.progress();
+            let outcome = match progress.rollback() {
+                Work::Done(why) | Work::Intended(why) => Outcome::RolledBack { why: why.clone() },
+                Work::Not if progress.is_cancelled() => Outcome::Cancelled,
+                Work::Not => Outcome::Succeeded,
+            };
             Ok(run.record(Record::Finished { outcome })?)
         }
     }

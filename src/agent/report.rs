@@ -261,7 +261,7 @@ fn node_status(report: &NodeReport) -> NodeStatus {
         reason: report.reason.clone().unwrap_or_default(),
         // Harvester's UI paints any message as an error, so a retry has none.
         message: match report.reason.as_deref() {
-            Some("NeedsOperator" | "Refused") => report.message.clone().unwrap_or_default(),
+            Some("NeedsOperator" | "Refused" | "RolledBack") => report.message.clone().unwrap_or_default(),
             _ => String::new(),
         },
     }

@@ -1,6 +1,7 @@
 //! `Run`: one upgrade under way: the two wires, the plan, the journal, and whom to tell.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,8 +29,12 @@ pub struct Run {
     pub plan: NodePlan,
     /// The truth.
     pub journal: Journal,
+    /// This program's own file.
+    pub program: PathBuf,
     /// Where this node's own health ports listen.
     pub local_address: IpAddr,
+    /// How long the new RKE2 has to serve without a break.
+    pub soak: Duration,
     /// Told to stop.
     pub shutdown: CancellationToken,
     /// Whom to tell.

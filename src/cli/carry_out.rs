@@ -58,7 +58,9 @@ pub async fn carry_out(
         host: machine(config).await?,
         cluster: cluster.clone(),
         state_dir: config.state_dir.clone(),
+        program: "/proc/self/exe".into(),
         local_address: config.local_address,
+        soak: config.soak,
         clock: Clock::system(),
         shutdown: shutdown.clone(),
     };
@@ -81,6 +83,10 @@ fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Res
             match outcome {
                 Outcome::Succeeded => Exit::Done,
                 Outcome::Cancelled => Exit::Failed,
+                Outcome::RolledBack { why } => {
+                    terminal.complain(&format!("rolled back, the node runs the old version: {why}"));
+                    Exit::Failed
+                }
             }
         }
         Ended::Held(reason) => {

@@ -3,10 +3,12 @@
 //! Prints through [`terminal`] only. Works with the API down as far as the journal allows.
 
 pub mod carry_out;
+pub mod guard;
 pub mod node;
 pub mod plan;
 pub mod preflight;
 pub mod rehearse;
+pub mod rollback;
 pub mod run;
 pub mod source;
 pub mod status;
@@ -80,6 +82,17 @@ enum Command {
         #[arg(long, value_enum)]
         only: Option<OnlyStep>,
     },
+    /// Put the old RKE2 back, where an upgrade of this machine stands still after its swap and the rules allow it.
+    Rollback {
+        /// Name of the `Upgrade`; needed only where several are unfinished.
+        #[arg(long, value_name = "NAME")]
+        upgrade: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Let an approved RKE2 start, and no other; systemd runs it before each start while an upgrade is under way.
+    Guard,
     /// Print how far the upgrades of this machine are.
     Status {
         /// Print again whenever it changes, until interrupted.
@@ -203,6 +216,9 @@ pub async fn main() -> ExitCode {
 
 async fn dispatch(args: Args, terminal: &Terminal) -> Result<Exit, Failure> {
     let Args { command, flags: GlobalFlags { config } } = args;
+    if let Command::Guard = command {
+        return Ok(guard::guard(&config, terminal));
+    }
     telemetry::init(telemetry::Format::detect()).map_err(Failure::usage)?;
     let config = Config::load(config).map_err(Failure::usage)?;
     match command {
@@ -212,7 +228,12 @@ async fn dispatch(args: Args, terminal: &Terminal) -> Result<Exit, Failure> {
             plan::print(&config, &source, explain, output, terminal).await
         }
         Command::Run { source, yes, only } => Box::pin(run::run(&config, &source, yes, only, terminal)).await,
+        Command::Rollback { upgrade, yes } => {
+            Box::pin(rollback::roll_back(&config, upgrade.as_deref(), yes, terminal)).await
+        }
         Command::Status { watch, output } => status::print(&config, watch, output, terminal).await,
+        // Answered above.
+        Command::Guard => Ok(Exit::Usage),
         Command::Rehearse(args) => aside(|| rehearse::print(&args, terminal)),
         Command::Crd => {
             let yaml = serde_saphyr::to_string(&NodeUpgrade::crd()).map_err(Failure::failed)?;

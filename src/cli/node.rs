@@ -140,7 +140,8 @@ impl Daemon {
         let exit = loop {
             let (part, plan) = (Part::Everything, plan.clone());
             let (config, cluster) = (&self.config, &self.cluster);
-            match carry_out(config, cluster, plan, part, word, &self.shutdown, &self.terminal).await {
+            let run = carry_out(config, cluster, plan, part, word, &self.shutdown, &self.terminal);
+            match Box::pin(run).await {
                 Ok(exit) => break exit,
                 Err(failure) if once || self.shutdown.is_cancelled() => return Err(failure),
                 Err(Failure { error, .. }) => {

@@ -22,14 +22,7 @@ pub async fn run(
     terminal: &Terminal,
 ) -> Result<Exit, Failure> {
     let plan = source::plan(config, from).await?;
-    if !yes {
-        let question = format!("upgrade {plan}: go on?");
-        match terminal.confirm(&question).map_err(Failure::failed)? {
-            Some(true) => {}
-            Some(false) => return Err(Failure::refused(anyhow!("not confirmed; nothing was done"))),
-            None => return Err(Failure::usage(anyhow!("nobody can confirm here; give --yes"))),
-        }
-    }
+    confirmed(terminal, yes, &format!("upgrade {plan}: go on?"))?;
     let cluster = source::cluster(config).await?;
     let shutdown = shutdown::install().map_err(Failure::failed)?;
     let part = match only {
@@ -37,4 +30,19 @@ pub async fn run(
         Some(OnlyStep::Swap) => Part::Only(Step::Swap),
     };
     carry_out(config, &cluster, plan, part, None, &shutdown, terminal).await
+}
+
+/// Asks, unless `yes` was said already.
+///
+/// # Errors
+/// Nobody is there to ask, or they said no: nothing may be done then.
+pub(super) fn confirmed(terminal: &Terminal, yes: bool, question: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    match terminal.confirm(question).map_err(Failure::failed)? {
+        Some(true) => Ok(()),
+        Some(false) => Err(Failure::refused(anyhow!("not confirmed; nothing was done"))),
+        None => Err(Failure::usage(anyhow!("nobody can confirm here; give --yes"))),
+    }
 }

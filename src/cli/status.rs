@@ -85,6 +85,7 @@ fn as_table(runs: &[Progress], now: Timestamp) -> String {
             Next::Step(step) => format!("next step {step}"),
             Next::Ended(Outcome::Succeeded) => "ended".to_owned(),
             Next::Ended(Outcome::Cancelled) => "cancelled".to_owned(),
+            Next::Ended(Outcome::RolledBack { .. }) => "rolled back".to_owned(),
         };
         let counts = run.ledger().counts();
         said(

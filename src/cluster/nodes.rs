@@ -1,13 +1,16 @@
 //! Nodes: read, cordon with the drain taint, put back exactly what was found.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Taint;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::brief::BriefNode;
 use crate::cluster::write::{Part, merge};
 use crate::cluster::{ClusterError, ask, ask_opt};
+use crate::flow::skew::Server;
 
 /// Taint that `KubeVirt` and Harvester's volume-detach controller look at (reference `kubevirt.md` §4.1).
 pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
@@ -32,6 +35,32 @@ pub async fn get(client: &Client, name: &str) -> Result<Option<BriefNode>, Clust
 #[must_use]
 pub fn is_witness(node: &BriefNode) -> bool {
     node.labels().contains_key("node-role.harvesterhci.io/witness")
+}
+
+/// The cluster's servers, without the node `leaving`: whoever carries the control plane's or etcd's label.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn other_servers(client: &Client, leaving: &str) -> Result<Vec<Server>, ClusterError> {
+    let mut others: BTreeMap<String, Server> = BTreeMap::new();
+    for role in ["control-plane", "etcd"] {
+        let params = ListParams::default().labels(&format!("node-role.kubernetes.io/{role}=true"));
+        let found = ask("list the cluster's servers", api(client).list(&params)).await?;
+        others.extend(found.items.iter().map(|node| (node.name_any(), server(node))));
+    }
+    others.remove(leaving);
+    Ok(others.into_values().collect())
+}
+
+fn server(node: &BriefNode) -> Server {
+    let condition = |kind: &str| node.status.conditions.iter().find(|one| one.r#type == kind);
+    Server {
+        name: node.name_any(),
+        version: kubelet_version(node).and_then(|version| version.parse().ok()),
+        ready: is_ready(node),
+        // RKE2's etcd controller writes it (k3s pull request 8724).
+        votes: condition("EtcdIsVoter").map(|voter| voter.status == "True"),
+    }
 }
 
 /// Condition Ready is True.

@@ -27,6 +27,7 @@ fn defaults_are_those_of_the_machine_itself() {
             system_bus: None,
             state_dir: "/var/lib/rancher/upgrade-agent".into(),
             local_address: "127.0.0.1".parse().unwrap(),
+            soak: Duration::from_secs(90),
             namespace: "harvester-system".into(),
         }
     );

@@ -11,6 +11,7 @@
 
 pub mod classify;
 pub mod evacuate;
+pub mod guard;
 pub mod next;
 pub mod phase;
 pub mod placement;
@@ -21,9 +22,11 @@ pub mod quantity;
 pub mod record;
 pub mod report;
 pub mod restore;
+pub mod skew;
 pub mod step;
 pub mod trail;
 pub mod version;
 pub mod vm_key;
 mod vm_ledger;
 pub mod vms;
+pub mod way_back;

@@ -51,6 +51,9 @@ fn way_forward(progress: &Progress) -> Step {
 }
 
 fn after_swap(progress: &Progress) -> Step {
+    if let Work::Intended(_) = progress.rollback() {
+        return Step::Rollback;
+    }
     match progress.restart() {
         Work::Not => return Step::Restart,
         Work::Intended(_) => return Step::ProbeRestart,
@@ -129,6 +132,33 @@ mod tests {
         assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(Step::Fence));
         records.extend([Record::Fenced, Record::Cordoned]);
         assert_eq!(next(&replay(&entries(records))), Next::Step(Step::PreDrain));
+    }
+
+    #[test]
+    fn a_new_version_that_does_not_serve_is_put_back_started_verified_and_told() {
+        use crate::flow::record::Record;
+        let run = whole_run();
+        let cut = run.iter().position(|entry| matches!(entry.record, Record::Restarted { .. })).unwrap();
+        let mut records: Vec<Record> = run[..=cut].iter().map(|entry| entry.record.clone()).collect();
+        let why = || "it crashes".to_owned();
+        let restart = run[cut - 1].record.clone();
+        let restarted = Record::Restarted { invocation: "i3".into(), pid: 43 };
+        let verified = Record::Verified { kubelet_version: "v1.34.2+rke2r1".into() };
+        for (record, expected) in [
+            (Record::RollbackIntent { why: why() }, Step::Rollback),
+            (Record::RolledBack, Step::Restart),
+            (restart, Step::ProbeRestart),
+            (restarted, Step::Verify),
+            (verified, Step::PostDrain),
+            (Record::PostDrained, Step::Restore),
+        ] {
+            records.push(record);
+            assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(expected));
+        }
+        records.extend(run[run.len() - 3..run.len() - 1].iter().map(|entry| entry.record.clone()));
+        records.push(Record::Finished { outcome: Outcome::RolledBack { why: why() } });
+        let ended = next(&replay(&entries(records)));
+        assert_eq!(ended, Next::Ended(Outcome::RolledBack { why: why() }));
     }
 
     #[test]

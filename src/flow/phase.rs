@@ -64,7 +64,7 @@ impl Phase {
     pub fn of(progress: &Progress, step: Option<Step>) -> Self {
         match progress.outcome() {
             Some(Outcome::Succeeded) => return Self::Succeeded,
-            Some(Outcome::Cancelled) => return Self::Failed,
+            Some(Outcome::Cancelled | Outcome::RolledBack { .. }) => return Self::Failed,
             None => {}
         }
         match step {
@@ -88,6 +88,7 @@ impl Phase {
                 Step::Restart
                 | Step::ProbeRestart
                 | Step::Verify
+                | Step::Rollback
                 | Step::PostDrain
                 | Step::Restore
                 | Step::Finish,

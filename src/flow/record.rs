@@ -32,6 +32,11 @@ pub enum Outcome {
     Succeeded,
     /// Called off before the swap; everything is as it was.
     Cancelled,
+    /// The new version did not serve: the node runs the old one again, nothing is owed.
+    RolledBack {
+        /// Why the new one was given up.
+        why: String,
+    },
 }
 
 /// A fact or an intent. New variants may be added; the meaning of an old one never changes.
@@ -197,7 +202,14 @@ pub enum Record {
         /// Its pid on the machine.
         pid: u32,
     },
-    /// Fact: the new version serves and the Node reports it.
+    /// Intent: the new `RKE2` is given up, the old binary is about to be put back.
+    RollbackIntent {
+        /// Why.
+        why: String,
+    },
+    /// Fact: the old binary is live again; it still has to be started and verified.
+    RolledBack,
+    /// Fact: the version that is in place serves and the Node reports it.
     Verified {
         /// What the kubelet reports.
         kubelet_version: String,

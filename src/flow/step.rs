@@ -32,6 +32,8 @@ pub enum Step {
     ProbeRestart,
     /// Looks whether the new version really serves.
     Verify,
+    /// Puts the old binary back, where the new one does not serve and the way back is open.
+    Rollback,
     /// Takes fence, taint and cordon away again.
     PostDrain,
     /// Starts the VMs that are owed.
@@ -63,8 +65,12 @@ impl Step {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         match self {
             Self::Preflight => minutes(2),
-            Self::Stage | Self::Drain | Self::Verify => minutes(15),
-            Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Swap | Self::Finish => minutes(5),
+            Self::Stage | Self::Drain => minutes(15),
+            // A quarter of an hour to serve, and ten minutes at most in which it has to go on serving.
+            Self::Verify => minutes(30),
+            Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Swap | Self::Rollback | Self::Finish => {
+                minutes(5)
+            }
             // Each VM has deadlines of its own inside; this bound is only reached when all of them fail to fire.
             Self::PreDrain => {
                 plan.evacuation.migration() + plan.evacuation.guest_shutdown(Some(24 * 3600)) + minutes(10)
@@ -96,6 +102,7 @@ impl Step {
             Self::Restart => "restart RKE2 on the new binary",
             Self::ProbeRestart => "find out which RKE2 runs after the interruption",
             Self::Verify => "wait until the new version serves and the Node reports it",
+            Self::Rollback => "stop RKE2 and rename the old binary back into place",
             Self::PostDrain => "take fence, taint and cordon away again, as they were found",
             Self::Restore => "start exactly the VMs that were shut down",
             Self::Finish => "write down the outcome",
@@ -116,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_step_has_an_end() {
-        for step in Step::WALK.into_iter().chain([Step::ProbeSwap, Step::ProbeRestart]) {
+        for step in Step::WALK.into_iter().chain([Step::ProbeSwap, Step::ProbeRestart, Step::Rollback]) {
             let deadline = step.deadline(&plan());
             assert!(
                 deadline >= Duration::from_mins(1) && deadline <= Duration::from_hours(48),

@@ -42,6 +42,12 @@ impl Rke2Version {
         (self.major, self.minor)
     }
 
+    /// Without its release candidate, as a kubelet's version is.
+    #[must_use]
+    pub fn released(&self) -> Self {
+        Self { candidate: None, ..self.clone() }
+    }
+
     /// What a kubelet of this release reports in `status.nodeInfo.kubeletVersion`: the release candidate is dropped.
     #[must_use]
     pub fn kubelet_version(&self) -> String {

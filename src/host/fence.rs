@@ -1,7 +1,8 @@
-//! The fence around a unit: a drop-in that makes systemd refuse everybody who starts, stops or restarts it by name. Knows
-//! whose fence it is, and believes it only when systemd has it loaded. It does not stop signals, crashes or a reboot.
+//! The fence around a unit: a drop-in that makes systemd refuse everybody who starts, stops or restarts it by name, and ask a
+//! guard before any start. Knows whose fence it is, and believes it only when systemd has it loaded. Signals, crashes and a
+//! reboot get past the first part; the guard stands in their way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::host::Host;
 use crate::host::fs::FsError;
@@ -11,6 +12,29 @@ use crate::mutation::{self, Mutation};
 /// Sorts last among the drop-ins, so that nobody overrides it by accident.
 const DROP_IN: &str = "99-zz-upgrade-agent-fence.conf";
 const OWNER_LINE: &str = "# Fence of upgrade ";
+
+/// What systemd runs before each start of a fenced unit; the start fails with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreStart(String);
+
+impl PreStart {
+    /// A program with its arguments, the last of which is a path. All paths are the machine's own.
+    #[must_use]
+    pub fn new(program: &Path, arguments: &[&str], last: &Path) -> Self {
+        // systemd.syntax(7), systemd.service(5): a quoted word; `%` begins a specifier and `$` a variable.
+        let word = |text: &str| {
+            let escaped =
+                text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+            format!("\"{escaped}\"")
+        };
+        let words = arguments.iter().map(|argument| (*argument).to_owned());
+        let all: Vec<String> = std::iter::once(word(&program.display().to_string()))
+            .chain(words)
+            .chain([word(&last.display().to_string())])
+            .collect();
+        Self(all.join(" "))
+    }
+}
 
 /// Why a fence is not as asked.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +85,7 @@ pub enum FenceState {
 ///
 /// # Errors
 /// See [`FenceError`]. What was written stays, for [`lower`] to remove.
-pub async fn raise(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceError> {
+pub async fn raise(host: &Host, units: &[&str], uid: &str, guard: &PreStart) -> Result<(), FenceError> {
     let fs = host.root.fs();
     for unit in units {
         host.systemd.unit(unit).await?;
@@ -77,7 +101,7 @@ pub async fn raise(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceEr
             // systemd reads it as root, but `systemctl cat` of an operator should work as well.
             fs.effects().set_mode(dir, 0o755).map_err(FsError::on("set mode of", dir))?;
         }
-        fs.write_atomic(&path, text(unit, uid).as_bytes(), 0o644)?;
+        fs.write_atomic(&path, text(unit, uid, guard).as_bytes(), 0o644)?;
     }
     host.systemd.reload().await?;
     for unit in units {
@@ -166,12 +190,13 @@ fn drop_in(host: &Host, unit: &str) -> Result<PathBuf, FsError> {
     host.root.resolve(&path).map_err(FsError::on("follow", &host.root.at(&path)))
 }
 
-fn text(unit: &str, uid: &str) -> String {
+fn text(unit: &str, uid: &str, PreStart(guard): &PreStart) -> String {
     format!(
         "{OWNER_LINE}{uid}\n\
          # upgrade-agent restarts {unit} itself and keeps others from it meanwhile.\n\
          # To remove by hand: rm /etc/systemd/system/{unit}.d/{DROP_IN} && systemctl daemon-reload\n\
-         [Unit]\nRefuseManualStart=yes\nRefuseManualStop=yes\n"
+         [Unit]\nRefuseManualStart=yes\nRefuseManualStop=yes\n\
+         [Service]\nExecStartPre={guard}\n"
     )
 }
 
@@ -181,6 +206,15 @@ mod tests {
     use crate::host::fs::Fs;
     use crate::host::root::HostRoot;
     use crate::host::systemd::fake::{Behaviour, Fake, UNIT, machine};
+
+    fn guard() -> PreStart {
+        PreStart::new(Path::new("/x/upgrade-agent"), &["guard", "--state-dir"], Path::new("/a b/50%"))
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_systemd() {
+        assert_eq!(guard().0, "\"/x/upgrade-agent\" guard --state-dir \"/a b/50%%\"");
+    }
 
     async fn fenceable() -> (tempfile::TempDir, Host, Fake) {
         let dir = tempfile::tempdir().unwrap();
@@ -198,8 +232,8 @@ mod tests {
     async fn goes_up_is_ours_and_comes_down_twice() {
         let (_dir, host, _fake) = fenceable().await;
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
-        raise(&host, &[UNIT], "uid-1").await.unwrap();
-        raise(&host, &[UNIT], "uid-1").await.unwrap();
+        raise(&host, &[UNIT], "uid-1", &guard()).await.unwrap();
+        raise(&host, &[UNIT], "uid-1", &guard()).await.unwrap();
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
         lower(&host, &[UNIT], "uid-1").await.unwrap();
         lower(&host, &[UNIT], "uid-1").await.unwrap();
@@ -209,14 +243,14 @@ mod tests {
     #[tokio::test]
     async fn another_upgrades_fence_is_left_standing() {
         let (_dir, host, _fake) = fenceable().await;
-        raise(&host, &[UNIT], "uid-1").await.unwrap();
+        raise(&host, &[UNIT], "uid-1", &guard()).await.unwrap();
         assert_eq!(state(&host, UNIT, "uid-2").await.unwrap(), FenceState::Other("uid-1".to_owned()));
         let error = lower(&host, &[UNIT], "uid-2").await.unwrap_err();
         assert!(
             error.to_string().contains("rm") || error.to_string().contains("/etc/systemd/system"),
             "{error}"
         );
-        raise(&host, &[UNIT], "uid-2").await.unwrap_err();
+        raise(&host, &[UNIT], "uid-2", &guard()).await.unwrap_err();
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
     }
 
@@ -224,8 +258,8 @@ mod tests {
     async fn a_fence_that_systemd_did_not_load_does_not_count() {
         let (_dir, host, fake) = fenceable().await;
         fake.load_on_reload(|| None);
-        assert!(matches!(raise(&host, &[UNIT], "uid-1").await, Err(FenceError::NotLoaded { .. })));
+        assert!(matches!(raise(&host, &[UNIT], "uid-1", &guard()).await, Err(FenceError::NotLoaded { .. })));
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::WrittenNotLoaded);
-        assert!(raise(&host, &["absent.service"], "uid-1").await.is_err());
+        assert!(raise(&host, &["absent.service"], "uid-1", &guard()).await.is_err());
     }
 }

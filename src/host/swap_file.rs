@@ -80,6 +80,37 @@ pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), 
     Ok(())
 }
 
+/// Gives the live file the second name `kept`, durably, before anything else may replace it.
+///
+/// # Errors
+/// See [`SwapError`]; the live file is untouched in any case.
+pub fn keep(fs: &Fs, live: &Path, kept: &Path) -> Result<(), SwapError> {
+    plain_file(fs, live)?.ok_or_else(|| {
+        SwapError::StillOld(FsError::on("find the live file", live)(io::ErrorKind::NotFound.into()))
+    })?;
+    keep_previous(fs, live, kept)
+}
+
+/// Makes the file `kept` live in one rename; `kept` stays a name of it, and what was live before, if anything was, gets the
+/// name `replaced`. May be called again after a crash half-way.
+///
+/// # Errors
+/// See [`SwapError`]; the live path is then what it was, or the kept file.
+pub fn put_back(fs: &Fs, live: &Path, kept: &Path, replaced: &Path) -> Result<(), SwapError> {
+    plain_file(fs, kept)?.ok_or_else(|| SwapError::NothingStaged { staged: kept.to_path_buf() })?;
+    if plain_file(fs, live)?.is_some() {
+        keep_previous(fs, live, replaced)?;
+    }
+    let temp = beside(live, "back");
+    fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
+    fs.effects().hard_link(kept, &temp).map_err(across(live, kept, "link"))?;
+    fs.effects().rename(&temp, live).map_err(across(live, kept, "rename"))?;
+    // rename(2) does nothing when both names are the same file already.
+    fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
+    let not_durable = |source| SwapError::NotDurable { live: live.to_path_buf(), source };
+    fs.sync_dir(parent(live)).map_err(not_durable)
+}
+
 /// What `tar` and `cp` do, and what must never happen to a live binary.
 fn copy_over(fs: &Fs, live: &Path, staged: &Path) -> Result<(), SwapError> {
     let copied = (|| {
@@ -219,6 +250,24 @@ mod tests {
         ));
         assert_eq!(fs::read(&previous).unwrap()[0], b'o');
         assert_eq!(Fs::kernel().list_dir(parent(&live)).unwrap(), [live, previous]);
+    }
+
+    #[test]
+    fn what_was_kept_is_put_back_also_where_nothing_is_live_and_twice() {
+        let Prefix { _dir, live, staged, previous } = prefix();
+        let replaced = live.with_file_name("rke2.bad");
+        keep(&Fs::kernel(), &live, &previous).unwrap();
+        swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
+        for _ in 0..2 {
+            put_back(&Fs::kernel(), &live, &previous, &replaced).unwrap();
+            assert_eq!((fs::read(&live).unwrap()[0], fs::read(&previous).unwrap()[0]), (b'o', b'o'));
+        }
+        fs::remove_file(&live).unwrap();
+        put_back(&Fs::kernel(), &live, &previous, &replaced).unwrap();
+        assert_eq!(fs::read(&live).unwrap()[0], b'o');
+        fs::remove_file(&previous).unwrap();
+        assert!(put_back(&Fs::kernel(), &live, &previous, &replaced).is_err());
+        assert_eq!(fs::read(&live).unwrap()[0], b'o');
     }
 
     #[test]

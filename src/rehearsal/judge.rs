@@ -197,7 +197,12 @@ impl Judge {
         }
         if found == both.old {
             // A rename that was not durable yet: the swap has not happened.
-            if self.was_cut.remove(node) {
+            let goes_back = truth.durable.get(node).is_some_and(Progress::goes_back);
+            // Before anything starts under a guest, the boot guard puts the old one back.
+            if goes_back || !guests().is_empty() {
+                self.was_cut.remove(node);
+                self.swaps.remove(node);
+            } else if self.was_cut.remove(node) {
                 self.swaps.remove(node);
             } else {
                 self.note(

@@ -2,17 +2,19 @@
 //! dropped where it waits, as `kill -9` does it; nothing of it is told.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::carry_out::{Carried, Part, Site, carry_out};
+use crate::agent::guard;
 use crate::agent::run::Published;
 use crate::agent::step_error::chain;
 use crate::cluster::Cluster;
@@ -30,10 +32,12 @@ use crate::rehearsal::wire::LifeWire;
 use crate::sim::api::ApiServer;
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::disk::CutMode;
-use crate::sim::machine::image::STATE_DIR;
+use crate::sim::machine::image::{PROGRAM, STATE_DIR};
 use crate::sim::machine::life::{self, Life, LifePlan};
 use crate::sim::troubles::Troubles;
 
+/// As long as an agent looks that nobody has told otherwise.
+const SOAK: Duration = Duration::from_secs(90);
 /// Harvester's namespace.
 pub(super) const NAMESPACE: &str = "harvester-system";
 
@@ -152,6 +156,8 @@ async fn begin(stage: &Stage, life: &Life, wire: &LifeWire, plan: NodePlan) -> L
         host: Host { root, systemd },
         cluster: Cluster { client: wire.client(), namespace: NAMESPACE.to_owned() },
         state_dir: PathBuf::from(STATE_DIR),
+        program: PathBuf::from(PROGRAM),
+        soak: SOAK,
         local_address: std::net::IpAddr::from([127, 0, 0, 1]),
         clock: stage.clock,
         shutdown: CancellationToken::new(),
@@ -173,6 +179,18 @@ async fn begin(stage: &Stage, life: &Life, wire: &LifeWire, plan: NodePlan) -> L
             Lived::CouldNotBegin
         }
     }
+}
+
+/// The boot guard, as systemd on the machine would run it: a process of its own that nothing befalls.
+pub(super) fn lets_start(machine: &SimMachine) -> bool {
+    let life = machine.life(LifePlan::quiet());
+    let root = HostRoot::on(Fs::new(life.effects()), PathBuf::from("/"));
+    let stood = guard::stand(&root, Path::new(STATE_DIR));
+    life.die();
+    if let Err(barred) = &stood {
+        tracing::debug!(error = barred as &dyn std::error::Error, "the guard lets nothing start");
+    }
+    stood.is_ok()
 }
 
 /// The agent's future; counts how often it waits, and kills it at one of these.

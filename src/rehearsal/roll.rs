@@ -44,6 +44,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 enum Turn {
     Done,
     Asks(String),
+    WentBack(String),
     NoEnd(String),
 }
 
@@ -110,7 +111,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
         let entries = director.lines(node);
         lines.push(node_line(node, &entries, world.start, ended.to_owned(), starts));
         journals.push(entries);
-        if let Turn::Asks(why) | Turn::NoEnd(why) = turn {
+        if let Turn::Asks(why) | Turn::WentBack(why) | Turn::NoEnd(why) = turn {
             blocked.push(Blocked { node: node.clone(), why, change: None });
             break;
         }
@@ -192,6 +193,10 @@ fn conclude(director: &Director, world: &World, node: &str, turn: &Turn) -> &'st
             director.end(node, Some(why));
             "Held"
         }
+        Turn::WentBack(why) => {
+            director.end(node, Some(why));
+            "Rolled back"
+        }
         Turn::NoEnd(why) => {
             let now = world.clock.now();
             director.with_judge(|judge| judge.accuse(now, Invariant::I4, why.clone()));
@@ -227,6 +232,7 @@ async fn take_through(order: &Order, stage: &Stage, seat: &Seat, sum: &mut Sum, 
                 let Carried { ended, .. } = *carried;
                 match ended {
                     Ended::Done(Outcome::Succeeded) => return Turn::Done,
+                    Ended::Done(Outcome::RolledBack { why }) => return Turn::WentBack(why),
                     Ended::Done(Outcome::Cancelled) => return Turn::Asks("it was cancelled".to_owned()),
                     Ended::Fatal(_) | Ended::Interrupted => tokio::time::sleep(TRY_AGAIN).await,
                     Ended::Held(why) | Ended::Refused(why) if patience == 0 => return Turn::Asks(why),

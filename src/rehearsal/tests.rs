@@ -1,6 +1,7 @@
 //! Whole rehearsals: what users see, that they repeat to the byte, and that the judge finds each rule that is broken on purpose.
 
 mod scripts;
+mod way_back;
 
 use super::*;
 use crate::flow::plan::MigrationFailure;

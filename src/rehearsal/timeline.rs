@@ -124,7 +124,10 @@ impl Stage {
             | Record::PreDrained => Self::Evacuate,
             Record::Drained { .. } | Record::GateRefused { .. } => Self::Drain,
             Record::SwapIntent { .. } | Record::SwapAbsent | Record::Swapped => Self::Swap,
-            Record::RestartIntent { .. } | Record::Restarted { .. } => Self::Restart,
+            Record::RestartIntent { .. }
+            | Record::Restarted { .. }
+            | Record::RollbackIntent { .. }
+            | Record::RolledBack => Self::Restart,
             Record::Verified { .. } => Self::Verify,
             Record::PostDrained => Self::Open,
             Record::RestoreIntent { .. } | Record::VmRestored { .. } | Record::VmStruck { .. } => {

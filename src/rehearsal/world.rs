@@ -20,7 +20,7 @@ use crate::host::clock::Clock;
 use crate::rehearsal::afflict::{Missing, afflict};
 use crate::rehearsal::doings::{Doing, Machine};
 use crate::rehearsal::faults::Fault;
-use crate::rehearsal::life::NAMESPACE;
+use crate::rehearsal::life::{NAMESPACE, lets_start};
 use crate::rehearsal::{Order, RehearsalError, Scene};
 use crate::sim::api::{ApiServer, Webhooks};
 use crate::sim::machine::SimMachine;
@@ -237,6 +237,8 @@ impl World {
             let left = left.load(Ordering::Relaxed).then(|| "nobody/knows".to_owned());
             known.chain(left).collect()
         }));
+        let guarded = machine.clone();
+        machine.set_guard(Arc::new(move || lets_start(&guarded)));
         let missing = Missing::of(&self.order.faults, node);
         let wire = || (Wire::from(self.server.clone()), node.to_owned(), self.clock);
         let ((wire_up, name, clock), own, server) = (wire(), machine.clone(), self.server.clone());

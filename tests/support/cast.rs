@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use kube::api::DynamicObject;
 use upgrade_agent::sim::world::{self, PCI_DEVICE, Shutdown, VGPU, VmShape};
 
-use super::{NODE, UPGRADE};
+use super::{FROM, NODE, UPGRADE};
 
 /// The node under test, and what is there when the upgrade begins.
 pub struct Cast {
     /// The node that is a real machine.
     pub node: String,
+    /// The version that its machine runs at first.
+    pub from: String,
     /// The simulated nodes beside it.
     pub spares: Vec<String>,
     /// The `Upgrade`.
@@ -34,6 +36,7 @@ impl Cast {
     pub fn first_light() -> Self {
         Self {
             node: NODE.into(),
+            from: FROM.into(),
             spares: vec!["node2".into(), "node3".into()],
             upgrade: UPGRADE.into(),
             namespace: "default".into(),
@@ -49,6 +52,7 @@ impl Cast {
     pub fn named(name: &str) -> Self {
         Self {
             node: format!("{name}-1"),
+            from: FROM.into(),
             spares: vec![format!("{name}-2"), format!("{name}-3")],
             upgrade: format!("hvst-upgrade-{name}"),
             namespace: name.into(),

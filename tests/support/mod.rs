@@ -74,6 +74,8 @@ pub struct Stage {
     pub control_plane: Arc<ControlPlane>,
     /// The node under test.
     pub node: String,
+    /// The version that its machine ran at first.
+    pub from: String,
     /// The upgrade's name.
     pub upgrade: String,
     /// The namespace of its VMs.
@@ -103,7 +105,7 @@ impl Stage {
         let (client, control_plane) = (cluster.client.clone(), cluster.control_plane.clone());
         say("a systemd machine with RKE2, and two more nodes");
         let machine = Machine::boot(dir.path(), MachineSpec::named(&cast.node)).await?;
-        let mut rke2 = Rke2Spec::new(Role::Server, FROM, &control_plane.admin_kubeconfig(), &cast.node);
+        let mut rke2 = Rke2Spec::new(Role::Server, &cast.from, &control_plane.admin_kubeconfig(), &cast.node);
         rke2.extra_allocatable.clone_from(&cast.devices);
         rke2.labels = cast.labels.clone().into_iter().collect();
         rke2.memory.clone_from(&cast.memory);
@@ -115,7 +117,8 @@ impl Stage {
         std::fs::copy(&release.tarball, inside.join("rke2.linux-amd64.tar.gz"))?;
         let none = cast.devices.iter().map(|(device, _)| (device.clone(), "0".to_owned())).collect();
         for spare in &cast.spares {
-            register_node(&client.clone().into(), spare, FROM, &cast.labels, &none, Timestamp::now()).await?;
+            register_node(&client.clone().into(), spare, &cast.from, &cast.labels, &none, Timestamp::now())
+                .await?;
         }
 
         say("eight VMs on node1: five that can move, two with a PCI device, one with a vGPU");
@@ -140,6 +143,7 @@ impl Stage {
             machine,
             control_plane,
             node: cast.node,
+            from: cast.from,
             upgrade: cast.upgrade,
             namespace: cast.namespace,
             release,
@@ -156,7 +160,7 @@ impl Stage {
             node_name: self.node.clone(),
             role: None,
             rke2: VersionChange {
-                from: FROM.parse().expect("a version"),
+                from: self.from.parse().expect("a version"),
                 to: TO.parse().expect("a version"),
             },
             artifacts: Artifacts { source: format!("file://{RELEASE}"), sha256: self.release.sha256.clone() },
@@ -182,12 +186,22 @@ impl Stage {
 
     /// Creates a `NodeUpgrade` with another policy.
     pub async fn order_with(&self, control: Control, policy: impl FnOnce(&mut Evacuation)) -> Result<()> {
+        self.order_plan(control, |plan| policy(&mut plan.evacuation)).await
+    }
+
+    /// Creates a `NodeUpgrade` of another plan.
+    pub async fn order_plan(&self, control: Control, change: impl FnOnce(&mut NodePlan)) -> Result<()> {
         let mut plan = self.plan();
-        policy(&mut plan.evacuation);
+        change(&mut plan);
         let name = safe_concat(&[&self.upgrade, &self.node]);
         let order = NodeUpgrade::new(&name, NodeUpgradeSpec::of(&plan, control));
         self.orders().create(&PostParams::default(), &order).await?;
         Ok(())
+    }
+
+    /// The release's tarball, as it lies on this computer.
+    pub fn tarball(&self) -> &Path {
+        &self.release.tarball
     }
 
     /// The `NodeUpgrade`s.
@@ -207,6 +221,7 @@ impl Stage {
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--local-address", &self.machine.address().to_string(), "--node-name", &self.node])
+            .args(["--soak-seconds", "5"])
             .env_remove("KUBECONFIG")
             .env_remove("RUST_LOG")
             .kill_on_drop(true);

@@ -28,7 +28,7 @@ use upgrade_agent::journal::Journal;
 use upgrade_agent::sim::Timing;
 use upgrade_agent::sim::api::ApiServer;
 use upgrade_agent::sim::machine::SimMachine;
-use upgrade_agent::sim::machine::image::{MachineImage, MachineSpec, STATE_DIR};
+use upgrade_agent::sim::machine::image::{MachineImage, MachineSpec, PROGRAM, STATE_DIR};
 use upgrade_agent::sim::machine::life::LifePlan;
 use upgrade_agent::sim::seed::{Preset, seed};
 use upgrade_agent::sim::virt_api::VirtApi;
@@ -106,6 +106,8 @@ impl NodeInMemory {
             cluster: Cluster { client: server.client(), namespace: "harvester-system".to_owned() },
             plan: plan(),
             journal,
+            program: PROGRAM.into(),
+            soak: Duration::from_secs(5),
             local_address: [127, 0, 0, 1].into(),
             shutdown: CancellationToken::new(),
             publisher,

@@ -19,7 +19,7 @@ use upgrade_agent::rehearsal::faults::Fault;
 use upgrade_agent::sim::troubles::Place;
 use upgrade_agent::sim::{Wire, people, world};
 
-use super::{FROM, Stage, TO};
+use super::{Stage, TO};
 
 /// How often the player looks whether a moment has come.
 const LOOK: Duration = Duration::from_millis(25);
@@ -50,7 +50,7 @@ impl Script {
                     }
                 }
                 Fault::Node(_, flaw) => match flaw.doing() {
-                    Doing::Machine(wrong) => machine.push(stand_in_word(wrong)?),
+                    Doing::Machine(wrong) => machine.push(stand_in_word(wrong, &stage.from)?),
                     Doing::Deed(_, Deed::Trouble(..)) => is_wire = true,
                     Doing::Deed(..) | Doing::Annotation(..) | Doing::Setup(_) => {}
                 },
@@ -64,7 +64,8 @@ impl Script {
             }
         }
         if !machine.is_empty() {
-            let versions = if machine.contains(&"hang".to_owned()) { vec![TO, FROM] } else { vec![TO] };
+            let versions =
+                if machine.contains(&"hang".to_owned()) { vec![TO, stage.from.as_str()] } else { vec![TO] };
             let lines = versions
                 .iter()
                 .flat_map(|version| machine.iter().map(move |word| format!("{version} {word}\n")));
@@ -204,14 +205,14 @@ async fn devices_of(stage: &Stage, vm: &VmKey) -> Result<Vec<String>> {
 }
 
 /// How the stand-in for RKE2 is told so.
-fn stand_in_word(wrong: Machine) -> Result<String> {
+fn stand_in_word(wrong: Machine, from: &str) -> Result<String> {
     let word = match wrong {
         Machine::LosesDevices => "no-devices",
         Machine::LosesOneOfEach => "fewer-devices",
         Machine::NeverReturns | Machine::Rke2Hangs => "hang",
         Machine::Rke2Crashes => "crash",
         Machine::Rke2Dies => "die-after:3",
-        Machine::Rke2ReportsTheOldVersion => return Ok(format!("wrong-version:{FROM}")),
+        Machine::Rke2ReportsTheOldVersion => return Ok(format!("wrong-version:{from}")),
         Machine::RenamesDevices | Machine::HasStrayGuest => {
             anyhow::bail!("{wrong:?} is no fault of the stand-in")
         }

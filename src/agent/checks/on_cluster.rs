@@ -12,8 +12,10 @@ use crate::cluster::crd::upgrade::Upgrade;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
 use crate::cluster::{Cluster, ClusterError, access, ask_opt, vm_facts, vms};
 use crate::flow::classify::classify;
-use crate::flow::plan::{MigrationFailure, NodePlan};
+use crate::flow::plan::{MigrationFailure, NodePlan, Role};
+use crate::flow::skew;
 use crate::flow::vms::{Verdict, VmKey};
+use crate::flow::way_back::WayBack;
 use crate::host::fs::FsError;
 
 /// Marks of Harvester's maintenance mode (reference `harvester-upgrade.md` §6.1).
@@ -45,6 +47,7 @@ pub(super) async fn check(
             preflight.checks.push(leftovers(&node, plan));
         }
     }
+    servers(preflight, cluster, plan).await;
     preflight.checks.push(kubevirt(cluster).await);
     machines(preflight, cluster, plan).await;
 }
@@ -163,6 +166,37 @@ async fn kubevirt(cluster: &Cluster) -> Check {
         Ok(()) => Check::pass(NAME, "cluster", "answers"),
         Err(error) => Check::unknown(NAME, "cluster", &error),
     }
+}
+
+/// Whether this version may come to this node, whether etcd can spare its member, and whether there is a way back.
+async fn servers(preflight: &mut Preflight, cluster: &Cluster, plan: &NodePlan) {
+    const VERSIONS: &str = "version skew";
+    let Some(role) = preflight.found.as_ref().map(|found| found.role).or(plan.role) else {
+        return;
+    };
+    let others = match nodes::other_servers(&cluster.client, &plan.node_name).await {
+        Ok(others) => others,
+        Err(error) => return preflight.checks.push(Check::unknown(VERSIONS, "cluster", &error)),
+    };
+    preflight.checks.push(match skew::objection(role, &plan.rke2, &others) {
+        Some(objection) => Check::fail(VERSIONS, "cluster", objection.why, objection.fix),
+        None => Check::pass(VERSIONS, "cluster", format!("{} may follow {}", plan.rke2.to, plan.rke2.from)),
+    });
+    if role == Role::Server {
+        let unfit = skew::unfit(&others);
+        preflight.checks.push(if !unfit.is_empty() {
+            let fix = "mend them first: etcd loses its quorum when this member is away as well";
+            Check::fail("etcd quorum", "cluster", unfit.join("; "), fix)
+        } else if others.len() < 2 {
+            let why = format!("{} servers: the API is away while RKE2 restarts", others.len() + 1);
+            Check::pass("etcd quorum", "cluster", why)
+        } else {
+            let why = format!("{} other servers can spare this one", others.len());
+            Check::pass("etcd quorum", "cluster", why)
+        });
+    }
+    let way_back = WayBack::of(role, &plan.rke2).to_string();
+    preflight.checks.push(Check::pass("way back", "machine", way_back));
 }
 
 /// Whether every VM has a way out, and whether those that are to move fit elsewhere.

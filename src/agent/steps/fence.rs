@@ -1,19 +1,49 @@
-//! Fence: keeps everybody else from restarting `RKE2`. Intent first, so that a crash cannot leave an unknown fence.
+//! Fence: keeps everybody else from restarting `RKE2`, and any binary but an approved one from starting. Intent first, so that
+//! a crash cannot leave an unknown fence.
 
+use std::path::PathBuf;
+
+use crate::agent::guard::kept_path;
 use crate::agent::run::Run;
-use crate::agent::step_error::StepError;
+use crate::agent::step_error::{StepError, chain};
+use crate::flow::progress::Preflighted;
 use crate::flow::record::Record;
-use crate::host::fence;
+use crate::host::fs::Fs;
+use crate::host::{fence, own_program, swap_file};
 
-/// Raises the fence on the `RKE2` unit and sees that systemd has loaded it.
+/// Keeps the old binary, puts the boot guard on the machine, raises the fence on the `RKE2` unit and sees that systemd has
+/// loaded it.
 ///
 /// # Errors
-/// Needs an operator when systemd does not load it.
+/// Needs an operator when the live binary is not the one that preflight saw, or systemd does not load the fence.
 pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
         return Err(StepError::operator("fencing was asked for before preflight; run the whole upgrade"));
     };
     run.record(Record::FenceIntent { units: vec![found.unit.clone()] })?;
-    fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid).await?;
+    keep_old(run, &found).await?;
+    let state_dir = run.journal.state_dir().to_path_buf();
+    let (program, folder) = (run.program.clone(), state_dir.clone());
+    let install = move |fs: &Fs| own_program::install(fs, &program, &folder).map_err(StepError::from);
+    let guard: PathBuf = run.host.root.fs().blocking(install).await?;
+    let (guard, state_dir) = (run.host.root.strip(&guard), run.host.root.strip(&state_dir));
+    let call = fence::PreStart::new(&guard, &["guard", "--host-root", "/", "--state-dir"], &state_dir);
+    fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid, &call).await?;
     Ok(run.record(Record::Fenced)?)
+}
+
+/// The boot guard puts it back when somebody else replaces it.
+async fn keep_old(run: &Run, found: &Preflighted) -> Result<(), StepError> {
+    let kept = run.host.root.at(kept_path(&found.live, &run.plan.rke2.from.to_string()));
+    let (live, expected, name) =
+        (run.host.root.at(&found.live), found.live_sha256.clone(), found.live.clone());
+    let keep = move |fs: &Fs| {
+        let now = fs.sha256_file(&live)?;
+        if now != expected {
+            let what = "changed since preflight; another installer is at work: stop it, then run again";
+            return Err(StepError::operator(format!("{name} {what}")));
+        }
+        swap_file::keep(fs, &live, &kept).map_err(|error| StepError::operator(chain(&error)))
+    };
+    run.host.root.fs().blocking(keep).await
 }

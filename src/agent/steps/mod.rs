@@ -16,6 +16,7 @@ mod premises;
 mod reconsider;
 pub mod restart;
 pub mod restore;
+pub mod rollback;
 mod settle_stop;
 pub mod stage;
 pub mod swap;

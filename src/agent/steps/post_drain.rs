@@ -2,12 +2,14 @@
 
 use kube::ResourceExt;
 
+use crate::agent::guard::kept_path;
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::agent::steps::let_go;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
 use crate::flow::record::Record;
-use crate::host::fence;
+use crate::host::fs::Fs;
+use crate::host::{fence, own_program};
 use crate::mutation::{self, Mutation};
 
 /// Takes our marks away. Doing it twice is harmless.
@@ -23,6 +25,7 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
     let units: Vec<String> = run.journal.progress().fenced_units().to_vec();
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
     fence::lower(&run.host, &names, &run.plan.upgrade_uid).await?;
+    take_guard_away(run).await?;
     if let Some(before) = run.journal.progress().cordon_before() {
         let name = run.plan.node_name.clone();
         // A node that is gone carries no marks.
@@ -48,4 +51,23 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
     // KubeVirt refuses this as long as the drain taint is on the node.
     let_go::unmark_evictions(run).await;
     Ok(run.record(Record::PostDrained)?)
+}
+
+/// Nobody asks the guard any more. The old binary is kept beside a new one; where nothing was swapped it needs no second name.
+async fn take_guard_away(run: &Run) -> Result<(), StepError> {
+    let state_dir = run.journal.state_dir().to_path_buf();
+    let unused = match run.journal.progress().preflighted() {
+        Some(found) if !run.journal.progress().swap_begun() => {
+            Some(run.host.root.at(kept_path(&found.live, &run.plan.rke2.from.to_string())))
+        }
+        Some(_) | None => None,
+    };
+    let remove = move |fs: &Fs| {
+        own_program::remove(fs, &state_dir)?;
+        if let Some(kept) = unused {
+            fs.remove_opt(&kept)?;
+        }
+        Ok::<(), StepError>(())
+    };
+    run.host.root.fs().blocking(remove).await
 }

@@ -7,28 +7,87 @@ use tokio::time::Instant;
 use crate::agent::gate;
 use crate::agent::observe::observe;
 use crate::agent::run::Run;
-use crate::agent::step_error::StepError;
+use crate::agent::step_error::{StepError, chain};
+use crate::agent::steps::rollback::{self, Evidence};
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 use crate::flow::step::Step;
+use crate::host::fs::Fs;
+use crate::host::process;
+use crate::host::systemd::{Restarted, SystemdError, UnitState};
 
 /// Restarts `RKE2` and waits until another process serves.
 ///
 /// # Errors
-/// Needs an operator when it does not come up in time; the old binary is kept beside the live one.
+/// Needs an operator when it does not come up and the way back is closed; the old binary is kept beside the live one.
 pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
+    if goes_back_unasked(run).await? {
+        return Ok(());
+    }
     let unit = unit(run)?;
     let before = run.host.systemd.unit(&unit).await?;
+    if is_started(run, &before).await? {
+        run.record(Record::RestartIntent { invocation: String::new() })?;
+        wait_for(run, &unit);
+        let up = run.host.systemd.wait_active(&unit, None, deadline(run)).await;
+        return record(run, up).await;
+    }
     ask_gate(run, &unit, before.is_at_rest()).await?;
     run.record(Record::RestartIntent { invocation: before.invocation_id })?;
     restart_and_record(run, &unit).await
 }
 
+/// The boot guard, or somebody, has put the old binary back before the new one could run: then this upgrade ends with it.
+async fn goes_back_unasked(run: &mut Run) -> Result<bool, StepError> {
+    if run.journal.progress().goes_back() || !rollback::old_is_live(run).await? {
+        return Ok(false);
+    }
+    let why =
+        "the old rke2 is in place again, put there by the boot guard or by hand (see journalctl of its unit)";
+    run.record(Record::RollbackIntent { why: why.to_owned() })?;
+    Ok(true)
+}
+
+/// Has somebody else started the binary that is in place: the machine's boot, or systemd after a crash? Then no restart of
+/// ours is needed, and no leave for one: the guard has seen to it that nobody ran here.
+async fn is_started(run: &Run, state: &UnitState) -> Result<bool, StepError> {
+    let Work::Done(fact) = run.journal.progress().swap() else { return Ok(false) };
+    if state.is_at_rest() {
+        return Ok(false);
+    }
+    let placed = run.journal.entries().iter().rev();
+    let placed =
+        placed.into_iter().find(|entry| matches!(entry.record, Record::Swapped | Record::RolledBack));
+    if placed.is_some_and(|entry| entry.boot != run.journal.boot()) {
+        return Ok(true);
+    }
+    let wanted = if run.journal.progress().goes_back() { &fact.from_sha256 } else { &fact.to_sha256 };
+    let (root, pid, wanted) = (run.host.root.clone(), state.main_pid, wanted.clone());
+    // Of one that ends just now nobody knows what it was.
+    let hash =
+        move |_: &Fs| Ok::<_, StepError>(process::exe_sha256(&root, pid).is_ok_and(|found| found == wanted));
+    run.host.root.fs().blocking(hash).await
+}
+
 async fn restart_and_record(run: &mut Run, unit: &str) -> Result<(), StepError> {
     wait_for(run, unit);
-    let up = run.host.systemd.restart_fenced(unit, deadline(run)).await?;
-    Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
+    let up = run.host.systemd.restart_fenced(unit, deadline(run)).await;
+    record(run, up).await
+}
+
+/// What came of a start: another process, or a reason to go back.
+async fn record(run: &mut Run, up: Result<Restarted, SystemdError>) -> Result<(), StepError> {
+    match up {
+        Ok(up) => Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?),
+        Err(error @ SystemdError::Failed { .. }) => {
+            rollback::give_up(run, chain(&error), Evidence::Local).await
+        }
+        Err(error @ SystemdError::TimedOut { .. }) => {
+            rollback::give_up(run, chain(&error), Evidence::Silence).await
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A restart kills the guests of VMs that came back since the swap (reference `kubevirt.md` §5): look again.
@@ -42,8 +101,9 @@ async fn ask_gate(run: &Run, unit: &str, rke2_at_rest: bool) -> Result<(), StepE
             Err(StepError::retry(format!("before the restart it could not be told {what}: {why}")))
         }
         Err(refusal) => {
-            let what = "the new rke2 is in place and waits for its restart, but";
-            Err(StepError::operator(format!("{what} {refusal}")))
+            let version = rollback::wanted(run);
+            let what = format!("rke2 {version} is in place and waits for its restart, but {refusal}");
+            Err(StepError::operator(what))
         }
     }
 }
@@ -53,6 +113,9 @@ async fn ask_gate(run: &Run, unit: &str, rke2_at_rest: bool) -> Result<(), StepE
 /// # Errors
 /// As [`restart_rke2`].
 pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
+    if goes_back_unasked(run).await? {
+        return Ok(());
+    }
     let unit = unit(run)?;
     let before = match run.journal.progress().restart() {
         Work::Intended(invocation) => invocation.clone(),
@@ -65,15 +128,15 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
         return restart_and_record(run, &unit).await;
     }
     wait_for(run, &unit);
-    let up = run.host.systemd.wait_active(&unit, Some(&before), deadline(run)).await?;
-    Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
+    let up = run.host.systemd.wait_active(&unit, Some(&before), deadline(run)).await;
+    record(run, up).await
 }
 
 /// The restart takes minutes, and people look.
 fn wait_for(run: &mut Run, unit: &str) {
     let since = run.now();
     run.publish_blockers(vec![Blocker {
-        what: format!("{unit} is restarting on {}", run.plan.rke2.to),
+        what: format!("{unit} is restarting on {}", rollback::wanted(run)),
         since,
         owner: "nobody has to act yet".to_owned(),
         deadline: Some(since + Step::Restart.deadline(&run.plan)),

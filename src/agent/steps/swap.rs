@@ -3,12 +3,16 @@
 use std::path::Path;
 
 use crate::agent::gate::{self, SwapPermit};
+use crate::agent::guard::kept_path;
 use crate::agent::observe::observe;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::stage::{StagedBinary, check_staged};
+use crate::cluster::nodes;
+use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, Work};
 use crate::flow::record::Record;
+use crate::flow::skew;
 use crate::host::fs::Fs;
 use crate::host::{Host, swap_file};
 
@@ -65,6 +69,9 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
             "no swap: the other pods have not been drained; run the whole upgrade instead of this step";
         return Err(StepError::refuse(what));
     }
+    if found.role == Role::Server {
+        spared_by_quorum(run).await?;
+    }
     let previous = previous_path(run, &found);
     run.record(Record::SwapIntent {
         from_sha256: found.live_sha256.clone(),
@@ -73,6 +80,17 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
     })?;
     swap(&run.host, permit, binary, &found.live, &previous).await?;
     Ok(run.record(Record::Swapped)?)
+}
+
+/// The restart takes this server's etcd member away for a minute or two: the others have to be there for it.
+async fn spared_by_quorum(run: &Run) -> Result<(), StepError> {
+    let others = nodes::other_servers(&run.cluster.client, &run.plan.node_name).await?;
+    let unfit = skew::unfit(&others);
+    if unfit.is_empty() {
+        return Ok(());
+    }
+    let what = format!("etcd cannot spare the member of {} now: {}", run.plan.node_name, unfit.join("; "));
+    Err(StepError::retry(what))
 }
 
 fn no_record(run: &Run) -> String {
@@ -101,8 +119,7 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
 }
 
 fn previous_path(run: &Run, found: &Preflighted) -> String {
-    let live = Path::new(&found.live);
-    live.with_file_name(format!("rke2.prev-{}", run.plan.rke2.from)).display().to_string()
+    kept_path(&found.live, &run.plan.rke2.from.to_string())
 }
 
 /// After a crash inside the swap: which binary is live?

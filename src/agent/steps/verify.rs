@@ -3,22 +3,24 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
+use crate::agent::steps::rollback::{self, Evidence};
 use crate::cluster::nodes;
 use crate::flow::plan::Role;
-use crate::flow::progress::{Preflighted, StagedFact, Work};
+use crate::flow::progress::{Preflighted, Work};
 use crate::flow::record::Record;
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::host::fs::Fs;
 use crate::host::process;
 
-/// How long all signs have to be good in a row before they count.
-const SOAK: Duration = Duration::from_secs(5);
 /// Health ports have no watch; they are asked this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// And so often while all of them are good.
+const SOAKING: Duration = Duration::from_secs(5);
 /// A server that imports images looks like one that hangs, so this is generous (reference §7.2).
 const VERIFY_DEADLINE: Duration = Duration::from_mins(14);
 /// One probe of a loopback port.
@@ -35,32 +37,42 @@ const SUPERVISOR_PORT: u16 = 9345;
 /// # Errors
 /// Needs an operator when a sign stays bad; the sentence names it and where the old binary is.
 pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
-    let (found, staged, invocation) = facts(run)?;
+    let (found, sha256, invocation) = facts(run)?;
     let begun = run.now();
     let deadline = Instant::now() + VERIFY_DEADLINE;
-    let mut good_since: Option<Instant> = None;
+    let mut good_since: Option<(Instant, Timestamp)> = None;
     loop {
-        match look(run, &found, &staged, &invocation).await? {
+        match look(run, &found, &sha256, &invocation).await? {
             Look::Good(kubelet_version) => {
-                let since = *good_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= SOAK {
+                let (since, at) = *good_since.get_or_insert_with(|| (Instant::now(), run.now()));
+                if since.elapsed() >= run.soak {
                     return Ok(run.record(Record::Verified { kubelet_version })?);
                 }
+                run.publish_blockers(vec![Blocker {
+                    what: format!("{} serves, and is watched for a while", rollback::wanted(run)),
+                    since: at,
+                    owner: NOBODY.to_owned(),
+                    deadline: Some(at + run.soak),
+                    then: "go on".to_owned(),
+                }]);
+                run.pause(SOAKING.min(run.soak)).await?;
+                continue;
             }
-            Look::NotYet(what) => {
+            Look::NotYet(what, evidence) => {
                 good_since = None;
                 if Instant::now() >= deadline {
-                    return Err(StepError::operator(failure(run, &what)));
+                    return rollback::give_up(run, what, evidence).await;
                 }
                 run.publish_blockers(vec![Blocker {
                     what,
                     since: begun,
-                    owner: "nobody has to act yet".to_owned(),
+                    owner: NOBODY.to_owned(),
                     deadline: Some(begun + VERIFY_DEADLINE),
                     then: "hold".to_owned(),
                 }]);
             }
-            Look::Bad(what) => return Err(StepError::operator(failure(run, &what))),
+            Look::Bad(what) => return rollback::give_up(run, what, Evidence::Local).await,
+            Look::Alien(what) => return Err(StepError::operator(what)),
         }
         run.pause(LOOK_AGAIN).await?;
     }
@@ -68,34 +80,25 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
 
 enum Look {
     Good(String),
-    NotYet(String),
+    NotYet(String, Evidence),
     Bad(String),
+    /// Somebody else has put a binary there.
+    Alien(String),
 }
 
-fn facts(run: &Run) -> Result<(Preflighted, StagedFact, String), StepError> {
+/// What preflight found, the digest of the binary that has to run, and the life that it was started to.
+fn facts(run: &Run) -> Result<(Preflighted, String, String), StepError> {
     let progress = run.journal.progress();
-    match (progress.preflighted(), progress.staged(), progress.restart()) {
-        (Some(found), Some(staged), Work::Done(invocation)) => {
-            Ok((found.clone(), staged.clone(), invocation.clone()))
+    match (progress.preflighted(), progress.swap(), progress.restart()) {
+        (Some(found), Work::Done(fact), Work::Done(invocation)) => {
+            let sha256 = if progress.goes_back() { &fact.from_sha256 } else { &fact.to_sha256 };
+            Ok((found.clone(), sha256.clone(), invocation.clone()))
         }
         _ => Err(StepError::operator("verification was asked for before the restart; run the whole upgrade")),
     }
 }
 
-fn failure(run: &Run, what: &str) -> String {
-    let kept = match run.journal.progress().swap() {
-        Work::Done(fact) => format!("; the old binary is kept at {}", fact.previous),
-        Work::Not | Work::Intended(_) => String::new(),
-    };
-    format!("{} does not serve after the restart: {what}{kept}; mend it, then resume", run.plan.rke2.to)
-}
-
-async fn look(
-    run: &Run,
-    found: &Preflighted,
-    staged: &StagedFact,
-    invocation: &str,
-) -> Result<Look, StepError> {
+async fn look(run: &Run, found: &Preflighted, sha256: &str, invocation: &str) -> Result<Look, StepError> {
     let unit = run.host.systemd.unit(&found.unit).await?;
     if unit.invocation_id != invocation && unit.n_restarts >= 3 {
         let what = format!(
@@ -105,19 +108,20 @@ async fn look(
         return Ok(Look::Bad(what));
     }
     if unit.active_state != "active" || unit.main_pid == 0 {
-        return Ok(Look::NotYet(format!("{} is {}", unit.name, unit.active_state)));
+        return Ok(Look::NotYet(format!("{} is {}", unit.name, unit.active_state), Evidence::Local));
     }
     let (root, pid) = (run.host.root.clone(), unit.main_pid);
     let hash = move |_: &Fs| process::exe_sha256(&root, pid).map_err(StepError::from);
     match run.host.root.fs().blocking(hash).await {
-        Ok(sha256) if sha256 == staged.sha256 => {}
+        Ok(found) if found == sha256 => {}
         Ok(_) => {
-            return Ok(Look::Bad(format!("pid {pid} runs another binary than the one put in place")));
+            let what = "runs another binary than the one put in place; another installer is at work: stop it, then resume";
+            return Ok(Look::Alien(format!("pid {pid} of {} {what}", unit.name)));
         }
-        Err(error) => return Ok(Look::NotYet(error.sentence())),
+        Err(error) => return Ok(Look::NotYet(error.sentence(), Evidence::Local)),
     }
     if let Some(what) = sick_port(run, found.role).await {
-        return Ok(Look::NotYet(what));
+        return Ok(Look::NotYet(what, Evidence::Local));
     }
     node_says(run).await
 }
@@ -155,15 +159,16 @@ async fn sick_http(run: &Run, name: &str, address: SocketAddr, path: &str) -> Op
 }
 
 async fn node_says(run: &Run) -> Result<Look, StepError> {
-    let wanted = run.plan.rke2.to.kubelet_version();
+    let wanted = rollback::wanted(run).kubelet_version();
     let node = match nodes::get(&run.cluster.client, &run.plan.node_name).await {
         Ok(Some(node)) => node,
         Ok(None) => {
-            return Ok(Look::NotYet(format!("node {} is not in the cluster", run.plan.node_name)));
+            let what = format!("node {} is not in the cluster", run.plan.node_name);
+            return Ok(Look::NotYet(what, Evidence::Silence));
         }
         // On a single server the restart takes the API away: that is expected for a while.
         // So is a 401 or 403 while its caches fill.
-        Err(error) => return Ok(Look::NotYet(chain(&error))),
+        Err(error) => return Ok(Look::NotYet(chain(&error), Evidence::Silence)),
     };
     let restarted = run
         .journal
@@ -177,13 +182,15 @@ async fn node_says(run: &Run) -> Result<Look, StepError> {
     let fresh = nodes::heartbeat(&node)
         .zip(restarted)
         .is_some_and(|(heartbeat, restarted)| heartbeat.as_second() >= restarted.as_second());
-    Ok(if !fresh {
-        Look::NotYet(format!("node {} has not reported since the restart", run.plan.node_name))
+    let name = &run.plan.node_name;
+    let lacks = if !fresh {
+        format!("node {name} has not reported since the restart")
     } else if reported != wanted {
-        Look::NotYet(format!("node {} reports kubelet {reported}, not {wanted}", run.plan.node_name))
+        format!("node {name} reports kubelet {reported}, not {wanted}")
     } else if !nodes::is_ready(&node) {
-        Look::NotYet(format!("node {} is not Ready", run.plan.node_name))
+        format!("node {name} is not Ready")
     } else {
-        Look::Good(reported.to_owned())
-    })
+        return Ok(Look::Good(reported.to_owned()));
+    };
+    Ok(Look::NotYet(lacks, Evidence::Silence))
 }

@@ -106,16 +106,7 @@ impl Progress {
             }
             Record::PreDrained => self.pre_drained = Some(entry.seq),
             Record::Drained { .. } => self.drained = true,
-            Record::GateRefused { .. } => {
-                self.pre_drained = None;
-                self.drained = false;
-                // Whatever was refused, fence and cordon may be gone: they are raised again, which is harmless.
-                self.cordoned = false;
-                self.fence = match std::mem::take(&mut self.fence) {
-                    Work::Done(units) | Work::Intended(units) => Work::Intended(units),
-                    Work::Not => Work::Not,
-                };
-            }
+            Record::GateRefused { .. } => self.void_pre_drain(),
             Record::SwapIntent { from_sha256, to_sha256, previous } => {
                 let (from_sha256, to_sha256) = (from_sha256.clone(), to_sha256.clone());
                 self.swap = Work::Intended(SwapFact { from_sha256, to_sha256, previous: previous.clone() });
@@ -129,6 +120,11 @@ impl Progress {
             }
             Record::RestartIntent { invocation } => self.restart = Work::Intended(invocation.clone()),
             Record::Restarted { invocation, .. } => self.restart = Work::Done(invocation.clone()),
+            Record::RollbackIntent { why } => {
+                self.rollback = Work::Intended(why.clone());
+                self.verified = None;
+            }
+            Record::RolledBack => self.went_back(),
             Record::Verified { kubelet_version } => self.verified = Some(kubelet_version.clone()),
             Record::PostDrained => {
                 self.post_drained = true;
@@ -144,6 +140,28 @@ impl Progress {
             Record::Finished { outcome } => self.outcome = Some(outcome.clone()),
         }
         self.held = None;
+    }
+
+    /// The gate said no: everything before it is looked at again.
+    fn void_pre_drain(&mut self) {
+        self.pre_drained = None;
+        self.drained = false;
+        // Whatever was refused, fence and cordon may be gone: they are raised again, which is harmless.
+        self.cordoned = false;
+        self.fence = match std::mem::take(&mut self.fence) {
+            Work::Done(units) | Work::Intended(units) => Work::Intended(units),
+            Work::Not => Work::Not,
+        };
+    }
+
+    /// The old binary is in place.
+    fn went_back(&mut self) {
+        self.rollback = match std::mem::take(&mut self.rollback) {
+            Work::Intended(why) | Work::Done(why) => Work::Done(why),
+            Work::Not => Work::Not,
+        };
+        // The old one has to be started, and to prove itself.
+        self.restart = Work::Not;
     }
 }
 

@@ -64,12 +64,7 @@ impl Progress {
             }
             Record::Drained { .. } => rule(self.pre_drained(), "drain comes after pre-drain")?,
             Record::GateRefused { .. } => rule(!self.swap_begun(), "the gate is asked before the swap")?,
-            Record::SwapIntent { .. } => {
-                rule(self.pre_drained() && self.drained, "no swap without pre-drain and drain")?;
-                rule(self.fenced(), "no swap without a fence")?;
-                rule(!self.cancelled, "the run was called off")?;
-                rule(matches!(self.swap, Work::Not), "a swap is intended once")?;
-            }
+            Record::SwapIntent { .. } => self.may_swap()?,
             Record::SwapAbsent => {
                 rule(matches!(self.swap, Work::Intended(_)), "only an intended swap can be found absent")?;
             }
@@ -79,11 +74,21 @@ impl Progress {
             Record::RestartIntent { .. } => {
                 rule(matches!(self.swap, Work::Done(_)), "the restart comes after the swap")?;
                 rule(!matches!(self.restart, Work::Done(_)), "a restart happens once")?;
+                rule(!matches!(self.rollback, Work::Intended(_)), "the old binary is to be put back first")?;
             }
             Record::Restarted { .. } => {
                 rule(matches!(self.restart, Work::Intended(_)), "a restart needs its intent first")?;
             }
+            Record::RollbackIntent { .. } => {
+                rule(matches!(self.swap, Work::Done(_)), "only a swap can be taken back")?;
+                rule(!self.post_drained, "the new version has been handed over already")?;
+                rule(matches!(self.rollback, Work::Not), "a run goes back once")?;
+            }
+            Record::RolledBack => {
+                rule(matches!(self.rollback, Work::Intended(_)), "going back needs its intent first")?;
+            }
             Record::Verified { .. } => {
+                rule(!matches!(self.rollback, Work::Intended(_)), "the old binary is to be put back first")?;
                 rule(matches!(self.restart, Work::Done(_)), "verification comes after the restart")?;
             }
             Record::PostDrained => rule(
@@ -93,17 +98,33 @@ impl Progress {
             Record::CancelRequested => {
                 rule(!self.swap_begun(), "after the swap began a run only goes forward")?;
             }
-            Record::Finished { outcome } => {
-                rule(self.ledger.owed().next().is_none(), "a VM is still owed")?;
-                match outcome {
-                    Outcome::Succeeded => {
-                        rule(self.verified() && self.post_drained, "success needs verification")?;
-                    }
-                    Outcome::Cancelled => rule(self.cancelled, "nobody called the run off")?,
-                }
-            }
+            Record::Finished { outcome } => self.may_finish(outcome)?,
         }
         Ok(None)
+    }
+
+    fn may_swap(&self) -> Result<(), &'static str> {
+        rule(self.pre_drained() && self.drained, "no swap without pre-drain and drain")?;
+        rule(self.fenced(), "no swap without a fence")?;
+        rule(!self.cancelled, "the run was called off")?;
+        rule(matches!(self.swap, Work::Not), "a swap is intended once")?;
+        Ok(())
+    }
+
+    fn may_finish(&self, outcome: &Outcome) -> Result<(), &'static str> {
+        rule(self.ledger.owed().next().is_none(), "a VM is still owed")?;
+        match outcome {
+            Outcome::Succeeded => {
+                rule(self.verified() && self.post_drained, "success needs verification")?;
+                rule(!self.goes_back(), "a run that went back is no success")?;
+            }
+            Outcome::RolledBack { .. } => {
+                rule(matches!(self.rollback, Work::Done(_)), "nobody went back")?;
+                rule(self.verified() && self.post_drained, "the old version needs verification, too")?;
+            }
+            Outcome::Cancelled => rule(self.cancelled, "nobody called the run off")?,
+        }
+        Ok(())
     }
 
     fn fate_after(&self, vm: &VmKey, record: &Record, entry: &Entry) -> Result<Fate, &'static str> {

@@ -98,6 +98,7 @@ pub struct Progress {
     drained: bool,
     swap: Work<SwapFact>,
     restart: Work<String>,
+    rollback: Work<String>,
     verified: Option<String>,
     post_drained: bool,
     held: Option<Hold>,
@@ -227,7 +228,19 @@ impl Progress {
         &self.restart
     }
 
-    /// The new version serves.
+    /// How far the way back is, with why it was taken.
+    #[must_use]
+    pub fn rollback(&self) -> &Work<String> {
+        &self.rollback
+    }
+
+    /// The old binary is, or is about to be, in place again.
+    #[must_use]
+    pub fn goes_back(&self) -> bool {
+        !matches!(self.rollback, Work::Not)
+    }
+
+    /// The version in place serves.
     #[must_use]
     pub fn verified(&self) -> bool {
         self.verified.is_some()

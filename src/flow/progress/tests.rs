@@ -138,6 +138,27 @@ fn dangerous_shortcuts_are_illegal() {
         ("second opening", until(&run[1].record), run[0].record.clone()),
         ("no opening", vec![], run[1].record.clone()),
         ("anything after the end", run.iter().map(|entry| entry.record.clone()).collect(), Record::Resumed),
+        ("back without a swap", until(&swap), Record::RollbackIntent { why: "x".into() }),
+        (
+            "success after going back",
+            [
+                until(&run[18].record),
+                vec![
+                    Record::RollbackIntent { why: "x".into() },
+                    Record::RolledBack,
+                    run[16].record.clone(),
+                    run[17].record.clone(),
+                ],
+                run[18..22].iter().map(|entry| entry.record.clone()).collect(),
+            ]
+            .concat(),
+            Record::Finished { outcome: Outcome::Succeeded },
+        ),
+        (
+            "a restart before the old binary is back",
+            [until(&run[16].record), vec![Record::RollbackIntent { why: "x".into() }]].concat(),
+            run[16].record.clone(),
+        ),
         ("new VM after the swap", until(&run[16].record), run[7].record.clone()),
     ];
     for (what, before, record) in table {

@@ -8,12 +8,14 @@ use super::state::{Event, State};
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
 type ReadyHook = Arc<dyn Fn(&str) + Send + Sync>;
+type Guard = Arc<dyn Fn() -> bool + Send + Sync>;
 type Guests = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// What the world wants to hear, and what it says.
 #[derive(Default, Clone)]
 pub(super) struct Hooks {
     guests: Option<Guests>,
+    guard: Option<Guard>,
     ready: Vec<ReadyHook>,
     stopped: Vec<Hook>,
     power_cut: Vec<Hook>,
@@ -25,6 +27,11 @@ impl SimMachine {
     /// Who says which guests run here now.
     pub fn set_guests(&self, guests: Arc<dyn Fn() -> Vec<String> + Send + Sync>) {
         self.hooks().guests = Some(guests);
+    }
+
+    /// Who plays the guard that a fenced unit asks before each start; without one, every start goes on.
+    pub fn set_guard(&self, guard: Arc<dyn Fn() -> bool + Send + Sync>) {
+        self.hooks().guard = Some(guard);
     }
 
     /// Called when RKE2 is up, with the version that its kubelet reports.
@@ -83,6 +90,10 @@ impl SimMachine {
             }
             Event::Ready(version) => hooks.ready.iter().for_each(|hook| hook(&version)),
             Event::Stopped => hooks.stopped.iter().for_each(|hook| hook()),
+            Event::AskGuard { generation, cause } => {
+                let lets = hooks.guard.is_none_or(|guard| guard());
+                self.with(|state| state.guarded(generation, cause, lets));
+            }
             Event::AskGuests(index) => {
                 let guests = self.guests();
                 self.with(|state| {

@@ -14,6 +14,8 @@ use crate::host::fs::FsKind;
 
 /// Where the release tarball of the plan lies on a machine.
 pub const ARTIFACT: &str = "/var/lib/rancher/artifacts/rke2.linux-amd64.tar.gz";
+/// Where the agent's own program lies.
+pub const PROGRAM: &str = "/usr/bin/upgrade-agent";
 /// Where the agent keeps its state; on a persistent disk in both layouts.
 pub const STATE_DIR: &str = "/var/lib/rancher/upgrade-agent";
 
@@ -132,6 +134,7 @@ impl MachineImage {
         disk.install(&fragment, unit_text(prefix, role), 0o644)?;
         let wants = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
         disk.install_link(wants, &fragment)?;
+        disk.install(PROGRAM, "upgrade-agent", 0o755)?;
         disk.install(ARTIFACT, release(&spec.to)?.tarball.clone(), 0o644)?;
         write_boot_files(&mut disk, &spec)?;
         Ok(Self { spec, disk })

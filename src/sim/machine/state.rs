@@ -12,7 +12,7 @@ use super::image::MachineSpec;
 use super::life::LifeCore;
 use super::ports::PortFault;
 use super::random::Dice;
-use super::rke2::{Fates, StartRecord};
+use super::rke2::{Cause, Fates, StartRecord};
 use super::systemd::{Service, Subscriber, Transient, UnitFile};
 
 /// What follows from a change once the machine's lock is free again.
@@ -24,6 +24,8 @@ pub(super) enum Event {
     Ready(String),
     /// RKE2 and its kubelet have ended.
     Stopped,
+    /// May this start go on?
+    AskGuard { generation: u64, cause: Cause },
     /// Who runs here at the start with this index?
     AskGuests(usize),
     /// The power is gone; it comes back after a while.

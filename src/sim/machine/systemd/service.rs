@@ -139,6 +139,28 @@ impl State {
         self.service.job = self.new_job();
         self.service.start_next = None;
         self.new_invocation();
+        if unit.is_guarded {
+            self.enter(Phase::Starting);
+            let generation = self.service.generation;
+            return self.events.push(Event::AskGuard { generation, cause });
+        }
+        self.execute(&unit, cause);
+    }
+
+    /// What the guard said of a start.
+    pub(in crate::sim::machine) fn guarded(&mut self, generation: u64, cause: Cause, lets: bool) {
+        if generation != self.service.generation || !self.is_on() {
+            return;
+        }
+        if lets {
+            let unit = self.service.unit.clone().unwrap_or_default();
+            self.execute(&unit, cause);
+        } else {
+            self.exit(1);
+        }
+    }
+
+    fn execute(&mut self, unit: &UnitFile, cause: Cause) {
         let path = Path::new(&unit.program);
         let content = self.disk.read(path).unwrap_or_default();
         let executable = self.disk.stat(path, true).is_ok_and(|stat| stat.mode & 0o111 != 0);
@@ -150,7 +172,7 @@ impl State {
         };
         self.service.fate = fate.clone();
         self.service.main_pid = self.new_pid();
-        self.service.exe = Some((content, unit.program));
+        self.service.exe = Some((content, unit.program.clone()));
         self.enter(Phase::Starting);
         match fate {
             Fate::CannotExecute => self.exit(EXIT_EXEC),

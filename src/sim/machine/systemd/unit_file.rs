@@ -21,6 +21,8 @@ pub(in crate::sim::machine) struct UnitFile {
     pub(super) drop_ins: Vec<(String, Arc<Vec<u8>>)>,
     pub(super) program: String,
     pub(super) args: Vec<String>,
+    /// Does it ask the agent's guard before each start?
+    pub(super) is_guarded: bool,
     pub(super) refuse_start: bool,
     pub(super) refuse_stop: bool,
 }
@@ -73,6 +75,9 @@ impl UnitFile {
             match (section, key.trim_end()) {
                 ("[Unit]", "RefuseManualStart") => self.refuse_start = is_yes(value),
                 ("[Unit]", "RefuseManualStop") => self.refuse_stop = is_yes(value),
+                ("[Service]", "ExecStartPre") if value.contains("upgrade-agent\" guard") => {
+                    self.is_guarded = true;
+                }
                 ("[Service]", "ExecStart") => {
                     let mut words = value.split_ascii_whitespace().map(str::to_owned);
                     self.program = words.next().unwrap_or_default();

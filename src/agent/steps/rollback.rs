@@ -1,0 +1,175 @@
+//! The way back: where the new RKE2 does not serve and the rules leave the way open, the old binary is put back by the same
+//! rename, started and verified like any other. Never goes back twice, and never over a binary that it does not know.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::agent::run::Run;
+use crate::agent::step_error::{StepError, chain};
+use crate::cluster::nodes;
+use crate::flow::progress::{Preflighted, SwapFact, Work};
+use crate::flow::record::Record;
+use crate::flow::version::Rke2Version;
+use crate::flow::way_back::WayBack;
+use crate::host::fs::Fs;
+use crate::host::swap_file;
+
+/// How long RKE2 may take to stop; a hanging start is cut off.
+const STOP: Duration = Duration::from_mins(3);
+/// How long the API server may take to say whether it is there.
+const ASK: Duration = Duration::from_secs(15);
+
+/// What speaks against the new RKE2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// It ends by itself, cannot be executed, or its own ports are silent: its own fault, whatever the cluster does.
+    Local,
+    /// It waits, or the Node says nothing good; that may be the cluster's fault as well.
+    Silence,
+}
+
+/// The version that is, or is to be, in place.
+#[must_use]
+pub fn wanted(run: &Run) -> &Rke2Version {
+    if run.journal.progress().goes_back() { &run.plan.rke2.from } else { &run.plan.rke2.to }
+}
+
+/// Gives the new RKE2 up: the run goes back where that is allowed, else it holds with the reason.
+///
+/// # Errors
+/// Needs an operator when there is no way back, or nobody can tell whose fault it is.
+pub async fn give_up(run: &mut Run, what: String, evidence: Evidence) -> Result<(), StepError> {
+    let (from, to) = (run.plan.rke2.from.clone(), run.plan.rke2.to.clone());
+    if run.journal.progress().goes_back() {
+        let what =
+            format!("the old {from} does not serve either after the way back: {what}; mend it, then resume");
+        return Err(StepError::operator(what));
+    }
+    let kept = match run.journal.progress().swap() {
+        Work::Done(fact) => format!("; the old binary is kept at {}", fact.previous),
+        Work::Not | Work::Intended(_) => String::new(),
+    };
+    let held = |why: &str| {
+        let what = format!("{to} does not serve after the restart: {what}{kept}");
+        StepError::operator(format!("{what}. It is not put back by itself: {why}; mend it, then resume"))
+    };
+    if evidence == Evidence::Silence
+        && let Err(why) = api_answers(run).await
+    {
+        return Err(held(&format!(
+            "the API server does not answer, so it may be the cluster's fault ({why})"
+        )));
+    }
+    match is_open(run).await {
+        Ok(()) => Ok(run.record(Record::RollbackIntent { why: format!("{to} does not serve: {what}") })?),
+        Err(closed) => Err(held(&closed)),
+    }
+}
+
+/// An operator asks for the old binary.
+///
+/// # Errors
+/// Refuses where nothing was swapped, the way back is closed, or the new version has been handed over already.
+pub async fn ask(run: &mut Run) -> Result<(), StepError> {
+    let progress = run.journal.progress();
+    if progress.goes_back() {
+        return Ok(());
+    }
+    match progress.swap() {
+        Work::Done(_) if !progress.post_drained() => {}
+        Work::Done(_) => {
+            let what = "the new version is verified and VMs may run under it; start an upgrade of its own to change it";
+            return Err(StepError::refuse(what));
+        }
+        Work::Not | Work::Intended(_) => {
+            return Err(StepError::refuse("the old binary is in place still; `cancel` ends this upgrade"));
+        }
+    }
+    // Where the old binary is live already, nothing is left to go back from.
+    if !old_is_live(run).await? {
+        is_open(run).await.map_err(|closed| StepError::refuse(format!("no way back: {closed}")))?;
+    }
+    Ok(run.record(Record::RollbackIntent { why: "an operator asked for it".to_owned() })?)
+}
+
+/// Is the old binary at the live path, though the swap is recorded? Then the boot guard, or somebody, has put it there.
+///
+/// # Errors
+/// The disk's.
+pub async fn old_is_live(run: &Run) -> Result<bool, StepError> {
+    let (found, fact) = facts(run)?;
+    Ok(hash(run.host.root.fs(), run.host.root.at(&found.live)).await? == fact.from_sha256)
+}
+
+async fn is_open(run: &Run) -> Result<(), String> {
+    let found = run.journal.progress().preflighted().ok_or("the journal has no preflight")?;
+    let way = WayBack::of(found.role, &run.plan.rke2);
+    if way != WayBack::WhileOthersAreOld {
+        return way.is_open(None);
+    }
+    let asked = nodes::other_servers(&run.cluster.client, &run.plan.node_name);
+    let others = tokio::time::timeout(ASK, asked).await.ok().and_then(Result::ok);
+    way.is_open(others.as_deref())
+}
+
+async fn api_answers(run: &Run) -> Result<(), String> {
+    match tokio::time::timeout(ASK, nodes::get(&run.cluster.client, &run.plan.node_name)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_) => Err(format!("no answer in {} s", ASK.as_secs())),
+    }
+}
+
+/// Stops RKE2 and puts the old binary back; after a crash half-way it looks first.
+///
+/// # Errors
+/// Needs an operator when live or kept binary is neither the old nor the new one; both are left as they are then.
+pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
+    let (found, fact) = facts(run)?;
+    let folder = |path: &Path| path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let (live, kept) = (run.host.root.at(&found.live), run.host.root.at(&fact.previous));
+    let (old, new) = (fact.from_sha256.clone(), fact.to_sha256.clone());
+    let fs = run.host.root.fs().clone();
+    let now = hash(&fs, live.clone()).await?;
+    if now == old {
+        // The rename happened; that its directory is on disk is not known after a crash.
+        let folder = folder(&live);
+        fs.blocking(move |fs| fs.sync_dir(&folder).map_err(StepError::from)).await?;
+        return Ok(run.record(Record::RolledBack)?);
+    }
+    if now != new {
+        return Err(StepError::operator(format!(
+            "{} is neither the old nor the new rke2 (sha256 {now}); put {} there by hand, then resume",
+            found.live, fact.previous
+        )));
+    }
+    let there = hash(&fs, kept.clone()).await?;
+    if there != old {
+        return Err(StepError::operator(format!(
+            "{} is not the rke2 that was kept (sha256 {there}, was {old}); put that one there, then resume",
+            fact.previous
+        )));
+    }
+    run.host.systemd.stop_fenced(&found.unit, Instant::now() + STOP).await?;
+    let given_up = live.with_file_name(format!("rke2.bad-{}", run.plan.rke2.to));
+    let rename = move |fs: &Fs| {
+        let swapped = swap_file::put_back(fs, &live, &kept, &given_up);
+        swapped.map_err(|error| StepError::operator(chain(&error)))
+    };
+    fs.blocking(rename).await?;
+    run.host.systemd.reset_failed(&found.unit).await?;
+    Ok(run.record(Record::RolledBack)?)
+}
+
+async fn hash(fs: &Fs, path: PathBuf) -> Result<String, StepError> {
+    fs.blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await
+}
+
+fn facts(run: &Run) -> Result<(Preflighted, SwapFact), StepError> {
+    match (run.journal.progress().preflighted(), run.journal.progress().swap()) {
+        (Some(found), Work::Done(fact)) => Ok((found.clone(), fact.clone())),
+        _ => Err(StepError::operator("the journal has no swap to take back; ask for help")),
+    }
+}
