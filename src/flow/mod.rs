@@ -7,6 +7,8 @@
 //!                                             ^           (gate)                                ^
 //!                                             |  refused    |                                   |
 //!                                             +-------------+        cancelled before the swap -+
+//!
+//! Restart, Verify: does not serve, and the way back is open -> Rollback -> Restart -> Verify (the old version) -> PostDrain ...
 //! ```
 
 pub mod classify;
