@@ -2,7 +2,7 @@
 //! journals on disk, and lets an approved binary start; another one is replaced by the kept old one, or nothing starts. Needs
 //! neither API nor bus. Writes nothing but the live binary's name.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -102,7 +102,9 @@ fn stand_for(root: &HostRoot, progress: &Progress) -> Result<Option<Stood>, Barr
                 let found = if there.is_empty() { "nothing".to_owned() } else { format!("sha256 {there}") };
                 return Err(Barred::NotKept { why, kept, found });
             }
-            put_back(fs, &live, &kept_file).map_err(|source| Barred::Swap { why: why.clone(), source })?;
+            let barred = live.with_file_name("rke2.barred");
+            swap_file::put_back(fs, &live, &kept_file, &barred)
+                .map_err(|source| Barred::Swap { why: why.clone(), source })?;
             Ok(Some(Stood::PutBack { why }))
         }
     }
@@ -115,9 +117,4 @@ fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(error),
     }
-}
-
-fn put_back(fs: &Fs, live: &Path, kept: &Path) -> Result<(), SwapError> {
-    let barred: PathBuf = live.with_file_name("rke2.barred");
-    swap_file::put_back(fs, live, kept, &barred)
 }

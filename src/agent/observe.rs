@@ -1,5 +1,7 @@
 //! `Observed`: the world read once for one decision. Each field is known, or it says why not; reads only.
 
+use std::path::PathBuf;
+
 use kube::Client;
 
 use crate::agent::step_error::{StepError, chain};
@@ -71,8 +73,7 @@ pub async fn observe(
         .blocking(move |_| process::vm_processes(&root))
         .await
         .map(|all| all.iter().map(|process| format!("{} (pid {})", process.name, process.pid)).collect());
-    let path = host.root.at(live);
-    let live_sha256 = host.root.fs().blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await;
+    let live_sha256 = sha256_of(host, host.root.at(live)).await;
     Observed {
         instances: Reading::of(instances),
         launchers: Reading::of(vms::launchers_on(client, node).await),
@@ -81,4 +82,21 @@ pub async fn observe(
         fenced: Reading::of(fenced),
         live_sha256: Reading::of(live_sha256),
     }
+}
+
+/// sha256 of a file of the machine; our own path.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn sha256_of(host: &Host, path: PathBuf) -> Result<String, StepError> {
+    host.root.fs().blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await
+}
+
+/// sha256 of the program that a process of the machine runs.
+///
+/// # Errors
+/// There is no such process, or it cannot be looked at.
+pub async fn sha256_of_process(host: &Host, pid: u32) -> Result<String, StepError> {
+    let root = host.root.clone();
+    host.root.fs().blocking(move |_| process::exe_sha256(&root, pid).map_err(StepError::from)).await
 }

@@ -9,7 +9,7 @@ use upgrade_agent::flow::plan::Evacuation;
 use upgrade_agent::sim::Timing;
 use upgrade_agent::sim::world::Shutdown;
 
-use crate::asserts::agent;
+use crate::asserts::{Instances, agent};
 use crate::support::Stage;
 use crate::support::cast::Cast;
 use crate::support::cluster::Cluster;
@@ -56,6 +56,16 @@ async fn assert_names(stage: &Stage, script: &Script, names: &[&str]) {
     }
 }
 
+/// The run with these scripts, which it gets through without owing anybody a start; and who ran before it.
+async fn goes_through(stage: &mut Stage, words: &[&str]) -> (Instances, Ran) {
+    let before = stage.instances().await.unwrap();
+    let script = Script::begin(stage, words).await.unwrap();
+    let ran = played(stage, &script, |_| {}).await;
+    ran.assert_done(stage);
+    assert_eq!(reported(stage).await.vms.owed, 0, "{}", stage.namespace);
+    (before, ran)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn users_who_meddle_with_their_vms_get_what_they_asked_for() {
     let mut cast = Cast::named("users").movable("app", |_| {}).movable("sold", |_| {});
@@ -63,22 +73,15 @@ async fn users_who_meddle_with_their_vms_get_what_they_asked_for() {
         cast = cast.bound(vm, |_| {});
     }
     let mut stage = Stage::shared(with_late_guest(cast)).await.unwrap();
-    let before = stage.instances().await.unwrap();
-    let script = Script::begin(
-        &mut stage,
-        &[
-            "user-deletes=users/sold",
-            "user-deletes-while-off=users/deleted",
-            "user-recreates=users/recreated",
-            "user-starts=users/started",
-            "user-stops=users/stopped",
-            "user-halts=users/halted",
-        ],
-    );
-    let script = script.await.unwrap();
-    let ran = played(&stage, &script, |_| {}).await;
-    ran.assert_done(&stage);
-    assert_eq!(reported(&stage).await.vms.owed, 0);
+    let words = [
+        "user-deletes=users/sold",
+        "user-deletes-while-off=users/deleted",
+        "user-recreates=users/recreated",
+        "user-starts=users/started",
+        "user-stops=users/stopped",
+        "user-halts=users/halted",
+    ];
+    let (before, ran) = goes_through(&mut stage, &words).await;
     assert_never_off(&stage, &before, &["app"]).await;
     assert_stopped_once(&stage, &before, &["late"]).await;
     for (vm, starts) in [("sold", 0), ("deleted", 0), ("recreated", 0), ("started", 0), ("halted", 0)] {
@@ -99,20 +102,13 @@ async fn others_who_meddle_with_the_node_cost_no_vm() {
         .bound("killed", |_| {})
         .bound("evicted", |_| {});
     let mut stage = Stage::shared(with_late_guest(cast)).await.unwrap();
-    let before = stage.instances().await.unwrap();
-    let script = Script::begin(
-        &mut stage,
-        &[
-            "user-migrates-here=meddled/comer",
-            "agent-dies-at-stop=meddled/killed",
-            "evicted-by-others=meddled/evicted",
-            "taint-removed=meddled-1",
-        ],
-    );
-    let script = script.await.unwrap();
-    let ran = played(&stage, &script, |_| {}).await;
-    ran.assert_done(&stage);
-    assert_eq!(reported(&stage).await.vms.owed, 0);
+    let words = [
+        "user-migrates-here=meddled/comer",
+        "agent-dies-at-stop=meddled/killed",
+        "evicted-by-others=meddled/evicted",
+        "taint-removed=meddled-1",
+    ];
+    let (before, ran) = goes_through(&mut stage, &words).await;
     assert_never_off(&stage, &before, &["app", "comer"]).await;
     assert_stopped_once(&stage, &before, &["killed", "late"]).await;
     let after = stage.instances().await.unwrap();
@@ -136,15 +132,11 @@ async fn servers_in_trouble_are_waited_for_and_nobody_is_stopped_twice() {
         }
         let cast = with_late_guest(cast.bound("quick", |_| {}));
         let mut stage = Stage::raise(cluster.clone(), cast, &|_| {}).await.unwrap();
-        let before = stage.instances().await.unwrap();
         let words: Vec<String> = words.iter().map(|word| format!("{word}={}", stage.node)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let script = Script::begin(&mut stage, &words).await.unwrap();
-        let ran = played(&stage, &script, |_| {}).await;
-        ran.assert_done(&stage);
+        let (before, _) = goes_through(&mut stage, &words).await;
         assert_never_off(&stage, &before, &apps).await;
         assert_stopped_once(&stage, &before, &["quick", "late"]).await;
-        assert_eq!(reported(&stage).await.vms.owed, 0, "{name}");
     }
 }
 
@@ -155,18 +147,14 @@ async fn guests_that_hang_in_their_end_or_are_refused_at_first_run_again() {
         cast = cast.bound(vm, |shape| shape.grace_seconds = 20);
     }
     let mut stage = Stage::shared(cast).await.unwrap();
-    let before = stage.instances().await.unwrap();
     let words = [
         "guest-ignores-shutdown=starts/deaf",
         "slow-terminating=starts/slow",
         "start-refused=starts/refused",
     ];
-    let script = Script::begin(&mut stage, &words).await.unwrap();
-    let ran = played(&stage, &script, |_| {}).await;
-    ran.assert_done(&stage);
+    let (before, _) = goes_through(&mut stage, &words).await;
     assert_never_off(&stage, &before, &["app"]).await;
     assert_stopped_once(&stage, &before, &["deaf", "slow", "refused"]).await;
-    assert_eq!(reported(&stage).await.vms.owed, 0);
 }
 
 /// Each on a node of its own, side by side, because all wait most of the time.

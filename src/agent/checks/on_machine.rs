@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use crate::agent::checks::{Check, Preflight};
-use crate::agent::step_error::StepError;
+use crate::agent::observe::{sha256_of, sha256_of_process};
 use crate::flow::plan::{NodePlan, Role};
 use crate::flow::progress::Preflighted;
 use crate::flow::version::Rke2Version;
 use crate::host::fence::{self, FenceState};
 use crate::host::fs::{Fs, FsKind};
 use crate::host::systemd::{SystemdError, UnitState};
-use crate::host::{Host, command, process};
+use crate::host::{Host, command};
 
 const SCOPE: &str = "machine";
 /// Room for the tarball's content beside the live binary: tarball about 50 MB, binary about 140 MB (reference §1.4),
@@ -104,14 +104,8 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
         return;
     };
     let path = host.root.at(&live);
-    let hashed = {
-        let path = path.clone();
-        host.root.fs().blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await
-    };
-    let running = {
-        let (root, pid) = (host.root.clone(), unit.main_pid);
-        host.root.fs().blocking(move |_| process::exe_sha256(&root, pid).map_err(StepError::from)).await
-    };
+    let hashed = sha256_of(host, path.clone()).await;
+    let running = sha256_of_process(host, unit.main_pid).await;
     let (live_sha256, running) = match (hashed, running) {
         (Ok(live), Ok(running)) => (live, running),
         (Err(error), _) | (_, Err(error)) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::agent::gate;
-use crate::agent::observe::observe;
+use crate::agent::observe::{observe, sha256_of_process};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::rollback::{self, Evidence};
@@ -13,8 +13,6 @@ use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 use crate::flow::step::Step;
-use crate::host::fs::Fs;
-use crate::host::process;
 use crate::host::systemd::{Restarted, SystemdError, UnitState};
 
 /// Restarts `RKE2` and waits until another process serves.
@@ -27,7 +25,7 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
     }
     let unit = unit(run)?;
     let before = run.host.systemd.unit(&unit).await?;
-    if is_started(run, &before).await? {
+    if is_started(run, &before).await {
         run.record(Record::RestartIntent { invocation: String::new() })?;
         wait_for(run, &unit);
         let up = run.host.systemd.wait_active(&unit, None, deadline(run)).await;
@@ -51,23 +49,18 @@ async fn goes_back_unasked(run: &mut Run) -> Result<bool, StepError> {
 
 /// Has somebody else started the binary that is in place: the machine's boot, or systemd after a crash? Then no restart of
 /// ours is needed, and no leave for one: the guard has seen to it that nobody ran here.
-async fn is_started(run: &Run, state: &UnitState) -> Result<bool, StepError> {
-    let Work::Done(fact) = run.journal.progress().swap() else { return Ok(false) };
+async fn is_started(run: &Run, state: &UnitState) -> bool {
     if state.is_at_rest() {
-        return Ok(false);
+        return false;
     }
-    let placed = run.journal.entries().iter().rev();
-    let placed =
-        placed.into_iter().find(|entry| matches!(entry.record, Record::Swapped | Record::RolledBack));
+    let mut lines = run.journal.entries().iter().rev();
+    let placed = lines.find(|entry| matches!(entry.record, Record::Swapped | Record::RolledBack));
     if placed.is_some_and(|entry| entry.boot != run.journal.boot()) {
-        return Ok(true);
+        return true;
     }
-    let wanted = if run.journal.progress().goes_back() { &fact.from_sha256 } else { &fact.to_sha256 };
-    let (root, pid, wanted) = (run.host.root.clone(), state.main_pid, wanted.clone());
     // Of one that ends just now nobody knows what it was.
-    let hash =
-        move |_: &Fs| Ok::<_, StepError>(process::exe_sha256(&root, pid).is_ok_and(|found| found == wanted));
-    run.host.root.fs().blocking(hash).await
+    let runs = sha256_of_process(&run.host, state.main_pid).await.ok();
+    runs.is_some() && runs.as_deref() == run.journal.progress().placed_sha256()
 }
 
 async fn restart_and_record(run: &mut Run, unit: &str) -> Result<(), StepError> {

@@ -1,11 +1,12 @@
 //! The way back: where the new RKE2 does not serve and the rules leave the way open, the old binary is put back by the same
 //! rename, started and verified like any other. Never goes back twice, and never over a binary that it does not know.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::agent::observe::sha256_of;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::cluster::nodes;
@@ -100,7 +101,7 @@ pub async fn ask(run: &mut Run) -> Result<(), StepError> {
 /// The disk's.
 pub async fn old_is_live(run: &Run) -> Result<bool, StepError> {
     let (found, fact) = facts(run)?;
-    Ok(hash(run.host.root.fs(), run.host.root.at(&found.live)).await? == fact.from_sha256)
+    Ok(sha256_of(&run.host, run.host.root.at(&found.live)).await? == fact.from_sha256)
 }
 
 async fn is_open(run: &Run) -> Result<(), String> {
@@ -132,7 +133,7 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
     let (live, kept) = (run.host.root.at(&found.live), run.host.root.at(&fact.previous));
     let (old, new) = (fact.from_sha256.clone(), fact.to_sha256.clone());
     let fs = run.host.root.fs().clone();
-    let now = hash(&fs, live.clone()).await?;
+    let now = sha256_of(&run.host, live.clone()).await?;
     if now == old {
         // The rename happened; that its directory is on disk is not known after a crash.
         let folder = folder(&live);
@@ -145,7 +146,7 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
             found.live, fact.previous
         )));
     }
-    let there = hash(&fs, kept.clone()).await?;
+    let there = sha256_of(&run.host, kept.clone()).await?;
     if there != old {
         return Err(StepError::operator(format!(
             "{} is not the rke2 that was kept (sha256 {there}, was {old}); put that one there, then resume",
@@ -161,10 +162,6 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
     fs.blocking(rename).await?;
     run.host.systemd.reset_failed(&found.unit).await?;
     Ok(run.record(Record::RolledBack)?)
-}
-
-async fn hash(fs: &Fs, path: PathBuf) -> Result<String, StepError> {
-    fs.blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await
 }
 
 fn facts(run: &Run) -> Result<(Preflighted, SwapFact), StepError> {

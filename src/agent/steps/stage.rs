@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
+use crate::agent::observe::sha256_of;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::flow::plan::Place;
@@ -50,9 +51,7 @@ impl StagedBinary {
 /// Needs an operator when the file is not the one that was staged.
 pub async fn check_staged(host: &Host, binary: &str, sha256: &str) -> Result<StagedBinary, StepError> {
     let path = host.root.at(binary);
-    let hashed = path.clone();
-    let hash = move |fs: &Fs| fs.sha256_file(&hashed).map_err(StepError::from);
-    let found = host.root.fs().blocking(hash).await?;
+    let found = sha256_of(host, path.clone()).await?;
     if found == sha256 {
         Ok(StagedBinary { path, sha256: found })
     } else {
@@ -92,9 +91,7 @@ pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
     let binary = unpacked?;
     let binary = dest.join(binary);
     check_version(run, &binary).await?;
-    let path = run.host.root.at(&binary);
-    let hash = move |fs: &Fs| fs.sha256_file(&path).map_err(StepError::from);
-    let sha256 = run.host.root.fs().blocking(hash).await?;
+    let sha256 = sha256_of(&run.host, run.host.root.at(&binary)).await?;
     Ok(run.record(Record::Staged { binary: binary.display().to_string(), sha256 })?)
 }
 

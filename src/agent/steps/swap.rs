@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::agent::gate::{self, SwapPermit};
 use crate::agent::guard::kept_path;
-use crate::agent::observe::observe;
+use crate::agent::observe::{observe, sha256_of};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::stage::{StagedBinary, check_staged};
@@ -134,9 +134,8 @@ pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
         return Err(StepError::operator("the journal has a swap but no preflight; ask for help"));
     };
-    let path = run.host.root.at(&found.live);
     let fs = run.host.root.fs();
-    let live = fs.blocking(move |fs| fs.sha256_file(&path).map_err(StepError::from)).await?;
+    let live = sha256_of(&run.host, run.host.root.at(&found.live)).await?;
     if live == fact.to_sha256 {
         // The rename happened; that its directory is on disk is not known after a crash.
         let folder = run.host.root.at(&found.live).parent().map(Path::to_path_buf).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::agent::observe::sha256_of_process;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::rollback::{self, Evidence};
@@ -14,8 +15,6 @@ use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, Work};
 use crate::flow::record::Record;
 use crate::flow::report::{Blocker, NOBODY};
-use crate::host::fs::Fs;
-use crate::host::process;
 
 /// Health ports have no watch; they are asked this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -89,10 +88,9 @@ enum Look {
 /// What preflight found, the digest of the binary that has to run, and the life that it was started to.
 fn facts(run: &Run) -> Result<(Preflighted, String, String), StepError> {
     let progress = run.journal.progress();
-    match (progress.preflighted(), progress.swap(), progress.restart()) {
-        (Some(found), Work::Done(fact), Work::Done(invocation)) => {
-            let sha256 = if progress.goes_back() { &fact.from_sha256 } else { &fact.to_sha256 };
-            Ok((found.clone(), sha256.clone(), invocation.clone()))
+    match (progress.preflighted(), progress.placed_sha256(), progress.restart()) {
+        (Some(found), Some(sha256), Work::Done(invocation)) => {
+            Ok((found.clone(), sha256.to_owned(), invocation.clone()))
         }
         _ => Err(StepError::operator("verification was asked for before the restart; run the whole upgrade")),
     }
@@ -110,9 +108,8 @@ async fn look(run: &Run, found: &Preflighted, sha256: &str, invocation: &str) ->
     if unit.active_state != "active" || unit.main_pid == 0 {
         return Ok(Look::NotYet(format!("{} is {}", unit.name, unit.active_state), Evidence::Local));
     }
-    let (root, pid) = (run.host.root.clone(), unit.main_pid);
-    let hash = move |_: &Fs| process::exe_sha256(&root, pid).map_err(StepError::from);
-    match run.host.root.fs().blocking(hash).await {
+    let pid = unit.main_pid;
+    match sha256_of_process(&run.host, pid).await {
         Ok(found) if found == sha256 => {}
         Ok(_) => {
             let what = "runs another binary than the one put in place; another installer is at work: stop it, then resume";

@@ -240,6 +240,16 @@ impl Progress {
         !matches!(self.rollback, Work::Not)
     }
 
+    /// sha256 of the binary that is, or is to be, in place once the swap is done; none before that.
+    #[must_use]
+    pub fn placed_sha256(&self) -> Option<&str> {
+        match &self.swap {
+            Work::Done(fact) if self.goes_back() => Some(&fact.from_sha256),
+            Work::Done(fact) => Some(&fact.to_sha256),
+            Work::Not | Work::Intended(_) => None,
+        }
+    }
+
     /// The version in place serves.
     #[must_use]
     pub fn verified(&self) -> bool {
