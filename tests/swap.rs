@@ -216,3 +216,81 @@ async fn a_machine_that_loses_its_power_around_the_swap_starts_what_the_journal_
         assert_eq!(stage.records("swapped"), 1, "{name}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_etcd_cannot_be_saved_keeps_its_version_until_it_can() {
+    for (name, word, complaint) in
+        [("unsaved", "snapshot-fails", "etcd-snapshot save"), ("torn", "snapshot-torn", "no whole snapshot")]
+    {
+        let mut stage = Stage::shared(minor(name)).await.unwrap();
+        let old = stage.live_sha256().await.unwrap();
+        let word = format!("{word}={}", stage.node);
+        Script::begin(&mut stage, &[&word]).await.unwrap();
+        stage.order(Control::Run).await.unwrap();
+        let held = stage.run_agent(agent(), &ONCE).await.unwrap();
+        assert_code(&held, 4, &stage);
+        let words = said(&held);
+        assert!(words.contains(complaint) && words.contains(&format!("{}/pci", stage.namespace)), "{words}");
+        assert_eq!((stage.records("swapIntent"), stage.live_sha256().await.unwrap()), (0, old), "{name}");
+        stage.machine.set_rke2_fault("").unwrap();
+        // Killed while the next one is saved: that one is waited for, and there is no third.
+        let child = stage.start_agent(agent(), &ONCE).unwrap();
+        stage.kill_at(child, "resumed", 1, "snapshotTaken").await.unwrap();
+        let output = stage.run_agent(agent(), &ONCE).await.unwrap();
+        assert_code(&output, 0, &stage);
+        assert_eq!(stage.records("snapshotTaken"), 1, "{name}");
+        let files =
+            stage.machine.must_run(&["ls", "/var/lib/rancher/rke2/server/db/snapshots"]).await.unwrap();
+        let torn = usize::from(name == "torn");
+        assert_eq!(files.lines().count(), 1 + torn, "{files}");
+        let units =
+            stage.machine.must_run(&["systemctl", "list-units", "--all", "upgrade-agent-*"]).await.unwrap();
+        assert!(!units.contains("snapshot"), "nothing is left behind: {units}");
+    }
+}
+
+/// What `tar xzf` does over the live path: unlink, create, write.
+async fn install_over(stage: &Stage) {
+    let staged = format!("/opt/rke2/.stage/{}/bin/rke2", support::TO);
+    stage.machine.must_run(&["cp", "--remove-destination", &staged, LIVE]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named() {
+    for (name, record) in [("early", "cordoned"), ("late", "restarted")] {
+        let stage = Stage::shared(minor(name)).await.unwrap();
+        let old = stage.live_sha256().await.unwrap();
+        stage.order(Control::Run).await.unwrap();
+        let child = stage.start_agent(agent(), &ONCE).unwrap();
+        stage.wait(record, 90, async || stage.records(record) > 0).await.unwrap();
+        let expected = if name == "early" {
+            install_over(&stage).await;
+            &old
+        } else {
+            // Rancher applies an old plan once more.
+            let kept = format!("/opt/rke2/bin/rke2.prev-{}", stage.from);
+            stage.machine.must_run(&["cp", "--remove-destination", &kept, LIVE]).await.unwrap();
+            &stage.new_sha256
+        };
+        let held =
+            tokio::time::timeout(Duration::from_mins(3), child.wait_with_output()).await.unwrap().unwrap();
+        assert_code(&held, 4, &stage);
+        let words = stage.journal();
+        assert!(
+            words.contains("replaced by somebody else") && words.contains("rancher-system-agent"),
+            "{words}"
+        );
+        assert_eq!(stage.records("alienFound"), 1, "{}", stage.journal());
+        assert_eq!(
+            stage.live_sha256().await.unwrap(),
+            *expected,
+            "{name}: the approved one is in place again"
+        );
+        assert_eq!(running(&stage).await, *expected, "{name}: and nothing else has run");
+        let output = stage.run_agent(agent(), &ONCE).await.unwrap();
+        assert_code(&output, 0, &stage);
+        assert_eq!(running(&stage).await, stage.new_sha256, "{name}");
+        let left = stage.machine.must_run(&["ls", "/opt/rke2/bin"]).await.unwrap();
+        assert!(!left.contains("rke2.approved"), "{left}");
+    }
+}

@@ -1,28 +1,21 @@
 //! The driver: replay, next, perform, record, publish, until the run ends or needs somebody.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::agent::perform::perform;
+use crate::agent::attempt::{perform_until_deadline, perform_watched};
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError};
 use crate::agent::steps::{let_go, rollback};
 use crate::cluster::crd::node_upgrade::Control;
 use crate::flow::next::{Next, next};
 use crate::flow::record::{Outcome, Record};
-use crate::flow::report::{Blocker, NOBODY};
+use crate::flow::report::Blocker;
 use crate::flow::step::Step;
 use crate::flow::vms::VmLedger;
 use crate::mutation::{self, Mutation};
-
-/// First pause before a step is tried again; doubles up to [`LONGEST_BACKOFF`] while the step does not come further.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// Longest pause before a step is tried again.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// How driving ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +58,7 @@ pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ende
             return fatal(&error.into());
         }
         let span = info_span!("step", step = %step, upgrade = %run.plan.upgrade_name);
-        match perform_unless_told(run, step, &mut control).instrument(span).await {
+        match perform_watched(run, step, &mut control).instrument(span).await {
             Ok(()) => {}
             Err(error) if error.reaction == Reaction::AskOperator && must_obey(run, &control) => {}
             Err(error) => {
@@ -83,48 +76,6 @@ fn must_obey(run: &Run, control: &watch::Receiver<Control>) -> bool {
         Control::Run => false,
         Control::Pause => true,
         Control::Cancel => !progress.is_cancelled() && !progress.swap_begun(),
-    }
-}
-
-/// Performs a step. Those that wait for VMs and pods may take hours and leave an intent before each act: they are left for
-/// the operator's word at any await, which is the same as a crash there.
-async fn perform_unless_told(
-    run: &mut Run,
-    step: Step,
-    control: &mut watch::Receiver<Control>,
-) -> Result<(), StepError> {
-    match step {
-        Step::PreDrain | Step::Drain | Step::Restore => {}
-        Step::Preflight
-        | Step::Stage
-        | Step::Fence
-        | Step::Cordon
-        | Step::Swap
-        | Step::ProbeSwap
-        | Step::Restart
-        | Step::ProbeRestart
-        | Step::Verify
-        | Step::Rollback
-        | Step::PostDrain
-        | Step::Finish => return perform_until_deadline(run, step).await,
-    }
-    let (cancelled, swapped) = (run.journal.progress().is_cancelled(), run.journal.progress().swap_begun());
-    let told = async {
-        let word = control.wait_for(|control| match control {
-            Control::Run => false,
-            Control::Pause => true,
-            Control::Cancel => !cancelled && !swapped,
-        });
-        // Nobody is left to say anything: the step goes on.
-        if word.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        biased;
-        // Cancel-safe for the channel; the step is one of those that may be left.
-        () = told => Ok(()),
-        done = perform_until_deadline(run, step) => done,
     }
 }
 
@@ -205,53 +156,6 @@ async fn obey(
                 },
             }
         }
-    }
-}
-
-async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<(), StepError> {
-    let deadline = Instant::now() + step.deadline(&run.plan);
-    let begun = run.now();
-    let mut backoff = FIRST_BACKOFF;
-    let mut attempt = 1;
-    loop {
-        run.publish_step(Some(step), attempt);
-        let before = run.journal.progress().ledger().counts();
-        let error = match tokio::time::timeout_at(deadline, perform(run, step)).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error,
-            Err(_) => {
-                let minutes = step.deadline(&run.plan).as_secs() / 60;
-                let what = format!(
-                    "step {step} took longer than {minutes} min; look at its last lines, then resume"
-                );
-                return Err(StepError::operator(what));
-            }
-        };
-        if error.reaction != Reaction::Retry {
-            return Err(error);
-        }
-        // More VMs were settled before it failed, so this is another trouble than the time before: patience begins anew.
-        // That something was asked for once more is no progress.
-        if run.journal.progress().ledger().counts() != before {
-            backoff = FIRST_BACKOFF;
-        }
-        if Instant::now() + backoff >= deadline {
-            let what =
-                format!("step {step} did not work in its time; {}; mend that, then resume", error.sentence());
-            return Err(StepError::operator(what));
-        }
-        warn!(%step, attempt, error = error.sentence(), "the step is tried again");
-        run.publish_trouble("Retrying", error.sentence());
-        run.publish_blockers(vec![Blocker {
-            what: format!("step {step} is tried again: {}", error.sentence()),
-            since: begun,
-            owner: NOBODY.to_owned(),
-            deadline: Some(begun + step.deadline(&run.plan)),
-            then: "hold".to_owned(),
-        }]);
-        run.pause(backoff).await?;
-        backoff = (backoff * 2).min(LONGEST_BACKOFF);
-        attempt += 1;
     }
 }
 

@@ -9,6 +9,8 @@
 //! ```
 //! `driver` is the one owner of the journal. The others only read what was published; that one fails never stops the work.
 
+pub mod alien;
+mod attempt;
 pub mod carry_out;
 pub mod checks;
 pub mod driver;

@@ -22,6 +22,8 @@ pub fn sentence(entry: &Entry) -> Option<String> {
             format!("{vm}: aborting migration {migration}, {why}")
         }
         Record::VmMigrated { vm, to } => format!("{vm}: runs on {to}, never stopped"),
+        Record::InstallerHoldIntent { .. } => "holding rancher-system-agent back".to_owned(),
+        Record::InstallerReleased => "rancher-system-agent may run again".to_owned(),
         Record::StopIntent { vm } => format!("{vm}: guest told to shut down"),
         Record::ForceOffIntent { vm } => {
             format!("{vm}: did not shut down in time, cutting its power by policy")
@@ -34,10 +36,16 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::PreDrained => "no VM is left on the node".to_owned(),
         Record::Drained { evicted: 1 } => "1 other pod evicted".to_owned(),
         Record::Drained { evicted } => format!("{evicted} other pods evicted"),
+        Record::SnapshotTaken { file, bytes } => format!("etcd snapshot {file}, {} MiB", bytes >> 20),
+        Record::NoSnapshot { why } => format!("no etcd snapshot: {why}"),
         Record::GateRefused { refusal } => format!("the gate refused: {refusal}"),
         Record::Swapped => "new rke2 in place, the old one is kept".to_owned(),
         Record::RestartIntent { .. } => "restarting RKE2".to_owned(),
         Record::Restarted { pid, .. } => format!("RKE2 runs again, pid {pid}"),
+        Record::AlienFound { put_back: true, .. } => {
+            "somebody else replaced rke2; the approved one is put back".to_owned()
+        }
+        Record::AlienFound { put_back: false, .. } => "rke2 here is not the approved one".to_owned(),
         Record::RollbackIntent { why } => format!("going back to the old rke2: {why}"),
         Record::RolledBack => "the old rke2 is in place again".to_owned(),
         Record::Verified { kubelet_version } => format!("verified: the node reports {kubelet_version}"),
@@ -167,7 +175,7 @@ mod tests {
         assert_eq!(
             text,
             "VM           LEFT BY                 AWAY           RUNS ON\n\
-             default/gpu  shut down by its guest  10 s           node1\n\
+             default/gpu  shut down by its guest  11 s           node1\n\
              default/web  live migration          never stopped  node2\n"
         );
     }

@@ -3,7 +3,8 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::agent::steps::{
-    cordon, drain, fence, post_drain, pre_drain, preflight, restart, restore, rollback, stage, swap, verify,
+    cordon, drain, fence, installer, post_drain, pre_drain, preflight, restart, restore, rollback, snapshot,
+    stage, swap, verify,
 };
 use crate::flow::progress::Work;
 use crate::flow::record::{Outcome, Record};
@@ -21,6 +22,7 @@ pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
         Step::Cordon => cordon::cordon_node(run).await,
         Step::PreDrain => pre_drain::evacuate_vms(run).await,
         Step::Drain => drain::evict_pods(run).await,
+        Step::Snapshot => snapshot::save_etcd(run).await,
         Step::Swap => swap::swap_binary(run).await,
         Step::ProbeSwap => swap::probe_swap(run).await,
         Step::Restart => restart::restart_rke2(run).await,
@@ -29,6 +31,7 @@ pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
         Step::Rollback => rollback::put_old_back(run).await,
         Step::PostDrain => post_drain::take_marks_away(run).await,
         Step::Restore => Box::pin(restore::start_owed_vms(run)).await,
+        Step::Release => installer::release_installer(run).await,
         Step::Finish => {
             let progress = run.journal.progress();
             let outcome = match progress.rollback() {

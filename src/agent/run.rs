@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::alien::Seen;
 use crate::agent::step_error::StepError;
 use crate::cluster::Cluster;
 use crate::flow::phase::Phase;
@@ -35,6 +36,8 @@ pub struct Run {
     pub local_address: IpAddr,
     /// How long the new RKE2 has to serve without a break.
     pub soak: Duration,
+    /// The live binary as it was seen last, and found good.
+    pub seen_live: Seen,
     /// Told to stop.
     pub shutdown: CancellationToken,
     /// Whom to tell.

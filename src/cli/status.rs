@@ -175,10 +175,10 @@ mod tests {
 
     #[test]
     fn a_guest_that_shuts_down_is_counted_down_from_the_journal_alone() {
-        // The stop is the tenth line, and the tenth second.
-        let run = replay(&whole_run()[..10]);
+        // The stop is the eleventh line, and the eleventh second.
+        let run = replay(&whole_run()[..11]);
         let at = |seconds| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
-        let told = as_table(std::slice::from_ref(&run), at(16));
+        let told = as_table(std::slice::from_ref(&run), at(17));
         let line =
             "waiting: VM default/gpu is shutting down: 24 s of 30 s left, then KubeVirt cuts its power\n";
         assert!(told.contains(line), "{told}");
@@ -188,7 +188,7 @@ mod tests {
             )
         );
         assert!(
-            !as_table(&[replay(&whole_run())], at(16)).contains("waiting"),
+            !as_table(&[replay(&whole_run())], at(17)).contains("waiting"),
             "nobody is waited for at the end"
         );
     }

@@ -7,6 +7,7 @@ pub mod brief;
 pub mod crd;
 pub mod devices;
 pub mod evict;
+pub mod machine_plan;
 pub mod migrations;
 pub mod names;
 pub mod nodes;

@@ -14,6 +14,7 @@
 pub mod classify;
 pub mod evacuate;
 pub mod guard;
+pub mod installer;
 pub mod next;
 pub mod phase;
 pub mod placement;

@@ -45,6 +45,8 @@ fn way_forward(progress: &Progress) -> Step {
         Step::PreDrain
     } else if !progress.drained() {
         Step::Drain
+    } else if !progress.snapshot_settled() {
+        Step::Snapshot
     } else {
         Step::Swap
     }
@@ -65,6 +67,8 @@ fn after_swap(progress: &Progress) -> Step {
         Step::PostDrain
     } else if progress.ledger().owed().next().is_some() {
         Step::Restore
+    } else if progress.installer_held().is_some() {
+        Step::Release
     } else {
         Step::Finish
     }
@@ -76,6 +80,8 @@ fn way_back(progress: &Progress) -> Step {
         Step::PostDrain
     } else if progress.ledger().owed().next().is_some() {
         Step::Restore
+    } else if progress.installer_held().is_some() {
+        Step::Release
     } else {
         Step::Finish
     }
@@ -108,6 +114,7 @@ mod tests {
             Step::Cordon,
             Step::PreDrain,
             Step::Drain,
+            Step::Snapshot,
             Step::Swap,
             Step::ProbeSwap,
             Step::Restart,
@@ -115,6 +122,7 @@ mod tests {
             Step::Verify,
             Step::PostDrain,
             Step::Restore,
+            Step::Release,
             Step::Finish,
         ];
         assert_eq!(steps, expected);
@@ -124,7 +132,7 @@ mod tests {
     fn a_refusal_of_the_gate_leads_back_to_fence_cordon_and_pre_drain() {
         use crate::flow::record::Record;
         let run = whole_run();
-        let cut = run.iter().position(|entry| matches!(entry.record, Record::Drained { .. })).unwrap();
+        let cut = run.iter().position(|entry| matches!(entry.record, Record::SnapshotTaken { .. })).unwrap();
         let mut records: Vec<Record> = run[..=cut].iter().map(|entry| entry.record.clone()).collect();
         assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(Step::Swap));
         records.push(Record::GateRefused { refusal: "a VM came back".into() });
@@ -155,7 +163,7 @@ mod tests {
             records.push(record);
             assert_eq!(next(&replay(&entries(records.clone()))), Next::Step(expected));
         }
-        records.extend(run[run.len() - 3..run.len() - 1].iter().map(|entry| entry.record.clone()));
+        records.extend(run[run.len() - 4..run.len() - 1].iter().map(|entry| entry.record.clone()));
         records.push(Record::Finished { outcome: Outcome::RolledBack { why: why() } });
         let ended = next(&replay(&entries(records)));
         assert_eq!(ended, Next::Ended(Outcome::RolledBack { why: why() }));

@@ -77,7 +77,7 @@ impl Phase {
             }
             Some(Step::Fence | Step::Cordon | Step::PreDrain | Step::Drain) => Self::PreDraining,
             // Before the swap is journalled the gate has not spoken yet.
-            Some(Step::Swap | Step::ProbeSwap) => {
+            Some(Step::Snapshot | Step::Swap | Step::ProbeSwap) => {
                 if progress.swap_begun() {
                     Self::PreDrained
                 } else {
@@ -91,6 +91,7 @@ impl Phase {
                 | Step::Rollback
                 | Step::PostDrain
                 | Step::Restore
+                | Step::Release
                 | Step::Finish,
             ) => Self::PostDraining,
         }

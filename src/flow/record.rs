@@ -77,6 +77,13 @@ pub enum Record {
     },
     /// Fact: fences are up and loaded.
     Fenced,
+    /// Intent: rancher-system-agent is about to be held back.
+    InstallerHoldIntent {
+        /// It ran.
+        was_active: bool,
+    },
+    /// Fact: it is as it was again.
+    InstallerReleased,
     /// Intent: the node is about to be cordoned and tainted; what was there before.
     CordonIntent {
         /// It was cordoned already, by somebody else.
@@ -172,6 +179,18 @@ pub enum Record {
         /// How many were evicted.
         evicted: u32,
     },
+    /// Fact: `RKE2` has saved a snapshot of etcd, and it is whole.
+    SnapshotTaken {
+        /// Absolute path, the machine's own view.
+        file: String,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Fact: this node has no etcd to take a snapshot of.
+    NoSnapshot {
+        /// Why.
+        why: String,
+    },
     /// Fact: the gate said no. Voids `PreDrained`: the VMs must be looked at again.
     GateRefused {
         /// Why.
@@ -201,6 +220,13 @@ pub enum Record {
         invocation: String,
         /// Its pid on the machine.
         pid: u32,
+    },
+    /// Fact: somebody else's binary lay at the live path, or runs.
+    AlienFound {
+        /// sha256 of what lay there; empty when nothing did.
+        sha256: String,
+        /// The approved one is there again.
+        put_back: bool,
     },
     /// Intent: the new `RKE2` is given up, the old binary is about to be put back.
     RollbackIntent {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::plan::{NodePlan, Role};
+use crate::flow::plan::NodePlan;
 
 /// One unit of work. Data, not closures: printable by `plan --explain`, countable in tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum Step {
     PreDrain,
     /// Gets the rest of the pods off the node.
     Drain,
+    /// Has `RKE2` save a snapshot of etcd, on a server that keeps one.
+    Snapshot,
     /// Gate, then rename the new binary into place.
     Swap,
     /// After a crash inside [`Step::Swap`]: look which binary is live.
@@ -38,24 +40,28 @@ pub enum Step {
     PostDrain,
     /// Starts the VMs that are owed.
     Restore,
+    /// Lets rancher-system-agent go again.
+    Release,
     /// Writes the outcome.
     Finish,
 }
 
 impl Step {
     /// All steps in the order of a run, probes left out: what `plan` prints.
-    pub const WALK: [Self; 12] = [
+    pub const WALK: [Self; 14] = [
         Self::Preflight,
         Self::Stage,
         Self::Fence,
         Self::Cordon,
         Self::PreDrain,
         Self::Drain,
+        Self::Snapshot,
         Self::Swap,
         Self::Restart,
         Self::Verify,
         Self::PostDrain,
         Self::Restore,
+        Self::Release,
         Self::Finish,
     ];
 
@@ -65,9 +71,11 @@ impl Step {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         match self {
             Self::Preflight => minutes(2),
-            Self::Stage | Self::Drain => minutes(15),
-            // A quarter of an hour to serve, and ten minutes at most in which it has to go on serving.
-            Self::Verify => minutes(30),
+            // The snapshot: etcd's 8 GiB at the most, over a busy disk.
+            Self::Stage | Self::Drain | Self::Snapshot => minutes(15),
+            // A quarter of an hour to serve, half an hour while the API server is away, and ten minutes at most in which it has
+            // to go on serving.
+            Self::Verify | Self::Restore => minutes(60),
             Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Swap | Self::Rollback | Self::Finish => {
                 minutes(5)
             }
@@ -75,13 +83,10 @@ impl Step {
             Self::PreDrain => {
                 plan.evacuation.migration() + plan.evacuation.guest_shutdown(Some(24 * 3600)) + minutes(10)
             }
-            // A server that imports images at start looks like one that hangs: reference `rke2-and-rancher.md` §7.2.
-            Self::Restart | Self::ProbeRestart => match plan.role {
-                Some(Role::Agent) => minutes(10),
-                Some(Role::Server) | None => minutes(20),
-            },
-            Self::PostDrain => minutes(10),
-            Self::Restore => minutes(60),
+            // Ten minutes for an agent and twenty for a server, and half an hour while the API server is away.
+            Self::Restart | Self::ProbeRestart => minutes(55),
+            // All that they wait for is an API server that is away.
+            Self::PostDrain | Self::Release => minutes(45),
         }
     }
 
@@ -97,6 +102,7 @@ impl Step {
                 "live-migrate what can move, shut the other guests down, wait until all are gone"
             }
             Self::Drain => "evict the other pods, disruption budgets respected",
+            Self::Snapshot => "on a server: have RKE2 save a snapshot of etcd, and look whether it is whole",
             Self::Swap => "look again that no VM is left, then rename the new binary into place",
             Self::ProbeSwap => "find out which binary is live after the interruption",
             Self::Restart => "restart RKE2 on the new binary",
@@ -105,6 +111,7 @@ impl Step {
             Self::Rollback => "stop RKE2 and rename the old binary back into place",
             Self::PostDrain => "take fence, taint and cordon away again, as they were found",
             Self::Restore => "start exactly the VMs that were shut down",
+            Self::Release => "let rancher-system-agent run again, if its plan orders what is in place",
             Self::Finish => "write down the outcome",
         }
     }

@@ -45,6 +45,10 @@ pub struct Stat {
     pub gid: u32,
     /// The file system that it is on.
     pub device: u64,
+    /// The number of the file on it.
+    pub ino: u64,
+    /// Another number after each change of its content or of what else is said here.
+    pub changed: u64,
 }
 
 /// How a file is opened for writing.

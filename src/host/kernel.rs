@@ -188,5 +188,7 @@ fn stat(found: &fs::Metadata) -> Stat {
         FileKind::Other
     };
     let (mode, uid, gid) = (found.mode() & 0o7777, found.uid(), found.gid());
-    Stat { kind, len: found.len(), mode, uid, gid, device: found.dev() }
+    // Nanoseconds of the last change, whatever the epoch: compared, never counted with.
+    let changed = found.ctime().wrapping_mul(1_000_000_000).wrapping_add(found.ctime_nsec()).cast_unsigned();
+    Stat { kind, len: found.len(), mode, uid, gid, device: found.dev(), ino: found.ino(), changed }
 }

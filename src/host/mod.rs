@@ -3,17 +3,19 @@
 //!
 //! Tour: [`root`] says where the machine's `/` is, [`fs`] reads and writes durably below it, [`swap_file`] makes a
 //! staged binary live, [`unpack`] stages a release. [`systemd`] restarts units and tells what became of them, [`fence`]
-//! keeps others from restarting them. [`process`], [`boot`], [`probe`] and [`command`] look; [`lock`] keeps a second
+//! keeps others from restarting them. [`etcd_snapshot`], [`process`], [`boot`], [`probe`] and [`command`] look; [`lock`] keeps a second
 //! agent away. Under all of it is [`effects`]: [`kernel`] in production, a machine in memory in rehearsals.
 
 pub mod boot;
 pub mod clock;
 pub mod command;
 pub mod effects;
+pub mod etcd_snapshot;
 pub mod fence;
 pub mod fetch;
 pub mod fs;
 pub mod http;
+pub mod installer;
 pub mod kernel;
 pub mod lock;
 pub mod own_program;

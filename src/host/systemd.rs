@@ -7,6 +7,7 @@ mod error;
 #[cfg(test)]
 pub(in crate::host) mod fake;
 mod fenced;
+mod program;
 mod state;
 
 use std::time::Duration;

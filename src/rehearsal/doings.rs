@@ -87,6 +87,10 @@ pub enum Machine {
     Rke2ReportsTheOldVersion,
     /// It ends a minute after each start.
     Rke2Dies,
+    /// No snapshot of etcd.
+    SavesNoSnapshot,
+    /// Half of one.
+    TearsSnapshots,
 }
 
 const TWO_MINUTES: Duration = Duration::from_mins(2);
@@ -138,6 +142,8 @@ impl Flaw {
             Self::Rke2Hangs => On(Machine::Rke2Hangs),
             Self::Rke2WrongVersion => On(Machine::Rke2ReportsTheOldVersion),
             Self::Rke2Dies => On(Machine::Rke2Dies),
+            Self::SnapshotFails => On(Machine::SavesNoSnapshot),
+            Self::SnapshotTorn => On(Machine::TearsSnapshots),
         }
     }
 }

@@ -111,7 +111,10 @@ impl Stage {
     fn ended_by(record: &Record) -> Option<Self> {
         Some(match record {
             Record::Preflighted { .. } | Record::Staged { .. } => Self::Prepare,
-            Record::Fenced | Record::CordonIntent { .. } | Record::Cordoned => Self::Close,
+            Record::InstallerHoldIntent { .. }
+            | Record::Fenced
+            | Record::CordonIntent { .. }
+            | Record::Cordoned => Self::Close,
             Record::MigrationIntent { .. }
             | Record::TargetAwaited { .. }
             | Record::AbortIntent { .. }
@@ -123,7 +126,11 @@ impl Stage {
             | Record::VmLeft { .. }
             | Record::PreDrained => Self::Evacuate,
             Record::Drained { .. } | Record::GateRefused { .. } => Self::Drain,
-            Record::SwapIntent { .. } | Record::SwapAbsent | Record::Swapped => Self::Swap,
+            Record::SnapshotTaken { .. }
+            | Record::NoSnapshot { .. }
+            | Record::SwapIntent { .. }
+            | Record::SwapAbsent
+            | Record::Swapped => Self::Swap,
             Record::RestartIntent { .. }
             | Record::Restarted { .. }
             | Record::RollbackIntent { .. }
@@ -138,6 +145,8 @@ impl Stage {
             | Record::FenceIntent { .. }
             | Record::LedgerWritten { .. }
             | Record::VmAdopted { .. }
+            | Record::AlienFound { .. }
+            | Record::InstallerReleased
             | Record::Held { .. }
             | Record::CancelRequested
             | Record::Finished { .. } => return None,

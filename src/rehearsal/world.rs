@@ -24,6 +24,7 @@ use crate::rehearsal::life::{NAMESPACE, lets_start};
 use crate::rehearsal::{Order, RehearsalError, Scene};
 use crate::sim::api::{ApiServer, Webhooks};
 use crate::sim::machine::SimMachine;
+use crate::sim::machine::SnapshotFault;
 use crate::sim::machine::image::{ARTIFACT, MachineImage, MachineSpec};
 use crate::sim::machine::release::release;
 use crate::sim::machine::rke2::Fate;
@@ -269,6 +270,14 @@ impl World {
                 Machine::Rke2Hangs => Fate::Hangs,
                 Machine::Rke2ReportsTheOldVersion => Fate::Reports(self.order.from.to_string()),
                 Machine::Rke2Dies => Fate::DiesAfter(Duration::from_mins(1)),
+                Machine::SavesNoSnapshot => {
+                    machine.break_snapshots(Some(SnapshotFault::Refused));
+                    continue;
+                }
+                Machine::TearsSnapshots => {
+                    machine.break_snapshots(Some(SnapshotFault::Torn));
+                    continue;
+                }
                 Machine::LosesDevices
                 | Machine::LosesOneOfEach
                 | Machine::RenamesDevices

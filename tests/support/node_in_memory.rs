@@ -108,6 +108,7 @@ impl NodeInMemory {
             journal,
             program: PROGRAM.into(),
             soak: Duration::from_secs(5),
+            seen_live: None,
             local_address: [127, 0, 0, 1].into(),
             shutdown: CancellationToken::new(),
             publisher,

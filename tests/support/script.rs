@@ -64,11 +64,16 @@ impl Script {
             }
         }
         if !machine.is_empty() {
-            let versions =
-                if machine.contains(&"hang".to_owned()) { vec![TO, stage.from.as_str()] } else { vec![TO] };
-            let lines = versions
-                .iter()
-                .flat_map(|version| machine.iter().map(move |word| format!("{version} {word}\n")));
+            let from = stage.from.as_str();
+            let lines = machine.iter().flat_map(|word| {
+                let versions = match word.as_str() {
+                    "hang" => vec![TO, from],
+                    // The one that is there yet saves it.
+                    "no-snapshot" | "torn-snapshot" => vec![from],
+                    _ => vec![TO],
+                };
+                versions.into_iter().map(move |version| format!("{version} {word}\n"))
+            });
             let file = stage.machine.root().join(FAULT.trim_start_matches('/'));
             std::fs::write(file, lines.collect::<String>())?;
         }
@@ -212,6 +217,8 @@ fn stand_in_word(wrong: Machine, from: &str) -> Result<String> {
         Machine::NeverReturns | Machine::Rke2Hangs => "hang",
         Machine::Rke2Crashes => "crash",
         Machine::Rke2Dies => "die-after:3",
+        Machine::SavesNoSnapshot => "no-snapshot",
+        Machine::TearsSnapshots => "torn-snapshot",
         Machine::Rke2ReportsTheOldVersion => return Ok(format!("wrong-version:{from}")),
         Machine::RenamesDevices | Machine::HasStrayGuest => {
             anyhow::bail!("{wrong:?} is no fault of the stand-in")

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::agent::guard::kept_path;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
+use crate::agent::steps::installer::hold_installer;
 use crate::flow::progress::Preflighted;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
@@ -29,6 +30,7 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     let (guard, state_dir) = (run.host.root.strip(&guard), run.host.root.strip(&state_dir));
     let call = fence::PreStart::new(&guard, &["guard", "--host-root", "/", "--state-dir"], &state_dir);
     fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid, &call).await?;
+    hold_installer(run).await?;
     Ok(run.record(Record::Fenced)?)
 }
 

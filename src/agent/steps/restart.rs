@@ -8,12 +8,15 @@ use crate::agent::gate;
 use crate::agent::observe::{observe, sha256_of_process};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
-use crate::agent::steps::rollback::{self, Evidence};
+use crate::agent::steps::rollback::{self, API_AWAY, Evidence};
+use crate::flow::plan::Role;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
-use crate::flow::step::Step;
 use crate::host::systemd::{Restarted, SystemdError, UnitState};
+
+/// While the API server is away, a start that is under way is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// Restarts `RKE2` and waits until another process serves.
 ///
@@ -29,6 +32,7 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
         run.record(Record::RestartIntent { invocation: String::new() })?;
         wait_for(run, &unit);
         let up = run.host.systemd.wait_active(&unit, None, deadline(run)).await;
+        let up = or_later(run, &unit, up).await;
         return record(run, up).await;
     }
     ask_gate(run, &unit, before.is_at_rest()).await?;
@@ -66,7 +70,28 @@ async fn is_started(run: &Run, state: &UnitState) -> bool {
 async fn restart_and_record(run: &mut Run, unit: &str) -> Result<(), StepError> {
     wait_for(run, unit);
     let up = run.host.systemd.restart_fenced(unit, deadline(run)).await;
+    let up = or_later(run, unit, up).await;
     record(run, up).await
+}
+
+/// RKE2 waits for an API server before it says that it is ready: while there is none, it is not its fault.
+async fn or_later(
+    run: &Run,
+    unit: &str,
+    mut up: Result<Restarted, SystemdError>,
+) -> Result<Restarted, SystemdError> {
+    let before = match run.journal.progress().restart() {
+        Work::Intended(invocation) if !invocation.is_empty() => Some(invocation.clone()),
+        Work::Intended(_) | Work::Not | Work::Done(_) => None,
+    };
+    let end = Instant::now() + API_AWAY;
+    while let Err(SystemdError::TimedOut { .. }) = up
+        && Instant::now() < end
+        && rollback::api_answers(run).await.is_err()
+    {
+        up = run.host.systemd.wait_active(unit, before.as_deref(), Instant::now() + LOOK_AGAIN).await;
+    }
+    up
 }
 
 /// What came of a start: another process, or a reason to go back.
@@ -122,6 +147,7 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
     }
     wait_for(run, &unit);
     let up = run.host.systemd.wait_active(&unit, Some(&before), deadline(run)).await;
+    let up = or_later(run, &unit, up).await;
     record(run, up).await
 }
 
@@ -132,14 +158,21 @@ fn wait_for(run: &mut Run, unit: &str) {
         what: format!("{unit} is restarting on {}", rollback::wanted(run)),
         since,
         owner: "nobody has to act yet".to_owned(),
-        deadline: Some(since + Step::Restart.deadline(&run.plan)),
+        deadline: Some(since + patience(run)),
         then: "hold".to_owned(),
     }]);
 }
 
-/// Half a minute less than the step has, so that the reason is systemd's and not the driver's.
+/// A server that imports images at start looks like one that hangs: reference `rke2-and-rancher.md` §7.2.
+fn patience(run: &Run) -> Duration {
+    match run.journal.progress().preflighted().map(|found| found.role) {
+        Some(Role::Agent) => Duration::from_mins(10),
+        Some(Role::Server) | None => Duration::from_mins(20),
+    }
+}
+
 fn deadline(run: &Run) -> Instant {
-    Instant::now() + Step::Restart.deadline(&run.plan).saturating_sub(Duration::from_secs(30))
+    Instant::now() + patience(run)
 }
 
 fn unit(run: &Run) -> Result<String, StepError> {

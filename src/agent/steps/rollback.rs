@@ -17,6 +17,9 @@ use crate::flow::way_back::WayBack;
 use crate::host::fs::Fs;
 use crate::host::swap_file;
 
+/// How much longer than a restart may take the cluster is waited for while its API server does not answer: RKE2 itself gives one
+/// 15 minutes, then ends and begins anew (reference `rke2-and-rancher.md` §2.4, §9.2).
+pub(super) const API_AWAY: Duration = Duration::from_mins(30);
 /// How long RKE2 may take to stop; a hanging start is cut off.
 const STOP: Duration = Duration::from_mins(3);
 /// How long the API server may take to say whether it is there.
@@ -29,6 +32,8 @@ pub enum Evidence {
     Local,
     /// It waits, or the Node says nothing good; that may be the cluster's fault as well.
     Silence,
+    /// The API server does not answer, so nobody can tell.
+    Away,
 }
 
 /// The version that is, or is to be, in place.
@@ -56,7 +61,7 @@ pub async fn give_up(run: &mut Run, what: String, evidence: Evidence) -> Result<
         let what = format!("{to} does not serve after the restart: {what}{kept}");
         StepError::operator(format!("{what}. It is not put back by itself: {why}; mend it, then resume"))
     };
-    if evidence == Evidence::Silence
+    if evidence != Evidence::Local
         && let Err(why) = api_answers(run).await
     {
         return Err(held(&format!(
@@ -115,7 +120,11 @@ async fn is_open(run: &Run) -> Result<(), String> {
     way.is_open(others.as_deref())
 }
 
-async fn api_answers(run: &Run) -> Result<(), String> {
+/// Does the API server answer?
+///
+/// # Errors
+/// Why not.
+pub(super) async fn api_answers(run: &Run) -> Result<(), String> {
     match tokio::time::timeout(ASK, nodes::get(&run.cluster.client, &run.plan.node_name)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(chain(&error)),

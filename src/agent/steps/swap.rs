@@ -69,6 +69,11 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
             "no swap: the other pods have not been drained; run the whole upgrade instead of this step";
         return Err(StepError::refuse(what));
     }
+    if !run.journal.progress().snapshot_settled() {
+        return Err(StepError::refuse(
+            "no swap: there is no etcd snapshot; run the whole upgrade instead of this step",
+        ));
+    }
     if found.role == Role::Server {
         spared_by_quorum(run).await?;
     }

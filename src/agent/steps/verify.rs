@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::agent::observe::sha256_of_process;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
-use crate::agent::steps::rollback::{self, Evidence};
+use crate::agent::steps::rollback::{self, API_AWAY, Evidence};
 use crate::cluster::nodes;
 use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, Work};
@@ -38,6 +38,8 @@ const SUPERVISOR_PORT: u16 = 9345;
 pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
     let (found, sha256, invocation) = facts(run)?;
     let begun = run.now();
+    // An API server that is away says nothing about this node: that time does not count, within reason.
+    let (mut away, mut last) = (Duration::ZERO, Instant::now());
     let deadline = Instant::now() + VERIFY_DEADLINE;
     let mut good_since: Option<(Instant, Timestamp)> = None;
     loop {
@@ -59,14 +61,18 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
             }
             Look::NotYet(what, evidence) => {
                 good_since = None;
-                if Instant::now() >= deadline {
+                if evidence == Evidence::Away {
+                    away = (away + last.elapsed()).min(API_AWAY);
+                }
+                last = Instant::now();
+                if Instant::now() >= deadline + away {
                     return rollback::give_up(run, what, evidence).await;
                 }
                 run.publish_blockers(vec![Blocker {
                     what,
                     since: begun,
                     owner: NOBODY.to_owned(),
-                    deadline: Some(begun + VERIFY_DEADLINE),
+                    deadline: Some(begun + VERIFY_DEADLINE + away),
                     then: "hold".to_owned(),
                 }]);
             }
@@ -165,7 +171,7 @@ async fn node_says(run: &Run) -> Result<Look, StepError> {
         }
         // On a single server the restart takes the API away: that is expected for a while.
         // So is a 401 or 403 while its caches fill.
-        Err(error) => return Ok(Look::NotYet(chain(&error), Evidence::Silence)),
+        Err(error) => return Ok(Look::NotYet(chain(&error), Evidence::Away)),
     };
     let restarted = run
         .journal

@@ -59,12 +59,10 @@ impl Progress {
                 self.staged = Some(StagedFact { binary: binary.clone(), sha256: sha256.clone() });
             }
             Record::FenceIntent { units } => self.fence = Work::Intended(units.clone()),
-            Record::Fenced => {
-                self.fence = match std::mem::take(&mut self.fence) {
-                    Work::Intended(units) | Work::Done(units) => Work::Done(units),
-                    Work::Not => Work::Not,
-                };
-            }
+            Record::Fenced => self.fence_stands(),
+            // A second intent after a crash would see what the first one has stopped.
+            Record::InstallerHoldIntent { was_active } => drop(self.installer.get_or_insert(*was_active)),
+            Record::InstallerReleased => self.installer = None,
             Record::CordonIntent { was_cordoned, was_tainted } => {
                 // A second intent after a crash would see our own marks: the first one holds the truth.
                 let before = CordonBefore { was_cordoned: *was_cordoned, was_tainted: *was_tainted };
@@ -74,6 +72,7 @@ impl Progress {
             Record::LedgerWritten { vms } => {
                 self.pre_drained = None;
                 self.drained = false;
+                self.snapshot = false;
                 for line in vms {
                     self.ledger.enter(line.clone());
                     self.ledger.trail_mut(&line.vm).since = Some(entry.at);
@@ -106,6 +105,7 @@ impl Progress {
             }
             Record::PreDrained => self.pre_drained = Some(entry.seq),
             Record::Drained { .. } => self.drained = true,
+            Record::SnapshotTaken { .. } | Record::NoSnapshot { .. } => self.snapshot = true,
             Record::GateRefused { .. } => self.void_pre_drain(),
             Record::SwapIntent { from_sha256, to_sha256, previous } => {
                 let (from_sha256, to_sha256) = (from_sha256.clone(), to_sha256.clone());
@@ -135,17 +135,34 @@ impl Progress {
                 self.held = Some(Hold { step: *step, reason: reason.clone(), since: entry.at });
                 return;
             }
-            Record::Resumed => trail::begin_anew(&mut self.ledger, entry.at),
+            Record::Resumed => self.go_on(entry),
             Record::CancelRequested => self.cancelled = true,
+            // What follows from it is said by the hold after it.
+            Record::AlienFound { .. } => {}
             Record::Finished { outcome } => self.outcome = Some(outcome.clone()),
         }
         self.held = None;
+    }
+
+    fn fence_stands(&mut self) {
+        self.fence = match std::mem::take(&mut self.fence) {
+            Work::Intended(units) | Work::Done(units) => Work::Done(units),
+            Work::Not => Work::Not,
+        };
+    }
+
+    /// Nobody knows for how long the run stood still: everybody gets all of its time again, and the snapshot is to be from right
+    /// before the swap.
+    fn go_on(&mut self, entry: &Entry) {
+        self.snapshot &= self.swap_begun();
+        trail::begin_anew(&mut self.ledger, entry.at);
     }
 
     /// The gate said no: everything before it is looked at again.
     fn void_pre_drain(&mut self) {
         self.pre_drained = None;
         self.drained = false;
+        self.snapshot = false;
         // Whatever was refused, fence and cordon may be gone: they are raised again, which is harmless.
         self.cordoned = false;
         self.fence = match std::mem::take(&mut self.fence) {

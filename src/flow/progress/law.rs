@@ -27,6 +27,11 @@ impl Progress {
                 rule(!self.swap_begun() && !self.cancelled, "fencing comes before the swap")?;
             }
             Record::Fenced => rule(!matches!(self.fence, Work::Not), "a fence needs its intent first")?,
+            Record::InstallerHoldIntent { .. } => self.may_hold_installer()?,
+            Record::InstallerReleased => {
+                let may = self.installer.is_some() && self.post_drained;
+                rule(may, "the installer is let go when it is held, and the fence is down")?;
+            }
             Record::CordonIntent { .. } => {
                 rule(self.fenced(), "cordoning comes after fencing")?;
                 rule(!self.swap_begun() && !self.cancelled, "cordoning comes before the swap")?;
@@ -36,12 +41,7 @@ impl Progress {
                 rule(self.cordon.is_some(), "the ledger is written after the intent to cordon")?;
                 rule(!self.swap_begun(), "no VM is entered after the swap began")?;
             }
-            Record::VmAdopted { vm } => {
-                rule(self.cordon.is_some(), "the ledger is written after the intent to cordon")?;
-                rule(!self.swap_begun(), "no VM is entered after the swap began")?;
-                let left = |line: &LedgerLine| matches!(line.fate, Fate::Left { .. });
-                rule(self.ledger.line(&vm.vm).is_none_or(left), "the ledger knows this VM already")?;
-            }
+            Record::VmAdopted { vm } => self.may_adopt(&vm.vm)?,
             Record::VmAsLeft { vm, .. } => {
                 let line = self.ledger.line(vm).ok_or("the VM is not in the ledger")?;
                 let ends = matches!(line.fate, Fate::Stopping { .. } | Fate::ShutDown { .. });
@@ -63,6 +63,9 @@ impl Progress {
                 rule(self.ledger.on_node().next().is_none(), "a VM of the ledger is still on the node")?;
             }
             Record::Drained { .. } => rule(self.pre_drained(), "drain comes after pre-drain")?,
+            Record::SnapshotTaken { .. } | Record::NoSnapshot { .. } => {
+                rule(self.drained && !self.swap_begun(), "the snapshot comes between drain and swap")?;
+            }
             Record::GateRefused { .. } => rule(!self.swap_begun(), "the gate is asked before the swap")?,
             Record::SwapIntent { .. } => self.may_swap()?,
             Record::SwapAbsent => {
@@ -78,6 +81,9 @@ impl Progress {
             }
             Record::Restarted { .. } => {
                 rule(matches!(self.restart, Work::Intended(_)), "a restart needs its intent first")?;
+            }
+            Record::AlienFound { .. } => {
+                rule(!self.fenced_units().is_empty(), "without a fence nobody watches the binary")?;
             }
             Record::RollbackIntent { .. } => {
                 rule(matches!(self.swap, Work::Done(_)), "only a swap can be taken back")?;
@@ -103,6 +109,18 @@ impl Progress {
         Ok(None)
     }
 
+    fn may_adopt(&self, vm: &VmKey) -> Result<(), &'static str> {
+        rule(self.cordon.is_some(), "the ledger is written after the intent to cordon")?;
+        rule(!self.swap_begun(), "no VM is entered after the swap began")?;
+        let left = |line: &LedgerLine| matches!(line.fate, Fate::Left { .. });
+        rule(self.ledger.line(vm).is_none_or(left), "the ledger knows this VM already")
+    }
+
+    fn may_hold_installer(&self) -> Result<(), &'static str> {
+        rule(!matches!(self.fence, Work::Not), "the installer is held after the fence")?;
+        rule(!self.swap_begun() && !self.cancelled, "the installer is held before the swap")
+    }
+
     fn may_swap(&self) -> Result<(), &'static str> {
         rule(self.pre_drained() && self.drained, "no swap without pre-drain and drain")?;
         rule(self.fenced(), "no swap without a fence")?;
@@ -113,6 +131,7 @@ impl Progress {
 
     fn may_finish(&self, outcome: &Outcome) -> Result<(), &'static str> {
         rule(self.ledger.owed().next().is_none(), "a VM is still owed")?;
+        rule(self.installer.is_none(), "rancher-system-agent is still held")?;
         match outcome {
             Outcome::Succeeded => {
                 rule(self.verified() && self.post_drained, "success needs verification")?;

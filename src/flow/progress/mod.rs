@@ -91,11 +91,13 @@ pub struct Progress {
     preflighted: Option<Preflighted>,
     staged: Option<StagedFact>,
     fence: Work<Vec<String>>,
+    installer: Option<bool>,
     cordon: Option<CordonBefore>,
     cordoned: bool,
     ledger: VmLedger,
     pre_drained: Option<u64>,
     drained: bool,
+    snapshot: bool,
     swap: Work<SwapFact>,
     restart: Work<String>,
     rollback: Work<String>,
@@ -159,6 +161,12 @@ impl Progress {
         }
     }
 
+    /// rancher-system-agent is, or may be, held back; whether it ran before.
+    #[must_use]
+    pub fn installer_held(&self) -> Option<bool> {
+        self.installer
+    }
+
     /// Cordoned and tainted.
     #[must_use]
     pub fn cordoned(&self) -> bool {
@@ -205,6 +213,12 @@ impl Progress {
     #[must_use]
     pub fn drained(&self) -> bool {
         self.drained
+    }
+
+    /// A snapshot of etcd is on disk, as fresh as the drain; or this node has no etcd, as every agent.
+    #[must_use]
+    pub fn snapshot_settled(&self) -> bool {
+        self.snapshot || self.preflighted.as_ref().is_some_and(|found| found.role == Role::Agent)
     }
 
     /// How far the swap is.

@@ -59,6 +59,7 @@ pub(crate) fn whole_run() -> Vec<Entry> {
         },
         Record::Staged { binary: "/opt/rke2/.stage/bin/rke2".into(), sha256: "new".into() },
         Record::FenceIntent { units: vec!["rke2-server.service".into()] },
+        Record::InstallerHoldIntent { was_active: true },
         Record::Fenced,
         Record::CordonIntent { was_cordoned: false, was_tainted: false },
         Record::Cordoned,
@@ -74,6 +75,7 @@ pub(crate) fn whole_run() -> Vec<Entry> {
         Record::VmStopped { vm: gpu.clone(), graceful: Some(true) },
         Record::PreDrained,
         Record::Drained { evicted: 2 },
+        Record::SnapshotTaken { file: "/var/lib/rancher/rke2/server/db/snapshots/pre".into(), bytes: 4096 },
         Record::SwapIntent {
             from_sha256: "old".into(),
             to_sha256: "new".into(),
@@ -86,6 +88,7 @@ pub(crate) fn whole_run() -> Vec<Entry> {
         Record::PostDrained,
         Record::RestoreIntent { vm: gpu.clone() },
         Record::VmRestored { vm: gpu, node: "node1".into() },
+        Record::InstallerReleased,
         Record::Finished { outcome: Outcome::Succeeded },
     ])
 }
@@ -100,7 +103,7 @@ fn the_whole_run_accounts_for_every_vm() {
         (2, 1, 1, 1, 0)
     );
     let gpu = progress.ledger().line(&VmKey::new("default", "gpu")).unwrap();
-    assert_eq!(gpu.fate, Fate::Restored { node: "node1".into(), graceful: Some(true), away_seconds: 10 });
+    assert_eq!(gpu.fate, Fate::Restored { node: "node1".into(), graceful: Some(true), away_seconds: 11 });
 }
 
 /// What must never be accepted, whatever wrote it.
@@ -111,28 +114,28 @@ fn dangerous_shortcuts_are_illegal() {
         let at = run.iter().position(|entry| entry.record == *record).unwrap();
         run[..at].iter().map(|entry| entry.record.clone()).collect()
     };
-    let swap = run[14].record.clone();
+    let swap = run[16].record.clone();
     let gpu = VmKey::new("default", "gpu");
     let table: Vec<(&str, Vec<Record>, Record)> = vec![
         ("swap without pre-drain", until(&Record::PreDrained), swap.clone()),
-        ("pre-drain with a VM left", until(&run[11].record), Record::PreDrained),
+        ("pre-drain with a VM left", until(&run[12].record), Record::PreDrained),
         (
             "swap after a refusal",
             [until(&swap), vec![Record::GateRefused { refusal: "x".into() }]].concat(),
             swap.clone(),
         ),
         ("swapped without intent", until(&swap), Record::Swapped),
-        ("swap twice", until(&run[16].record), Record::Swapped),
-        ("stop after the end", until(&run[12].record), Record::StopIntent { vm: gpu.clone() }),
+        ("swap twice", until(&run[18].record), Record::Swapped),
+        ("stop after the end", until(&run[13].record), Record::StopIntent { vm: gpu.clone() }),
         (
             "success while a VM is owed",
-            until(&run[21].record),
+            until(&run[23].record),
             Record::Finished { outcome: Outcome::Succeeded },
         ),
-        ("cancel after the swap", until(&run[16].record), Record::CancelRequested),
+        ("cancel after the swap", until(&run[18].record), Record::CancelRequested),
         (
             "a VM nobody entered",
-            until(&run[9].record),
+            until(&run[10].record),
             Record::StopIntent { vm: VmKey::new("default", "who") },
         ),
         ("second opening", until(&run[1].record), run[0].record.clone()),
@@ -142,24 +145,24 @@ fn dangerous_shortcuts_are_illegal() {
         (
             "success after going back",
             [
-                until(&run[18].record),
+                until(&run[19].record),
                 vec![
                     Record::RollbackIntent { why: "x".into() },
                     Record::RolledBack,
-                    run[16].record.clone(),
-                    run[17].record.clone(),
+                    run[18].record.clone(),
+                    run[18].record.clone(),
                 ],
-                run[18..22].iter().map(|entry| entry.record.clone()).collect(),
+                run[19..23].iter().map(|entry| entry.record.clone()).collect(),
             ]
             .concat(),
             Record::Finished { outcome: Outcome::Succeeded },
         ),
         (
             "a restart before the old binary is back",
-            [until(&run[16].record), vec![Record::RollbackIntent { why: "x".into() }]].concat(),
-            run[16].record.clone(),
+            [until(&run[18].record), vec![Record::RollbackIntent { why: "x".into() }]].concat(),
+            run[18].record.clone(),
         ),
-        ("new VM after the swap", until(&run[16].record), run[7].record.clone()),
+        ("new VM after the swap", until(&run[18].record), run[8].record.clone()),
     ];
     for (what, before, record) in table {
         let mut all = before;
@@ -175,7 +178,7 @@ fn dangerous_shortcuts_are_illegal() {
 
 #[test]
 fn the_first_look_at_the_node_is_the_one_that_is_put_back() {
-    let mut records: Vec<Record> = whole_run()[..6].iter().map(|entry| entry.record.clone()).collect();
+    let mut records: Vec<Record> = whole_run()[..7].iter().map(|entry| entry.record.clone()).collect();
     records.push(Record::CordonIntent { was_cordoned: true, was_tainted: true });
     let before = replay(&entries(records)).cordon_before().unwrap();
     assert!(!before.was_cordoned && !before.was_tainted);
@@ -216,7 +219,7 @@ fn as_left() -> AsLeft {
 fn who_was_off_already_is_owed_a_start_until_the_swap_begins() {
     let run: Vec<Record> = whole_run().into_iter().map(|entry| entry.record).collect();
     let adopted = |name: &str| Record::VmAdopted { vm: Box::new(vm_entry(name, Verdict::Leaving)) };
-    let mut lines = run[..12].to_vec();
+    let mut lines = run[..13].to_vec();
     lines.extend([
         adopted("listed"),
         Record::VmAsLeft { vm: VmKey::new("default", "listed"), as_left: as_left() },
@@ -231,7 +234,7 @@ fn who_was_off_already_is_owed_a_start_until_the_swap_begins() {
     };
     assert!(!next(adopted("listed"), &lines), "twice");
     assert!(!next(adopted("gpu"), &lines), "one that we have shut down ourselves");
-    assert!(!next(adopted("late"), &run[..16]), "after the swap");
+    assert!(!next(adopted("late"), &run[..17]), "after the swap");
     assert!(
         !next(Record::VmAsLeft { vm: VmKey::new("default", "web"), as_left: as_left() }, &lines),
         "it runs"

@@ -73,7 +73,7 @@ impl Systemd {
         started
     }
 
-    async fn transient(&self, name: &str, settings: &[(&str, Variant<'_>)]) -> zbus::Result<()> {
+    pub(super) async fn transient(&self, name: &str, settings: &[(&str, Variant<'_>)]) -> zbus::Result<()> {
         self.manager.start_transient_unit(name, "replace", settings, &[]).await.map(|_| ())
     }
 

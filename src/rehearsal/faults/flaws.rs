@@ -82,6 +82,10 @@ pub enum Flaw {
     Rke2WrongVersion,
     /// The new RKE2 comes up and dies a minute later, each time.
     Rke2Dies,
+    /// RKE2 saves no snapshot of etcd.
+    SnapshotFails,
+    /// RKE2 says that it has saved a snapshot of etcd, which is cut off.
+    SnapshotTorn,
 }
 
 /// What a flaw can be about.
@@ -150,7 +154,7 @@ use Of::{Device, Mover, Node, Stayer, Vm};
 
 /// All of them, in the order of the scripts.
 #[rustfmt::skip]
-pub const ALL: [Described; 39] = [
+pub const ALL: [Described; 41] = [
     flaw((1, "guest-ignores-shutdown"), F::GuestIgnoresShutdown, Stayer, Through, "its guest never reacts to the power button"),
     flaw((2, "stuck-terminating"), F::StuckTerminating, Stayer, MayHold, "its VMI stays Terminating for ever after its guest has ended"),
     flaw((2, "slow-terminating"), F::SlowTerminating, Stayer, MayHold, "its VMI stays Terminating for ten minutes"),
@@ -190,6 +194,8 @@ pub const ALL: [Described; 39] = [
     flaw((0, "rke2-hangs"), F::Rke2Hangs, Node, MayHold, "the new RKE2 never becomes ready"),
     flaw((0, "rke2-wrong-version"), F::Rke2WrongVersion, Node, MayHold, "the new RKE2 comes up and reports the old version"),
     flaw((0, "rke2-dies"), F::Rke2Dies, Node, MayHold, "the new RKE2 dies a minute after each start"),
+    flaw((0, "snapshot-fails"), F::SnapshotFails, Node, MayHold, "its RKE2 saves no snapshot of etcd"),
+    flaw((0, "snapshot-torn"), F::SnapshotTorn, Node, MayHold, "the snapshot of etcd that its RKE2 saves is cut off"),
 ];
 
 impl Flaw {

@@ -2,6 +2,7 @@
 //! the agent dies or the power fails on the way.
 
 use super::*;
+use crate::rehearsal::schedule::EffectKind;
 
 fn patch_level(faults: &[&str]) -> Order {
     Order { to: "v1.34.5+rke2r1".parse().unwrap(), ..order(Preset::small(), faults) }
@@ -49,4 +50,42 @@ fn whatever_hits_it_on_the_way_back_it_comes_back() {
         }
     }
     assert!(rehearsed > 50, "{rehearsed} schedules over {effects} effects");
+}
+
+#[test]
+fn without_a_whole_snapshot_of_etcd_a_server_keeps_its_version() {
+    for (wrong, words) in [("snapshot-fails", "etcd-snapshot save"), ("snapshot-torn", "no whole snapshot")] {
+        let rehearsed = rehearse(&patch_level(&[&format!("{wrong}=node1")])).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{wrong}");
+        let why = &rehearsed.timeline.blocked[0].why;
+        assert!(why.contains(words) && why.contains("no swap"), "{why}");
+        assert!(rehearsed.timeline.vms.iter().any(|vm| vm.still_off && why.contains(&vm.vm.name)), "{why}");
+    }
+}
+
+/// Its own fault it is not: the node waits until somebody can say how it is.
+#[test]
+fn an_api_server_that_is_away_for_a_quarter_of_an_hour_during_the_restart_costs_nothing_but_time() {
+    for preset in [Preset::small(), Preset::pair()] {
+        let patch = |faults: &[&str]| Order {
+            to: "v1.34.5+rke2r1".parse().unwrap(),
+            ..order(preset.clone(), faults)
+        };
+        let effects = rehearse(&patch(&[])).unwrap().places.effects;
+        let numbers_of = |wanted: EffectKind| -> Vec<usize> {
+            (1..).zip(&effects).filter(|(_, kind)| **kind == wanted).map(|(number, _)| number).collect()
+        };
+        // The last calls to systemd: stop RKE2, done with that, start RKE2, done with that, the fence is away.
+        let calls = numbers_of(EffectKind::Call);
+        let restart = calls[calls.len() - 5];
+        let asked = numbers_of(EffectKind::Request).into_iter().filter(|number| *number > restart);
+        for number in asked.take(4) {
+            let fault = format!("away@{number}+900");
+            let rehearsed = rehearse(&patch(&[&fault])).unwrap();
+            assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{fault}");
+            let line = chart::chart(&rehearsed.timeline);
+            assert!(rehearsed.timeline.succeeded, "{fault}: {line}");
+            assert!(rehearsed.timeline.seconds > 900.0, "{fault}: {line}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::disk::{Disk, MountSpec};
 use super::release::{binary, release};
 use crate::flow::plan::Role;
+use crate::host::etcd_snapshot;
 use crate::host::fs::FsKind;
 
 /// Where the release tarball of the plan lies on a machine.
@@ -134,6 +135,10 @@ impl MachineImage {
         disk.install(&fragment, unit_text(prefix, role), 0o644)?;
         let wants = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
         disk.install_link(wants, &fragment)?;
+        if spec.role == Role::Server {
+            disk.install_dir(Path::new(etcd_snapshot::DATA))?;
+            disk.install_dir(Path::new(etcd_snapshot::FOLDER))?;
+        }
         disk.install(PROGRAM, "upgrade-agent", 0o755)?;
         disk.install(ARTIFACT, release(&spec.to)?.tarball.clone(), 0o644)?;
         write_boot_files(&mut disk, &spec)?;

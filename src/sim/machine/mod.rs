@@ -39,6 +39,7 @@ use life::{Life, LifePlan};
 use random::Dice;
 use rke2::{Cause, Fate, Fates, StartRecord};
 use state::{Event, State};
+pub use systemd::SnapshotFault;
 use systemd::{Order, Refusal, Service};
 
 /// A machine; clones are the same one.
@@ -76,6 +77,7 @@ impl SimMachine {
             starts: Vec::new(),
             fates: Fates::default(),
             ports: BTreeMap::new(),
+            snapshots: None,
             containers: false,
             locks: BTreeMap::new(),
             lives: Vec::new(),

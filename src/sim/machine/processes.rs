@@ -148,7 +148,7 @@ impl Entry {
             Self::Exe(..) => (FileKind::File, 0o755),
             Self::File(_) => (FileKind::File, 0o444),
         };
-        Stat { kind, len: 0, mode, uid: 0, gid: 0, device: PROC }
+        Stat { kind, len: 0, mode, uid: 0, gid: 0, device: PROC, ino: 0, changed: 0 }
     }
 }
 

@@ -13,7 +13,7 @@ use super::life::LifeCore;
 use super::ports::PortFault;
 use super::random::Dice;
 use super::rke2::{Cause, Fates, StartRecord};
-use super::systemd::{Service, Subscriber, Transient, UnitFile};
+use super::systemd::{Service, SnapshotFault, Subscriber, Transient, UnitFile};
 
 /// What follows from a change once the machine's lock is free again.
 #[derive(Debug)]
@@ -60,6 +60,7 @@ pub(super) struct State {
     pub(super) starts: Vec<StartRecord>,
     pub(super) fates: Fates,
     pub(super) ports: BTreeMap<u16, PortFault>,
+    pub(super) snapshots: Option<SnapshotFault>,
     /// Has the control plane's containers come up since this boot? They outlive RKE2.
     pub(super) containers: bool,
     /// Lock files by number, with the life that has it.

@@ -85,7 +85,8 @@ impl Disk {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ELOOP`.
     pub fn stat(&self, path: &Path, follow: bool) -> Result<DiskStat, Errno> {
-        let inode = self.inode(self.ino(path, follow)?)?;
+        let ino = self.ino(path, follow)?;
+        let inode = self.inode(ino)?;
         let kind = match inode.body {
             Body::File(_) => FileKind::File,
             Body::Dir(_) => FileKind::Dir,
@@ -93,7 +94,7 @@ impl Disk {
         };
         let device = self.mount_of(inode)?.spec.device;
         let Inode { mode, uid, gid, .. } = *inode;
-        Ok(Stat { kind, len: inode.len(), mode, uid, gid, device })
+        Ok(Stat { kind, len: inode.len(), mode, uid, gid, device, ino, changed: self.changes })
     }
 
     /// Where a symlink points.

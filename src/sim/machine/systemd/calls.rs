@@ -99,15 +99,25 @@ fn transient(life: &Life, header: &Header<'_>, name: &str, settings: &Settings<'
     let (conflicts, wants) = (names_it("Conflicts"), names_it("Wants"));
     let remains =
         settings.iter().any(|(key, value)| *key == "RemainAfterExit" && *value == Variant::Bool(true));
-    let unit = Transient { conflicts, remains, waits: false };
+    let argv = program_of(settings);
+    let unit = Transient { conflicts, remains, waits: false, runs: None };
     let what = match (conflicts, wants) {
         (true, _) => format!("Conflicts={own}"),
         (false, true) => format!("Wants={own}"),
         (false, false) => steady(name).to_owned(),
     };
     let cause = Cause::Agent(life.number());
-    let order = |state: &mut State| state.start_transient(name, unit, wants, cause);
+    let order = |state: &mut State| state.start_transient(name, unit, wants, &argv, cause);
     finish(header, effect(life, "StartTransientUnit", &what, order), job)
+}
+
+/// What `ExecStart=` runs, with its arguments; empty for what does nothing.
+fn program_of(settings: &Settings<'_>) -> Vec<String> {
+    let commands = settings.iter().find(|(key, _)| *key == "ExecStart").map(|(_, value)| value);
+    let commands: Vec<(String, Vec<String>, bool)> =
+        commands.and_then(|value| value.try_clone().ok()?.try_into().ok()).unwrap_or_default();
+    let argv = commands.into_iter().next().map(|(_, argv, _)| argv).unwrap_or_default();
+    if argv.first().is_some_and(|program| program == "/bin/true") { Vec::new() } else { argv }
 }
 
 fn get_all(life: &Life, header: &Header<'_>, unit: &str, interface: &str) -> zbus::Result<Answer> {

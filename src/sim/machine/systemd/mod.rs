@@ -8,6 +8,7 @@
 
 mod calls;
 mod orders;
+mod programs;
 mod properties;
 mod service;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod unit_file;
 mod wire;
 
 pub(super) use orders::{Order, Refusal, Transient};
+pub use programs::SnapshotFault;
 pub(super) use service::Service;
 pub(super) use unit_file::UnitFile;
 pub(super) use wire::{Subscriber, connect};

@@ -1,6 +1,7 @@
 //! Orders to the manager, by whoever gives them: refused where a drop-in says so, carried out otherwise. Dependencies of
 //! transient units go past those refusals, as they do in systemd.
 
+use super::programs::Running;
 use super::service::Phase;
 use super::unit_file::UnitFile;
 use crate::sim::machine::rke2::Cause;
@@ -15,6 +16,8 @@ pub(in crate::sim::machine) struct Transient {
     pub(super) remains: bool,
     /// It waits for RKE2 to stop.
     pub(super) waits: bool,
+    /// It is more than its dependencies.
+    pub(super) runs: Option<Running>,
 }
 
 /// Why the manager does not.
@@ -79,12 +82,13 @@ impl State {
         Ok(self.new_job())
     }
 
-    /// Starts a unit that exists only for its dependencies.
+    /// Starts a unit that was made for its dependencies, or for the program in `argv`.
     pub(super) fn start_transient(
         &mut self,
         name: &str,
         transient: Transient,
         wants: bool,
+        argv: &[String],
         cause: Cause,
     ) -> Result<u32, Refusal> {
         if self.transients.contains_key(name) {
@@ -92,6 +96,8 @@ impl State {
                 "Unit {name} was already loaded or has a fragment file."
             )));
         }
+        let runs = (!argv.is_empty()).then(|| self.run_program(argv));
+        let transient = Transient { runs, ..transient };
         if transient.conflicts {
             self.begin_stop();
         }

@@ -17,8 +17,13 @@ impl State {
         let stale = self.needs_reload();
         let service = &self.service;
         if let Some(transient) = self.transients.get(name) {
-            let active = if transient.waits { "activating" } else { "active" };
-            let sub = if transient.waits { "start" } else { "exited" };
+            let now = self.origin.elapsed();
+            let (active, sub) = match transient.runs {
+                Some(running) if now < running.until => ("activating", "start"),
+                Some(running) if !running.well => ("failed", "failed"),
+                _ if transient.waits => ("activating", "start"),
+                Some(_) | None => ("active", "exited"),
+            };
             return Properties::from([
                 ("Id", Variant::from(name.to_owned())),
                 ("LoadState", Variant::from("loaded")),
@@ -57,6 +62,13 @@ impl State {
 
     pub(super) fn service_properties(&self, name: &str) -> Properties<'_> {
         let service = &self.service;
+        if let Some(running) = self.transients.get(name).and_then(|transient| transient.runs) {
+            let (result, status) = if running.well { ("success", 0) } else { ("exit-code", 1) };
+            return Properties::from([
+                ("Result", Variant::from(result)),
+                ("ExecMainStatus", Variant::from(status)),
+            ]);
+        }
         let Some(unit) = service.unit.as_ref().filter(|_| name == service.name) else {
             return Properties::from([("Result", Variant::from("success"))]);
         };

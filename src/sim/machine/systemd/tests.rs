@@ -208,3 +208,32 @@ async fn a_power_cut_starts_whatever_is_at_the_live_path() {
     let (_life, systemd) = quiet(&machine).await;
     assert_eq!(systemd.unit(UNIT).await.unwrap().exec_main_status, 203);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_program_runs_once_and_whoever_comes_later_learns_how_it_ended() {
+    let machine = machine();
+    let (_life, systemd) = quiet(&machine).await;
+    let (program, folder) = ("/usr/local/bin/rke2", "/var/lib/rancher/rke2/server/db/snapshots");
+    let arguments = ["etcd-snapshot", "save", "--name", "pre", "--dir", folder];
+    let files = || machine.disk().read_dir(Path::new(folder)).unwrap().len();
+    let unit = "upgrade-agent-snapshot-1.service";
+    // Somebody else begins it, and dies.
+    let (life, first) = quiet(&machine).await;
+    let soon = Instant::now() + Duration::from_millis(1);
+    let cut = first.run_once(unit, "x", program, &arguments, soon).await.unwrap_err();
+    assert!(matches!(cut, SystemdError::TimedOut { .. }), "{cut}");
+    life.die();
+    systemd.run_once(unit, "x", program, &arguments, minutes(5)).await.unwrap();
+    assert_eq!(files(), 1, "it was waited for");
+    systemd.forget(unit).await.unwrap();
+    systemd.forget(unit).await.unwrap();
+    machine.break_snapshots(Some(crate::sim::machine::SnapshotFault::Refused));
+    let failed = systemd.run_once(unit, "x", program, &arguments, minutes(5)).await.unwrap_err();
+    assert!(matches!(&failed, SystemdError::Failed { state, .. } if state.exec_main_status == 1), "{failed}");
+    let again = systemd.run_once(unit, "x", program, &arguments, minutes(5)).await.unwrap_err();
+    assert!(
+        matches!(again, SystemdError::Failed { .. }),
+        "a failure is not tried again under its name: {again}"
+    );
+    assert_eq!(files(), 1);
+}

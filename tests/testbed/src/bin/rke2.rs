@@ -16,8 +16,9 @@ async fn main() -> ExitCode {
     let result = match command.as_str() {
         "server" => stand_in::run(Role::Server).await,
         "agent" => stand_in::run(Role::Agent).await,
+        "etcd-snapshot" => stand_in::save_snapshot(&std::env::args().skip(2).collect::<Vec<_>>()),
         "--version" | "-v" => print_version(),
-        _ => Err(anyhow::anyhow!("usage: rke2 server|agent|--version")),
+        _ => Err(anyhow::anyhow!("usage: rke2 server|agent|etcd-snapshot save|--version")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

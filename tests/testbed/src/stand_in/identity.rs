@@ -55,6 +55,10 @@ pub enum Fault {
     NoDevice(String),
     /// `fewer-devices`: one of each is missing
     FewerDevices,
+    /// `no-snapshot`: it refuses to save etcd
+    NoSnapshot,
+    /// `torn-snapshot`: what it saves is cut off
+    TornSnapshot,
 }
 
 impl Fault {
@@ -76,6 +80,8 @@ impl Fault {
         match fault.split_once(':') {
             None if fault == "crash" => Some(Self::Crash),
             None if fault == "hang" => Some(Self::Hang),
+            None if fault == "no-snapshot" => Some(Self::NoSnapshot),
+            None if fault == "torn-snapshot" => Some(Self::TornSnapshot),
             None if fault == "no-devices" => Some(Self::NoDevices),
             None if fault == "fewer-devices" => Some(Self::FewerDevices),
             Some(("no-device", name)) => Some(Self::NoDevice(name.to_owned())),
@@ -96,9 +102,13 @@ impl Fault {
             Self::FewerDevices => {
                 had.parse::<u32>().map_or_else(|_| none(), |had| had.saturating_sub(1).to_string())
             }
-            Self::NoDevice(_) | Self::Crash | Self::Hang | Self::WrongVersion(_) | Self::DieAfter(_) => {
-                had.to_owned()
-            }
+            Self::NoDevice(_)
+            | Self::Crash
+            | Self::Hang
+            | Self::WrongVersion(_)
+            | Self::DieAfter(_)
+            | Self::NoSnapshot
+            | Self::TornSnapshot => had.to_owned(),
         }
     }
 }

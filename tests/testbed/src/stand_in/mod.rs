@@ -4,6 +4,7 @@
 mod identity;
 mod node;
 mod servers;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +16,7 @@ use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
 pub use identity::{Fault, VERSION_TRAILER, own_version};
+pub use snapshot::save_snapshot;
 
 /// Where the stand-in is told who it is.
 pub const SETTINGS: &str = "/etc/rancher/rke2/stand-in.json";

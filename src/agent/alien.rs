@@ -1,0 +1,248 @@
+//! Watches the live binary while the fence stands: whoever replaces it is found within seconds, not at the next start. Then the
+//! approved binary is put back and the run holds. Installs nothing of its own, and leaves running processes alone.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::agent::guard::kept_path;
+use crate::agent::observe::{sha256_of, sha256_of_process};
+use crate::agent::run::Run;
+use crate::agent::step_error::{StepError, chain};
+use crate::flow::progress::{Progress, Work};
+use crate::flow::record::Record;
+use crate::flow::step::Step;
+use crate::host::effects::Stat;
+use crate::host::fs::Fs;
+use crate::host::{Host, swap_file, unpack};
+
+/// A look is one `stat`; the file is read only when that has changed.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What was seen last, and found good.
+pub type Seen = Option<(Stat, u32)>;
+
+/// A binary that this run has not approved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alien {
+    /// sha256 of what lies at the live path.
+    live: String,
+    /// sha256 of what runs, where something runs.
+    runs: Option<String>,
+    /// Its pid.
+    pid: u32,
+}
+
+/// One step's watch.
+pub struct Watch {
+    host: Host,
+    unit: String,
+    live: PathBuf,
+    approved: Approved,
+    seen: Seen,
+}
+
+/// By digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Approved {
+    old: String,
+    /// Once it is in place.
+    new: Option<String>,
+    /// The one that has to be at the live path now.
+    expected: String,
+}
+
+impl Approved {
+    fn of(progress: &Progress) -> Option<Self> {
+        let old = progress.preflighted()?.live_sha256.clone();
+        let new = match progress.swap() {
+            Work::Not | Work::Intended(_) => None,
+            Work::Done(fact) => Some(fact.to_sha256.clone()),
+        };
+        let expected = progress.placed_sha256().unwrap_or(&old).to_owned();
+        Some(Self { old, new, expected })
+    }
+
+    /// May this lie there while that runs?
+    fn lets(&self, live: &str, runs: Option<&str>) -> bool {
+        let known = |sha256: &str| sha256 == self.old || self.new.as_deref() == Some(sha256);
+        let fits = live == self.expected
+            // The boot guard has put the old one back, and it starts or runs: the steps find that themselves.
+            || (live == self.old && runs != Some(self.expected.as_str()));
+        fits && runs.is_none_or(known)
+    }
+}
+
+impl Watch {
+    /// For a step that leaves the live binary alone and may be left at any await; none for the others.
+    #[must_use]
+    pub fn of(run: &Run, step: Step) -> Option<Self> {
+        match step {
+            Step::Cordon | Step::PreDrain | Step::Drain | Step::Snapshot | Step::Verify => {}
+            Step::Preflight
+            | Step::Stage
+            | Step::Fence
+            | Step::Swap
+            | Step::ProbeSwap
+            | Step::Restart
+            | Step::ProbeRestart
+            | Step::Rollback
+            | Step::PostDrain
+            | Step::Restore
+            | Step::Release
+            | Step::Finish => return None,
+        }
+        let progress = run.journal.progress();
+        let found = progress.preflighted()?;
+        Some(Self {
+            host: run.host.clone(),
+            unit: found.unit.clone(),
+            live: run.host.root.at(&found.live),
+            approved: Approved::of(progress)?,
+            seen: run.seen_live,
+        })
+    }
+
+    /// Looks once.
+    ///
+    /// # Errors
+    /// The disk's or the bus's: what lies or runs there cannot be told.
+    pub async fn look(&mut self) -> Result<Option<Alien>, StepError> {
+        let live = self.live.clone();
+        let look = move |fs: &Fs| Ok::<_, StepError>(fs.effects().stat(&live).ok());
+        let stat = self.host.root.fs().blocking(look).await?;
+        let pid = self.host.systemd.unit(&self.unit).await?.main_pid;
+        let now = stat.map(|stat| (stat, pid));
+        if now.is_some() && now == self.seen {
+            return Ok(None);
+        }
+        let live = match stat {
+            Some(_) => sha256_of(&self.host, self.live.clone()).await?,
+            None => String::new(),
+        };
+        let runs = if pid == 0 { None } else { sha256_of_process(&self.host, pid).await.ok() };
+        if self.approved.lets(&live, runs.as_deref()) {
+            // A process that could not be looked at is on its way out: another pid is looked at again.
+            self.seen = now;
+            return Ok(None);
+        }
+        Ok(Some(Alien { live, runs, pid }))
+    }
+
+    /// Ends when something is there that was not approved.
+    pub async fn appears(&mut self) -> Alien {
+        loop {
+            match self.look().await {
+                Ok(Some(alien)) => return alien,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(error = error.sentence(), "the live binary could not be looked at");
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What the next watch need not read again.
+    #[must_use]
+    pub fn seen(self) -> Seen {
+        self.seen
+    }
+}
+
+/// Puts the approved binary back, if it is to be had, and stops the line.
+pub async fn stop_the_line(run: &mut Run, alien: Alien) -> StepError {
+    let put_back = put_back(run, &alien).await;
+    let back = match &put_back {
+        Ok(()) => "the approved one is in place again".to_owned(),
+        Err(error) => format!("it could not be put back ({})", error.sentence()),
+    };
+    let Some((live, approved)) = facts(run) else {
+        return StepError::operator("the journal has no preflight; ask for help");
+    };
+    let is_put_back = put_back.is_ok();
+    if let Err(error) = run.record(Record::AlienFound { sha256: alien.live.clone(), put_back: is_put_back }) {
+        return error.into();
+    }
+    let known = |sha256: &str| sha256 == approved.old || approved.new.as_deref() == Some(sha256);
+    let what = match alien.runs.as_deref() {
+        Some(runs) if !known(runs) => format!(
+            "RKE2 runs a binary that this upgrade has not approved (pid {}, sha256 {runs}): the node was upgraded without pre-drain; {back}; \
+             look what installed it, restart RKE2 on the approved one when no VM runs here, then resume",
+            alien.pid
+        ),
+        Some(_) | None => format!(
+            "{live} was replaced by somebody else (sha256 {}) and {back}; stop what installs RKE2 here (rancher-system-agent, \
+             system-upgrade-controller, install.sh), then resume",
+            if alien.live.is_empty() { "none, it was removed" } else { &alien.live }
+        ),
+    };
+    StepError::operator(what)
+}
+
+fn facts(run: &Run) -> Option<(String, Approved)> {
+    let progress = run.journal.progress();
+    Some((progress.preflighted()?.live.clone(), Approved::of(progress)?))
+}
+
+/// From where it is kept, or, of a new one that runs, from its process.
+async fn put_back(run: &Run, alien: &Alien) -> Result<(), StepError> {
+    let Some((live, approved)) = facts(run) else {
+        return Err(StepError::operator("the journal has no preflight"));
+    };
+    if alien.live == approved.expected {
+        return Ok(());
+    }
+    let path = run.host.root.at(&live);
+    let from_process = approved.expected != approved.old;
+    let source = if from_process {
+        run.host.root.at(format!("/proc/{}/exe", alien.pid))
+    } else {
+        run.host.root.at(kept_path(&live, &run.plan.rke2.from.to_string()))
+    };
+    let restore = move |fs: &Fs| {
+        let found = fs.sha256_file(&source)?;
+        if found != approved.expected {
+            return Err(StepError::operator(format!("{} is another one, sha256 {found}", source.display())));
+        }
+        let refused = |error: swap_file::SwapError| StepError::operator(chain(&error));
+        let barred = path.with_file_name("rke2.barred");
+        if !from_process {
+            return swap_file::put_back(fs, &path, &source, &barred).map_err(refused);
+        }
+        let copy = path.with_file_name("rke2.approved");
+        unpack::stage_binary(fs, &source, &approved.expected, &copy)
+            .map_err(|error| StepError::operator(chain(&error)))?;
+        swap_file::put_back(fs, &path, &copy, &barred).map_err(refused)?;
+        fs.remove_opt(&copy).map(|_| ()).map_err(StepError::from)
+    };
+    run.host.root.fs().blocking(restore).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_lie_there_while_what_runs() {
+        let before = Approved { old: "old".into(), new: None, expected: "old".into() };
+        let after = Approved { old: "old".into(), new: Some("new".into()), expected: "new".into() };
+        let back = Approved { old: "old".into(), new: Some("new".into()), expected: "old".into() };
+        let table: [(&str, &Approved, &str, Option<&str>, bool); 12] = [
+            ("as it was", &before, "old", Some("old"), true),
+            ("RKE2 is between two lives", &before, "old", None, true),
+            ("somebody installs the new one", &before, "new", Some("old"), false),
+            ("somebody removes it", &before, "", Some("old"), false),
+            ("somebody restarted it as well", &before, "new", Some("new"), false),
+            ("put back by hand, the other one runs", &before, "old", Some("new"), false),
+            ("swapped", &after, "new", Some("new"), true),
+            ("an old plan is applied again", &after, "old", Some("new"), false),
+            ("the guard has put the old one back", &after, "old", Some("old"), true),
+            ("the guard is at it", &after, "old", None, true),
+            ("a third one", &after, "alien", Some("new"), false),
+            ("on the way back", &back, "old", Some("new"), true),
+        ];
+        for (what, approved, live, runs, lets) in table {
+            assert_eq!(approved.lets(live, runs), lets, "{what}");
+        }
+    }
+}
