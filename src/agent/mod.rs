@@ -21,6 +21,7 @@ pub mod narrate;
 pub mod observe;
 pub mod perform;
 pub mod placement;
+pub mod quorum;
 pub mod report;
 pub mod run;
 pub mod step_error;

@@ -22,6 +22,7 @@ pub mod plan;
 pub mod plan_error;
 pub mod progress;
 pub mod quantity;
+pub mod quorum;
 pub mod record;
 pub mod report;
 pub mod restore;

@@ -10,10 +10,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::host::command::{CommandError, Ended};
 use crate::host::fs::FsKind;
+use crate::host::grpc::{GrpcCall, GrpcError};
 use crate::host::http::HttpAnswer;
 use crate::host::probe::ProbeError;
 
@@ -159,6 +161,8 @@ pub trait Effects: Send + Sync + fmt::Debug {
         url: &'a str,
         headers: &'a [(&'static str, String)],
     ) -> BoxFuture<'a, io::Result<HttpAnswer>>;
+    /// One unary gRPC call over TLS: the answer's message.
+    fn grpc<'a>(&'a self, call: &'a GrpcCall<'a>) -> BoxFuture<'a, Result<Bytes, GrpcError>>;
     /// Does somebody accept a TCP connection?
     fn connect(&self, address: SocketAddr, deadline: Duration) -> BoxFuture<'_, io::Result<()>>;
 }

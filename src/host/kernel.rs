@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::errno::Errno;
@@ -17,6 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::host::command::{self, CommandError, Ended};
 use crate::host::effects::{Effects, FileKind, Lock, OpenFile, Opening, Stat};
 use crate::host::fs::{FsKind, disk};
+use crate::host::grpc::{self, GrpcCall, GrpcError};
 use crate::host::http::{self, HttpAnswer};
 use crate::host::probe::{self, ProbeError};
 
@@ -170,6 +172,10 @@ impl Effects for Kernel {
         headers: &'a [(&'static str, String)],
     ) -> BoxFuture<'a, io::Result<HttpAnswer>> {
         http::open(url, headers).boxed()
+    }
+
+    fn grpc<'a>(&'a self, call: &'a GrpcCall<'a>) -> BoxFuture<'a, Result<Bytes, GrpcError>> {
+        grpc::call(call).boxed()
     }
 
     fn connect(&self, address: SocketAddr, deadline: Duration) -> BoxFuture<'_, io::Result<()>> {

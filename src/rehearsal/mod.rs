@@ -12,6 +12,7 @@ pub mod chart;
 pub mod check;
 mod director;
 pub mod doings;
+mod etcd;
 pub mod faults;
 pub mod judge;
 #[cfg(test)]

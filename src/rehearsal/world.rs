@@ -19,6 +19,7 @@ use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
 use crate::host::clock::Clock;
 use crate::rehearsal::afflict::{Missing, afflict};
 use crate::rehearsal::doings::{Doing, Machine};
+use crate::rehearsal::etcd;
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::life::{NAMESPACE, lets_start};
 use crate::rehearsal::{Order, RehearsalError, Scene};
@@ -238,6 +239,8 @@ impl World {
             let left = left.load(Ordering::Relaxed).then(|| "nobody/knows".to_owned());
             known.chain(left).collect()
         }));
+        let (server, own) = (self.server.clone(), node.to_owned());
+        machine.set_etcd(Arc::new(move || etcd::members(&server, &own)));
         let guarded = machine.clone();
         machine.set_guard(Arc::new(move || lets_start(&guarded)));
         let missing = Missing::of(&self.order.faults, node);

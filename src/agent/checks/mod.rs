@@ -1,5 +1,6 @@
 //! Preflight's checks: all of them are made, each has a verdict, a reason and a cure. Reads only.
 
+mod etcd;
 mod on_cluster;
 mod on_machine;
 
@@ -9,7 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::flow::plan::NodePlan;
+use crate::flow::plan::{NodePlan, Role};
 use crate::flow::progress::Preflighted;
 use crate::host::Host;
 
@@ -96,5 +97,8 @@ pub async fn check_all(host: &Host, cluster: &Cluster, plan: &NodePlan, state_di
     on_machine::check(&mut preflight, host, plan, state_dir).await;
     let machine_id = host.root.fs().read_opt(&host.root.at("/etc/machine-id"));
     on_cluster::check(&mut preflight, cluster, plan, machine_id).await;
+    if preflight.found.as_ref().map(|found| found.role).or(plan.role) == Some(Role::Server) {
+        preflight.checks.push(etcd::members(&host.root).await);
+    }
     preflight
 }

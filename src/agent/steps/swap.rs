@@ -5,14 +5,16 @@ use std::path::Path;
 use crate::agent::gate::{self, SwapPermit};
 use crate::agent::guard::kept_path;
 use crate::agent::observe::{observe, sha256_of};
+use crate::agent::quorum;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::stage::{StagedBinary, check_staged};
 use crate::cluster::nodes;
 use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, Work};
+use crate::flow::quorum::Spare;
 use crate::flow::record::Record;
-use crate::flow::skew;
+use crate::flow::skew::{self, Objection};
 use crate::host::fs::Fs;
 use crate::host::{Host, swap_file};
 
@@ -87,15 +89,23 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
     Ok(run.record(Record::Swapped)?)
 }
 
-/// The restart takes this server's etcd member away for a minute or two: the others have to be there for it.
+/// The restart takes this server's etcd member away for a minute or two: the others have to be there for it, by what their Nodes
+/// say and by what etcd says.
 async fn spared_by_quorum(run: &Run) -> Result<(), StepError> {
-    let others = nodes::other_servers(&run.cluster.client, &run.plan.node_name).await?;
+    let node = &run.plan.node_name;
+    let others = nodes::other_servers(&run.cluster.client, node).await?;
     let unfit = skew::unfit(&others);
-    if unfit.is_empty() {
-        return Ok(());
+    if !unfit.is_empty() {
+        let what = format!("etcd cannot spare the member of {node} now: {}", unfit.join("; "));
+        return Err(StepError::retry(what));
     }
-    let what = format!("etcd cannot spare the member of {} now: {}", run.plan.node_name, unfit.join("; "));
-    Err(StepError::retry(what))
+    match quorum::ask(&run.host.root).await {
+        Ok(None | Some(Spare::Yes(_) | Spare::ApiAway(_))) => Ok(()),
+        Ok(Some(Spare::No(Objection { why, fix }))) => {
+            Err(StepError::retry(format!("etcd cannot spare the member of {node} now: {why}; {fix}")))
+        }
+        Err(error) => Err(StepError::retry(format!("no swap while etcd cannot be asked: {}", chain(&error)))),
+    }
 }
 
 fn no_record(run: &Run) -> String {

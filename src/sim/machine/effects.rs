@@ -11,6 +11,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ use super::release::version_of;
 use crate::host::command::{CommandError, Ended};
 use crate::host::effects::{Effects, FileKind, Lock, OpenFile, Opening, Stat};
 use crate::host::fs::FsKind;
+use crate::host::grpc::{GrpcCall, GrpcError};
 use crate::host::http::HttpAnswer;
 use crate::host::probe::ProbeError;
 use open_file::{SimFile, SimLock};
@@ -263,6 +265,15 @@ impl Effects for LifeEffects {
     ) -> BoxFuture<'a, io::Result<HttpAnswer>> {
         let why = format!("a machine in memory reaches no network, and {url} not");
         std::future::ready(Err(io::Error::other(why))).boxed()
+    }
+
+    fn grpc<'a>(&'a self, call: &'a GrpcCall<'a>) -> BoxFuture<'a, Result<Bytes, GrpcError>> {
+        async move {
+            let server = || call.server.to_owned();
+            self.alive().map_err(|error| GrpcError::NoAnswer { server: server(), source: error.into() })?;
+            self.life.machine().answer_grpc(call)
+        }
+        .boxed()
     }
 
     fn connect(&self, address: SocketAddr, _deadline: Duration) -> BoxFuture<'_, io::Result<()>> {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::SimMachine;
+use super::etcd::EtcdMember;
 use super::image::write_boot_files;
 use super::state::{Event, State};
 
@@ -10,12 +11,14 @@ type Hook = Arc<dyn Fn() + Send + Sync>;
 type ReadyHook = Arc<dyn Fn(&str) + Send + Sync>;
 type Guard = Arc<dyn Fn() -> bool + Send + Sync>;
 type Guests = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+type Members = Arc<dyn Fn() -> Vec<EtcdMember> + Send + Sync>;
 
 /// What the world wants to hear, and what it says.
 #[derive(Default, Clone)]
 pub(super) struct Hooks {
     guests: Option<Guests>,
     guard: Option<Guard>,
+    pub(super) etcd: Option<Members>,
     ready: Vec<ReadyHook>,
     stopped: Vec<Hook>,
     power_cut: Vec<Hook>,
@@ -127,7 +130,7 @@ impl SimMachine {
         self.inner.is_up.send_replace(true);
     }
 
-    fn hooks(&self) -> MutexGuard<'_, Hooks> {
+    pub(super) fn hooks(&self) -> MutexGuard<'_, Hooks> {
         self.inner.hooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::disk::{Disk, MountSpec};
+use super::etcd;
 use super::release::{binary, release};
 use crate::flow::plan::Role;
 use crate::host::etcd_snapshot;
@@ -141,6 +142,7 @@ impl MachineImage {
         }
         disk.install(PROGRAM, "upgrade-agent", 0o755)?;
         disk.install(ARTIFACT, release(&spec.to)?.tarball.clone(), 0o644)?;
+        etcd::install(&mut disk, spec.role)?;
         write_boot_files(&mut disk, &spec)?;
         Ok(Self { spec, disk })
     }

@@ -3,13 +3,14 @@
 //!
 //! - [`image`] is what it is before it starts, [`disk`] its file systems, [`release`] the programs on them.
 //! - [`life`] counts the agent's effects and ends it; `effects` is what production code sees of that.
-//! - `systemd` is the service manager, [`rke2`] how its starts turn out, [`ports`] and `processes` what shows of it.
+//! - `systemd` is the service manager, [`rke2`] how its starts turn out, [`ports`], [`etcd`] and `processes` what shows of it.
 //!
 //! The lock of a machine is never held while a hook runs; a hook may ask the machine anything. Hooks live as long as the
 //! machine: let them hold weak handles of the world, or call [`SimMachine::unplug`] at the end.
 
 pub mod disk;
 mod effects;
+pub mod etcd;
 mod hooks;
 pub mod image;
 pub mod life;

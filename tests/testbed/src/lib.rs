@@ -27,6 +27,7 @@
 mod cgroup;
 mod children;
 pub mod control_plane;
+pub mod etcd;
 mod http_server;
 pub mod machine;
 pub mod pki;
