@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "support/node_in_memory.rs"]
+#[expect(dead_code, reason = "each test file uses its part")]
 mod node_in_memory;
 
 use serde_json::{Value, json};

@@ -26,6 +26,7 @@ pub mod probe;
 pub mod process;
 pub mod rke2_config;
 pub mod root;
+pub mod runtime;
 pub mod swap_file;
 pub mod systemd;
 pub mod unpack;

@@ -28,7 +28,7 @@ use upgrade_agent::journal::Journal;
 use upgrade_agent::sim::Timing;
 use upgrade_agent::sim::api::ApiServer;
 use upgrade_agent::sim::machine::SimMachine;
-use upgrade_agent::sim::machine::image::{MachineImage, MachineSpec, PROGRAM, STATE_DIR};
+use upgrade_agent::sim::machine::image::{Layout, MachineImage, MachineSpec, PROGRAM, STATE_DIR};
 use upgrade_agent::sim::machine::life::LifePlan;
 use upgrade_agent::sim::seed::{Preset, seed};
 use upgrade_agent::sim::virt_api::VirtApi;
@@ -39,6 +39,7 @@ pub(crate) const UPGRADE_UID: &str = "0f8f2b0e-0000-4000-8000-000000000001";
 pub(crate) struct NodeInMemory {
     pub(crate) server: ApiServer,
     pub(crate) run: Run,
+    pub(crate) machine: SimMachine,
     _ears: Published,
     stop: CancellationToken,
 }
@@ -77,7 +78,8 @@ impl NodeInMemory {
         };
         server.aggregate("/apis/subresources.kubevirt.io", Arc::new(handler));
         tokio::spawn(upgrade_agent::sim::run(server.clone(), timing, stop.clone()));
-        let machine = SimMachine::start(&MachineImage::new(MachineSpec::default()).unwrap());
+        let spec = MachineSpec { layout: Layout::Harvester, ..MachineSpec::default() };
+        let machine = SimMachine::start(&MachineImage::new(spec).unwrap());
         let life = machine.life(LifePlan::quiet());
         let systemd = Systemd::connect(&BusAddress::Given(life.bus().await.unwrap())).await.unwrap();
         let root = HostRoot::on(Fs::new(life.effects()), PathBuf::from("/"));
@@ -113,7 +115,7 @@ impl NodeInMemory {
             shutdown: CancellationToken::new(),
             publisher,
         };
-        Self { server, run, _ears: ears, stop }
+        Self { server, run, machine, _ears: ears, stop }
     }
 
     fn call(&self, method: &Method, path: &str, body: &Value) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::agent::checks::{Check, Preflight};
+use crate::agent::checks::{Check, Preflight, install};
 use crate::agent::observe::{sha256_of, sha256_of_process};
 use crate::flow::plan::{NodePlan, Role};
 use crate::flow::progress::Preflighted;
@@ -128,6 +128,7 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
         Err(error) => Check::unknown("rke2 version", SCOPE, &error),
     });
     preflight.checks.push(room(host.root.fs(), &path));
+    preflight.checks.extend(install::runtime_images(host, plan).await);
     preflight.found = Some(Preflighted { role, unit: unit.name.clone(), live, live_sha256 });
 }
 

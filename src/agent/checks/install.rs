@@ -1,0 +1,50 @@
+//! Check of the runtime images: will RKE2 find them, the old one and the new one?
+
+use std::time::Duration;
+
+use crate::agent::checks::Check;
+use crate::flow::plan::NodePlan;
+use crate::flow::runtime_image::{Archive, source};
+use crate::flow::skew::Objection;
+use crate::host::Host;
+use crate::host::rke2_config::Rke2Config;
+use crate::host::runtime;
+
+const SCOPE: &str = "machine";
+/// Archives of some gigabytes are read to their lists, from a disk that others use as well.
+const LOOKING: Duration = Duration::from_mins(5);
+
+/// Where RKE2 takes its runtime from: the new one, and the old one, without which there is no way back.
+pub(super) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {
+    const NAMES: [&str; 2] = ["new runtime image", "old runtime image"];
+    let versions = [plan.rke2.to.clone(), plan.rke2.from.clone()];
+    // The plan names no image archives that the upgrade puts there, yet.
+    let staged: &[Archive] = &[];
+    let root = host.root.clone();
+    let (wanted, deadline) = (versions.clone(), LOOKING);
+    let look = host.root.fs().blocking(move |_| {
+        let config = Rke2Config::read(&root).map_err(std::io::Error::other)?;
+        let folders =
+            |version| runtime::folders(&root, &config.data_dir, version).map_err(std::io::Error::other);
+        let [new, old] = &wanted;
+        let folders = [folders(new)?, folders(old)?];
+        let archives = runtime::archives(&root, &config.data_dir).map_err(std::io::Error::other)?;
+        Ok::<_, std::io::Error>((folders, archives))
+    });
+    let looked = match tokio::time::timeout(deadline, look).await {
+        Ok(looked) => looked,
+        Err(_elapsed) => Err(std::io::Error::other("the image archives were not read in five minutes")),
+    };
+    let (folders, archives) = match looked {
+        Ok(looked) => looked,
+        Err(error) => return NAMES.map(|name| Check::unknown(name, SCOPE, &error)),
+    };
+    let [new, old] = versions;
+    let [new_folders, old_folders] = folders;
+    let check = |name, version, folders: &[_]| match source(version, folders, &archives, staged) {
+        Ok(source) => Check::pass(name, SCOPE, format!("{version}: {source}")),
+        Err(Objection { why, fix }) => Check::fail(name, SCOPE, why, fix),
+    };
+    let [new_name, old_name] = NAMES;
+    [check(new_name, &new, &new_folders), check(old_name, &old, &old_folders)]
+}

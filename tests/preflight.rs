@@ -1,0 +1,108 @@
+//! What preflight says of a machine in memory: its disks, its installation, the runtime images, etcd. Reading changes nothing.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "support/node_in_memory.rs"]
+#[expect(dead_code, reason = "each test file uses its part")]
+mod node_in_memory;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use node_in_memory::NodeInMemory;
+use upgrade_agent::agent::checks::{Check, CheckVerdict, check_all};
+use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
+use upgrade_agent::sim::machine::image::{ARTIFACT, STATE_DIR};
+use upgrade_agent::sim::seed::Preset;
+
+const DATA: &str = "/var/lib/rancher/rke2";
+const NEW: &str = "rancher/rke2-runtime:v1.35.6-rke2r1";
+const OLD: &str = "rancher/rke2-runtime:v1.34.2-rke2r1";
+
+async fn node() -> NodeInMemory {
+    let mut node = NodeInMemory::new(&Preset::default()).await;
+    node.run.plan.artifacts.source = format!("file://{ARTIFACT}");
+    node
+}
+
+async fn rows(node: &NodeInMemory) -> BTreeMap<&'static str, Check> {
+    let (run, state) = (&node.run, Path::new(STATE_DIR));
+    let preflight = check_all(&run.host, &run.cluster, &run.plan, state).await;
+    preflight.checks.into_iter().map(|check| (check.check, check)).collect()
+}
+
+/// The row passes, or fails with these words and a cure.
+async fn expect(node: &NodeInMemory, name: &str, fails: bool, words: &str) {
+    let rows = rows(node).await;
+    let row = &rows[name];
+    let verdict = if fails { CheckVerdict::Fail } else { CheckVerdict::Pass };
+    assert_eq!(row.verdict, verdict, "{row:?}");
+    assert!(row.why.contains(words), "{row:?} should say {words}");
+    assert_eq!(row.fix.is_empty(), !fails, "{row:?}");
+}
+
+/// An archive as `docker save` writes it.
+fn archive(images: &[&str]) -> Vec<u8> {
+    let manifest = serde_json::to_vec(&serde_json::json!([{ "RepoTags": images }])).unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(manifest.len() as u64);
+    header.set_cksum();
+    builder.append_data(&mut header, "manifest.json", manifest.as_slice()).unwrap();
+    builder.into_inner().unwrap()
+}
+
+fn put(node: &NodeInMemory, path: &str, content: &[u8]) {
+    let path = format!("{DATA}/{path}");
+    node.machine.change_disk(|disk| disk.install(path, content, 0o644)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_runtime_images_are_there_or_the_registry_is_named() {
+    let node = node().await;
+    for name in ["new runtime image", "old runtime image"] {
+        expect(&node, name, false, "RKE2 will pull it from its registry").await;
+    }
+    // With one archive the machine counts as one that reaches no registry.
+    put(&node, "agent/images/old.tar", &archive(&[OLD]));
+    expect(&node, "old runtime image", false, "in old.tar").await;
+    expect(&node, "new runtime image", true, NEW).await;
+    put(&node, "agent/images/more.tar.lz4", b"x");
+    expect(&node, "new runtime image", true, "cannot look into more.tar.lz4").await;
+    put(&node, "agent/images/new.tar", &archive(&["registry.example/rancher/rke2-runtime:v1.35.6-rke2r1"]));
+    expect(&node, "new runtime image", false, "in new.tar").await;
+    // The old one was cleaned away: no way back.
+    node.machine
+        .change_disk(|disk| disk.unlink(Path::new("/var/lib/rancher/rke2/agent/images/old.tar")))
+        .unwrap();
+    expect(&node, "old runtime image", true, OLD).await;
+    let config = "data-dir: /data\n";
+    node.machine
+        .change_disk(|disk| disk.install("/etc/rancher/rke2/config.yaml.d/50.yaml", config, 0o600))
+        .unwrap();
+    expect(&node, "old runtime image", false, "registry").await;
+    node.machine.change_disk(|disk| disk.install("/etc/rancher/rke2/config.yaml", "a: [", 0o600)).unwrap();
+    let row = rows(&node).await.remove("old runtime image").unwrap();
+    assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("config.yaml"), "{row:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn etcd_has_its_own_word() {
+    let node = node().await;
+    expect(&node, "etcd members", false, "API is away").await;
+    let members = |third: EtcdMember| {
+        let own = EtcdMember { is_own: true, ..EtcdMember::well("node1") };
+        node.machine.set_etcd(Arc::new(move || vec![own.clone(), EtcdMember::well("node2"), third.clone()]));
+    };
+    members(EtcdMember::well("node3"));
+    expect(&node, "etcd members", false, "2 other members").await;
+    members(EtcdMember::with("node3", EtcdTrouble::Silent));
+    expect(&node, "etcd members", true, "node3-etcd does not answer").await;
+    members(EtcdMember::with("node3", EtcdTrouble::Alarm(1)));
+    expect(&node, "etcd members", true, "NOSPACE").await;
+    let keys = Path::new("/var/lib/rancher/rke2/server/tls/etcd/client.key");
+    node.machine.change_disk(|disk| disk.unlink(keys)).unwrap();
+    let row = rows(&node).await.remove("etcd members").unwrap();
+    assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("client.key"), "{row:?}");
+}
