@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use node_in_memory::NodeInMemory;
 use upgrade_agent::agent::checks::{Check, CheckVerdict, check_all};
+use upgrade_agent::agent::steps::stage::stage_binary;
+use upgrade_agent::sim::machine::disk::Disk;
 use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
 use upgrade_agent::sim::machine::image::{ARTIFACT, STATE_DIR};
 use upgrade_agent::sim::seed::Preset;
@@ -56,6 +58,41 @@ fn archive(images: &[&str]) -> Vec<u8> {
 fn put(node: &NodeInMemory, path: &str, content: &[u8]) {
     let path = format!("{DATA}/{path}");
     node.machine.change_disk(|disk| disk.install(path, content, 0o644)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_is_computed_before_anything_is_written() {
+    let mut node = node().await;
+    // On this layout prefix and data folder are bind mounts of one partition.
+    expect(&node, "disk space", false, "/opt/rke2 and /var/lib/rancher/rke2: 57").await;
+    type Change = fn(&mut Disk);
+    let table: [(Change, &str); 3] = [
+        (|disk| disk.set_free("/opt", 300 << 20).unwrap(), "are one file system that needs 57"),
+        (|disk| disk.set_free("/run", 15 << 20).unwrap(), "/run needs 16 MiB, 15 are free"),
+        (|disk| disk.set_free_files("/opt", Some(500)).unwrap(), "576 files, 500 are free"),
+    ];
+    for (change, words) in table {
+        let whole = node.machine.disk();
+        node.machine.change_disk(change);
+        let before = node.machine.disk_changes();
+        expect(&node, "disk space", true, words).await;
+        let refused = stage_binary(&mut node.run).await.unwrap_err().sentence();
+        assert!(refused.contains(words) && refused.contains("free space there"), "{refused}");
+        assert_eq!(node.machine.disk_changes(), before, "nothing was written");
+        node.machine.change_disk(|disk| *disk = whole);
+    }
+    // What is unpacked already need not be unpacked again.
+    put(&node, "data/v1.35.6-rke2r1-7a33eeffe5c4/bin/kubelet", b"x");
+    put(&node, "data/v1.35.6-rke2r1-7a33eeffe5c4/charts/rke2-canal.yaml", b"x");
+    put(&node, "data/v1.35.6-rke2r1-7a33eeffe5c4/.extracted", b"x");
+    node.machine.change_disk(|disk| disk.set_free("/opt", 300 << 20)).unwrap();
+    expect(&node, "disk space", false, "of 300 MiB").await;
+    node.run.plan.artifacts.source = "file:///no/such/release".to_owned();
+    let row = rows(&node).await.remove("disk space").unwrap();
+    assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("/no/such/release"), "{row:?}");
+    // A server that does not even say how long it is may send the most that is taken, twice over while it is unpacked.
+    node.run.plan.artifacts.source = "http://127.0.0.1:9/rke2.linux-amd64.tar.gz".to_owned();
+    expect(&node, "disk space", true, "the fetched release").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@ pub mod perform;
 pub mod placement;
 pub mod quorum;
 pub mod report;
+pub mod room;
 pub mod run;
 pub mod step_error;
 pub mod steps;

@@ -26,6 +26,7 @@ pub mod quorum;
 pub mod record;
 pub mod report;
 pub mod restore;
+pub mod room;
 pub mod runtime_image;
 pub mod skew;
 pub mod step;

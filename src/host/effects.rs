@@ -53,6 +53,15 @@ pub struct Stat {
     pub changed: u64,
 }
 
+/// What `statvfs(2)` says beside the free bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountFacts {
+    /// Files that may still be made; none where the file system does not count them.
+    pub free_files: Option<u64>,
+    /// Mounted read-only.
+    pub is_read_only: bool,
+}
+
 /// How a file is opened for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
@@ -138,6 +147,8 @@ pub trait Effects: Send + Sync + fmt::Debug {
 
     /// Bytes that root may still write to the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// What else counts of the file system of `path`.
+    fn mount(&self, path: &Path) -> io::Result<MountFacts>;
     /// What `path` is on.
     fn file_system(&self, path: &Path) -> io::Result<FsKind>;
 

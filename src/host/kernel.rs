@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::host::command::{self, CommandError, Ended};
-use crate::host::effects::{Effects, FileKind, Lock, OpenFile, Opening, Stat};
+use crate::host::effects::{Effects, FileKind, Lock, MountFacts, OpenFile, Opening, Stat};
 use crate::host::fs::{FsKind, disk};
 use crate::host::grpc::{self, GrpcCall, GrpcError};
 use crate::host::http::{self, HttpAnswer};
@@ -142,6 +142,10 @@ impl Effects for Kernel {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         disk::free_bytes(path)
+    }
+
+    fn mount(&self, path: &Path) -> io::Result<MountFacts> {
+        disk::mount(path)
     }
 
     fn file_system(&self, path: &Path) -> io::Result<FsKind> {

@@ -1,8 +1,9 @@
-//! Check of the runtime images: will RKE2 find them, the old one and the new one?
+//! Checks of the installation: whether there is room, and whether RKE2 will find its runtime images, old and new.
 
 use std::time::Duration;
 
 use crate::agent::checks::Check;
+use crate::agent::room;
 use crate::flow::plan::NodePlan;
 use crate::flow::runtime_image::{Archive, source};
 use crate::flow::skew::Objection;
@@ -13,6 +14,19 @@ use crate::host::runtime;
 const SCOPE: &str = "machine";
 /// Archives of some gigabytes are read to their lists, from a disk that others use as well.
 const LOOKING: Duration = Duration::from_mins(5);
+
+/// Whether everything that will be written fits.
+pub(super) async fn room(host: &Host, plan: &NodePlan, live: &str) -> Check {
+    const NAME: &str = "disk space";
+    match room::look(host, plan, live).await {
+        Ok(Ok(why)) => Check::pass(NAME, SCOPE, why),
+        Ok(Err(shortages)) => {
+            let why: Vec<String> = shortages.iter().map(ToString::to_string).collect();
+            Check::fail(NAME, SCOPE, why.join("; "), room::CURE)
+        }
+        Err(error) => Check::unknown(NAME, SCOPE, &error),
+    }
+}
 
 /// Where RKE2 takes its runtime from: the new one, and the old one, without which there is no way back.
 pub(super) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {

@@ -13,9 +13,6 @@ use crate::host::systemd::{SystemdError, UnitState};
 use crate::host::{Host, command};
 
 const SCOPE: &str = "machine";
-/// Room for the tarball's content beside the live binary: tarball about 50 MB, binary about 140 MB (reference §1.4),
-/// and the same again so that the node does not go on with a full disk.
-const ROOM_NEEDED: u64 = 500 << 20;
 
 pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePlan, state_dir: &Path) {
     preflight.checks.push(persistence(host.root.fs(), state_dir));
@@ -127,7 +124,7 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
         Ok(text) => version(plan, &live, &text),
         Err(error) => Check::unknown("rke2 version", SCOPE, &error),
     });
-    preflight.checks.push(room(host.root.fs(), &path));
+    preflight.checks.push(install::room(host, plan, &live).await);
     preflight.checks.extend(install::runtime_images(host, plan).await);
     preflight.found = Some(Preflighted { role, unit: unit.name.clone(), live, live_sha256 });
 }
@@ -147,22 +144,6 @@ fn version(plan: &NodePlan, live: &str, text: &str) -> Check {
             SCOPE,
             format!("{live} is {found}, the plan starts from {}", plan.rke2.from),
             "correct rke2.from in the plan",
-        ),
-        Err(error) => Check::unknown(NAME, SCOPE, &error),
-    }
-}
-
-fn room(fs: &Fs, live: &Path) -> Check {
-    const NAME: &str = "disk space";
-    match fs.free_bytes(live.parent().unwrap_or(live)) {
-        Ok(free) if free >= ROOM_NEEDED => {
-            Check::pass(NAME, SCOPE, format!("{} MiB free beside rke2", free >> 20))
-        }
-        Ok(free) => Check::fail(
-            NAME,
-            SCOPE,
-            format!("{} MiB free beside rke2, {} MiB needed", free >> 20, ROOM_NEEDED >> 20),
-            "free space on that disk",
         ),
         Err(error) => Check::unknown(NAME, SCOPE, &error),
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::time::Instant;
 
 use crate::agent::observe::sha256_of;
+use crate::agent::room;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::flow::plan::Place;
@@ -17,7 +18,7 @@ use crate::host::{Host, command, fetch, unpack};
 /// No release of RKE2 unpacks to more; a bomb does.
 const UNPACKED_LIMIT: u64 = 2 << 30;
 /// No tarball of RKE2 is so large.
-const FETCHED_LIMIT: u64 = 1 << 30;
+pub const FETCHED_LIMIT: u64 = 1 << 30;
 
 /// A binary whose digest was checked on the target file system in this process.
 ///
@@ -69,6 +70,11 @@ pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
         return Err(StepError::operator("staging was asked for before preflight; run the whole upgrade"));
     };
+    // Hours may lie between preflight and this step.
+    if let Err(shortages) = room::look(&run.host, &run.plan, &found.live).await? {
+        let short: Vec<String> = shortages.iter().map(ToString::to_string).collect();
+        return Err(StepError::refuse(format!("{}; {}", short.join("; "), room::CURE)));
+    }
     let prefix = Path::new(&found.live).parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     let dest = prefix.join(".stage").join(run.plan.rke2.to.to_string());
     let fetched = fetched(run, &dest).await?;

@@ -4,6 +4,9 @@ use std::io;
 use std::path::Path;
 
 use nix::sys::statfs as magic;
+use nix::sys::statvfs::FsFlags;
+
+use crate::host::effects::MountFacts;
 
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
 
@@ -21,6 +24,13 @@ pub enum FsKind {
 pub(in crate::host) fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = nix::sys::statvfs::statvfs(path)?;
     Ok(stat.blocks_free().saturating_mul(stat.fragment_size()))
+}
+
+pub(in crate::host) fn mount(path: &Path) -> io::Result<MountFacts> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    // btrfs makes files as it needs them and says zero.
+    let free_files = (stat.files() > 0).then(|| stat.files_free());
+    Ok(MountFacts { free_files, is_read_only: stat.flags().contains(FsFlags::ST_RDONLY) })
 }
 
 pub(in crate::host) fn filesystem(path: &Path) -> io::Result<FsKind> {
@@ -48,6 +58,9 @@ mod tests {
     #[test]
     fn measures_and_knows_memory_from_disk() {
         assert!(free_bytes(Path::new("/")).unwrap() > 0);
+        let shm = mount(Path::new("/dev/shm")).unwrap();
+        assert!(shm.free_files.is_some_and(|files| files > 0) && !shm.is_read_only);
+        assert_eq!(mount(Path::new("/proc")).unwrap().free_files, None, "it counts none");
         assert!(matches!(filesystem(Path::new("/proc")).unwrap(), FsKind::Other(_)));
         assert_eq!(filesystem(Path::new("/dev/shm")).unwrap(), FsKind::Tmpfs);
         assert_eq!(free_bytes(Path::new("/no/such/place")).unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -21,7 +21,7 @@ use super::life::{Life, Verdict};
 use super::processes::is_proc;
 use super::release::version_of;
 use crate::host::command::{CommandError, Ended};
-use crate::host::effects::{Effects, FileKind, Lock, OpenFile, Opening, Stat};
+use crate::host::effects::{Effects, FileKind, Lock, MountFacts, OpenFile, Opening, Stat};
 use crate::host::fs::FsKind;
 use crate::host::grpc::{GrpcCall, GrpcError};
 use crate::host::http::HttpAnswer;
@@ -217,6 +217,10 @@ impl Effects for LifeEffects {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.look(|disk| disk.free_bytes(path))
+    }
+
+    fn mount(&self, path: &Path) -> io::Result<MountFacts> {
+        self.look(|disk| disk.mount_facts(path))
     }
 
     fn file_system(&self, path: &Path) -> io::Result<FsKind> {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::inode::{Body, Inode, Table};
 use super::{Disk, Mount, ROOT};
-use crate::host::effects::{FileKind, Stat};
+use crate::host::effects::{FileKind, MountFacts, Stat};
 use crate::host::fs::FsKind;
 
 const MAX_SYMLINKS: usize = 40;
@@ -123,6 +123,15 @@ impl Disk {
     /// There is no such path.
     pub fn free_bytes(&self, path: &Path) -> Result<u64, Errno> {
         Ok(self.free(self.stat(path, true)?.device))
+    }
+
+    /// How many files fit still, and whether any may be written.
+    ///
+    /// # Errors
+    /// There is no such path.
+    pub fn mount_facts(&self, path: &Path) -> Result<MountFacts, Errno> {
+        let device = self.devices.get(&self.stat(path, true)?.device).ok_or(Errno::EIO)?;
+        Ok(MountFacts { free_files: device.free_files, is_read_only: device.read_only })
     }
 
     /// What kind of file system a path is on.

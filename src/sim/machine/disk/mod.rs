@@ -69,7 +69,13 @@ struct Mount {
 #[derive(Debug, Clone, Copy)]
 struct Device {
     capacity: u64,
+    /// Only told, not counted: nothing here makes so many files.
+    free_files: Option<u64>,
     read_only: bool,
+}
+
+impl Device {
+    const NEW: Self = Self { capacity: CAPACITY, free_files: Some(1 << 20), read_only: false };
 }
 
 /// The disks of one machine. Cheap to clone; the clones part ways at the first change.
@@ -98,7 +104,7 @@ impl Disk {
         let mut table = Table::new();
         table.insert(ROOT, Arc::new(Inode::dir(0o755, 0)));
         let table = Arc::new(table);
-        let device = (root.device, Device { capacity: CAPACITY, read_only: false });
+        let device = (root.device, Device::NEW);
         Self {
             mounts: Arc::new(vec![Mount { spec: root, point: None, root: ROOT }]),
             devices: BTreeMap::from([device]),
@@ -123,7 +129,7 @@ impl Disk {
         let inode = Arc::new(Inode::dir(0o755, self.mounts.len()));
         Arc::make_mut(&mut self.cache).insert(root, Arc::clone(&inode));
         Arc::make_mut(&mut self.platter).insert(root, inode);
-        self.devices.entry(spec.device).or_insert(Device { capacity: CAPACITY, read_only: false });
+        self.devices.entry(spec.device).or_insert(Device::NEW);
         Arc::make_mut(&mut self.mounts).push(Mount { spec, point: Some(point), root });
         Ok(())
     }
@@ -213,6 +219,16 @@ impl Disk {
         let device = self.stat(path.as_ref(), true)?.device;
         let used = self.used(device);
         self.set_capacity(device, used.saturating_add(bytes));
+        Ok(())
+    }
+
+    /// How many files the device of `path` says that it can still hold; none where it does not count them.
+    ///
+    /// # Errors
+    /// There is no such path.
+    pub fn set_free_files(&mut self, path: impl AsRef<Path>, files: Option<u64>) -> Result<(), Errno> {
+        let device = self.stat(path.as_ref(), true)?.device;
+        self.devices.get_mut(&device).ok_or(Errno::EIO)?.free_files = files;
         Ok(())
     }
 

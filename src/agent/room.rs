@@ -1,0 +1,104 @@
+//! Measures what an upgrade will need of this machine's disks, and what is free, as `flow::room` takes it. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::agent::step_error::StepError;
+use crate::agent::steps::stage::FETCHED_LIMIT;
+use crate::flow::plan::{NodePlan, Place};
+use crate::flow::room::{Facts, Shortage, Spot, Volume, fits, needs};
+use crate::host::Host;
+use crate::host::fs::{Fs, FsError};
+use crate::host::rke2_config::Rke2Config;
+use crate::host::root::HostRoot;
+use crate::host::runtime;
+
+/// What to do about a disk that is too small.
+pub const CURE: &str = "free space there: old image archives, data folders of past versions and logs first";
+/// A server that says no length by then is asked again when the release is fetched.
+const HEADERS: Duration = Duration::from_secs(20);
+
+/// Is there room for this upgrade? What is needed and free in one line, or every file system that is too small.
+///
+/// # Errors
+/// The artifact is not there, or a disk could not be measured.
+pub async fn look(
+    host: &Host,
+    plan: &NodePlan,
+    live: &str,
+) -> Result<Result<String, Vec<Shortage>>, StepError> {
+    let (artifact, is_fetched) = artifact(host, plan).await?;
+    let (root, live, version) = (host.root.clone(), PathBuf::from(live), plan.rke2.to.clone());
+    let measure = move |fs: &Fs| -> Result<_, StepError> {
+        let data_dir =
+            Rke2Config::read(&root).map_err(|error| StepError::refuse(error.to_string()))?.data_dir;
+        let folders = runtime::folders(&root, &data_dir, &version)?;
+        let facts = Facts {
+            artifact,
+            is_fetched,
+            live: fs.length(&root.at(&live))?,
+            has_runtime: folders.iter().any(|(_, folder)| folder.is_whole(&version)),
+            // The plan names no image archives yet.
+            archives: 0,
+        };
+        let prefix = live.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+        let spots = [(Spot::Prefix, prefix), (Spot::Data, &data_dir), (Spot::Run, Path::new("/run"))];
+        let mut volumes = BTreeMap::new();
+        for (spot, path) in spots {
+            volumes.insert(spot, volume(&root, path)?);
+        }
+        Ok(fits(&needs(&facts), &volumes))
+    };
+    host.root.fs().blocking(measure).await
+}
+
+/// The release's length, and whether it is fetched. A server that does not tell may send as much as is ever taken.
+async fn artifact(host: &Host, plan: &NodePlan) -> Result<(u64, bool), StepError> {
+    let source = match plan.artifacts.place() {
+        Some(Place::Disk(path)) => path,
+        Some(Place::Server { url, .. }) => {
+            return Ok((announced(host, url).await.unwrap_or(FETCHED_LIMIT), true));
+        }
+        None => "",
+    };
+    let gone = |error: &dyn std::error::Error| {
+        StepError::refuse(format!(
+            "artifact {source} cannot be read: {error}; put the release there, or correct the plan"
+        ))
+    };
+    let path = host.root.resolve(source).map_err(|error| gone(&error))?;
+    let length = move |fs: &Fs| -> Result<u64, FsError> {
+        if !fs.is_dir(&path) {
+            return fs.length(&path);
+        }
+        let is_release = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rke2.linux-"))
+        };
+        let files = fs.list_dir(&path)?.into_iter().filter(is_release);
+        files.map(|file| fs.length(&file)).sum()
+    };
+    let found = host.root.fs().blocking(move |fs| length(fs).map_err(StepError::from)).await;
+    found.map(|bytes| (bytes, false)).map_err(|error| gone(&error))
+}
+
+/// What the server says of the length; none when it does not, or sends us elsewhere.
+async fn announced(host: &Host, url: &str) -> Option<u64> {
+    let asks = [("accept-encoding", "identity".to_owned())];
+    let answer = tokio::time::timeout(HEADERS, host.root.fs().effects().http_open(url, &asks)).await;
+    let answer = answer.ok()?.ok().filter(|answer| answer.status == 200)?;
+    let length = answer.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
+    length.parse().ok().filter(|length| *length <= FETCHED_LIMIT)
+}
+
+/// The file system that a path of the machine is on, or will be: its nearest parent says which.
+fn volume(root: &HostRoot, path: &Path) -> Result<Volume, StepError> {
+    let fs = root.fs();
+    let full = root.resolve(path).map_err(FsError::on("find", path))?;
+    let there = full.ancestors().find(|above| fs.effects().stat(above).is_ok()).unwrap_or(&full);
+    let stat = fs.effects().stat(there).map_err(FsError::on("look at", there))?;
+    let free_files =
+        fs.effects().mount(there).map_err(FsError::on("look at the file system of", there))?.free_files;
+    let (path, free) = (path.display().to_string(), fs.free_bytes(there)?);
+    Ok(Volume { path, device: stat.device, free, free_files })
+}
