@@ -125,6 +125,16 @@ async fn both_runtime_images_are_there_or_the_registry_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_prefix_that_cannot_be_written_is_refused() {
+    let node = node().await;
+    expect(&node, "install prefix", false, "/opt/rke2, unit file /etc/systemd/system/rke2-server.service")
+        .await;
+    let device = node.machine.disk().stat(Path::new("/opt"), true).unwrap().device;
+    node.machine.change_disk(|disk| disk.set_read_only(device, true));
+    expect(&node, "install prefix", true, "mounted read-only").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn etcd_has_its_own_word() {
     let node = node().await;
     expect(&node, "etcd members", false, "API is away").await;

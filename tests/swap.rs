@@ -225,6 +225,9 @@ async fn a_server_whose_etcd_cannot_be_saved_keeps_its_version_until_it_can() {
         [("unsaved", "snapshot-fails", "etcd-snapshot save"), ("torn", "snapshot-torn", "no whole snapshot")]
     {
         let mut stage = Stage::shared(minor(name)).await.unwrap();
+        let run = RunDir::new().unwrap();
+        let etcd = EtcdCluster::start(run.path(), 1).unwrap();
+        etcd.write_server_files(0, stage.machine.disk()).unwrap();
         let old = stage.live_sha256().await.unwrap();
         let word = format!("{word}={}", stage.node);
         Script::begin(&mut stage, &[&word]).await.unwrap();
@@ -295,6 +298,7 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
         let left = stage.machine.must_run(&["ls", "/opt/rke2/bin"]).await.unwrap();
         assert!(!left.contains("rke2.approved"), "{left}");
     }
+}
 
 /// Two of three real etcds are not enough to take the third away: not at the beginning, and not when one goes during the drain.
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,7 @@ pub mod phase;
 pub mod placement;
 pub mod plan;
 pub mod plan_error;
+pub mod prefix;
 pub mod progress;
 pub mod quantity;
 pub mod quorum;

@@ -139,6 +139,10 @@ pub trait Effects: Send + Sync + fmt::Debug {
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// `chown(2)`.
     fn set_owner(&self, path: &Path, uid: u32, gid: u32) -> io::Result<()>;
+    /// The file's `SELinux` label (`security.selinux`), after symlinks; none where it has none or the file system keeps none.
+    fn label(&self, path: &Path) -> io::Result<Option<Vec<u8>>>;
+    /// Gives the file that label.
+    fn set_label(&self, path: &Path, label: &[u8]) -> io::Result<()>;
     /// `fsync(2)` of a file's content, or of the names in a directory.
     fn sync(&self, path: &Path) -> io::Result<()>;
     /// Locks the file (made when there is none) for this process and writes `holder` into it; `Err` of the inner result

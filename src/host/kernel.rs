@@ -14,6 +14,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno as Rustix;
 
 use crate::host::command::{self, CommandError, Ended};
 use crate::host::effects::{Effects, FileKind, Lock, MountFacts, OpenFile, Opening, Stat};
@@ -21,6 +23,8 @@ use crate::host::fs::{FsKind, disk};
 use crate::host::grpc::{self, GrpcCall, GrpcError};
 use crate::host::http::{self, HttpAnswer};
 use crate::host::probe::{self, ProbeError};
+
+const SELINUX: &str = "security.selinux";
 
 /// The kernel that this process runs on.
 #[derive(Debug, Clone, Copy)]
@@ -115,6 +119,23 @@ impl Effects for Kernel {
 
     fn set_owner(&self, path: &Path, uid: u32, gid: u32) -> io::Result<()> {
         std::os::unix::fs::chown(path, Some(uid), Some(gid))
+    }
+
+    fn label(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        // A label is some ten bytes; 4096 is the most that the kernel takes.
+        let mut label = vec![0; 4096];
+        match rustix::fs::getxattr(path, SELINUX, &mut label) {
+            Ok(length) => {
+                label.truncate(length);
+                Ok(Some(label))
+            }
+            Err(Rustix::NODATA | Rustix::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn set_label(&self, path: &Path, label: &[u8]) -> io::Result<()> {
+        Ok(rustix::fs::setxattr(path, SELINUX, label, XattrFlags::empty())?)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

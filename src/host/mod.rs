@@ -3,16 +3,16 @@
 //!
 //! Tour: [`root`] says where the machine's `/` is, [`fs`] reads and writes durably below it, [`swap_file`] makes a
 //! staged binary live, [`unpack`] stages a release. [`systemd`] restarts units and tells what became of them, [`fence`]
-//! keeps others from restarting them, [`installer`] holds Rancher's back. [`process`], [`boot`], [`probe`] and [`command`] look;
-//! [`etcd`] asks the machine's own etcd, [`etcd_snapshot`] finds what that saved, [`rke2_config`] reads what RKE2 was told; [`lock`]
+//! keeps others from restarting them, [`installer`] holds Rancher's back. [`process`], [`boot`], [`probe`] and [`command`] look,
+//! [`runtime`] looks for RKE2's images; [`etcd`] asks the machine's own etcd over [`grpc`], [`etcd_snapshot`] finds what that saved, [`rke2_config`] reads what RKE2 was told; [`lock`]
 //! keeps a second agent away. Under all of it is [`effects`]: [`kernel`] in production, a machine in memory in rehearsals.
 
 pub mod boot;
 pub mod clock;
 pub mod command;
 pub mod effects;
-pub mod etcd_snapshot;
 pub mod etcd;
+pub mod etcd_snapshot;
 pub mod fence;
 pub mod fetch;
 pub mod fs;

@@ -47,7 +47,7 @@ pub enum SwapError {
 
 /// Replaces `live` by `staged`, and leaves the old content at `previous`.
 ///
-/// Guarantees: owner and mode of the live file are kept; a process that runs the old file keeps running it; a second
+/// Guarantees: owner, mode and `SELinux` label of the live file are kept; a process that runs the old file keeps running it; a second
 /// call after a crash before the rename does the same again, one after it answers [`SwapError::NothingStaged`] and
 /// touches nothing (`previous` above all).
 ///
@@ -66,7 +66,7 @@ pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), 
             return Err(SwapError::OtherMount { live: live.to_path_buf(), other: other.to_path_buf() });
         }
     }
-    dress_like(fs, staged, old, new)?;
+    dress_like(fs, live, staged, old, new)?;
     keep_previous(fs, live, previous)?;
     if mutation::is_on(Mutation::CopyOverLive) {
         return copy_over(fs, live, staged);
@@ -123,9 +123,17 @@ fn copy_over(fs: &Fs, live: &Path, staged: &Path) -> Result<(), SwapError> {
     copied.map_err(still_old("copy over", live))
 }
 
-/// Owner and mode of `old`, on disk before the name changes.
-fn dress_like(fs: &Fs, staged: &Path, old: Stat, new: Stat) -> Result<(), SwapError> {
+/// Owner, mode and `SELinux` label of the live file, on disk before the name changes. Where systemd runs under `SELinux`, a program of
+/// another label is not let out of its domain, or not executed at all.
+fn dress_like(fs: &Fs, live: &Path, staged: &Path, old: Stat, new: Stat) -> Result<(), SwapError> {
     let effects = fs.effects();
+    let label = effects.label(live).map_err(still_old("read the SELinux label of", live))?;
+    if let Some(label) = label {
+        let worn = effects.label(staged).map_err(still_old("read the SELinux label of", staged))?;
+        if worn.as_ref() != Some(&label) {
+            effects.set_label(staged, &label).map_err(still_old("set the SELinux label of", staged))?;
+        }
+    }
     if (old.uid, old.gid) != (new.uid, new.gid) {
         effects.set_owner(staged, old.uid, old.gid).map_err(still_old("change the owner of", staged))?;
     }
@@ -291,6 +299,28 @@ mod tests {
         std::os::unix::fs::symlink(&live, &link).unwrap();
         assert!(matches!(swap(&Fs::kernel(), &link, &staged, &previous), Err(SwapError::NotAFile { .. })));
         assert!(!previous.exists());
+    }
+
+    /// The kernel lets root label files where `SELinux` is off as well.
+    #[test]
+    fn the_new_file_wears_the_label_of_the_old_one() {
+        const LABEL: &[u8] = b"system_u:object_r:container_runtime_exec_t:s0\0";
+        let Prefix { _dir, live, staged, previous } = prefix();
+        let fs = Fs::kernel();
+        assert_eq!(
+            fs.effects().label(&live).unwrap(),
+            None,
+            "a file system without labels is swapped as before"
+        );
+        fs.effects().set_label(&live, LABEL).unwrap();
+        fs.effects().set_label(&staged, b"system_u:object_r:usr_t:s0\0").unwrap();
+        swap(&fs, &live, &staged, &previous).unwrap();
+        assert_eq!(fs::read(&live).unwrap()[0], b'n');
+        for path in [&live, &previous] {
+            assert_eq!(fs.effects().label(path).unwrap().as_deref(), Some(LABEL), "{}", path.display());
+        }
+        put_back(&fs, &live, &previous, &live.with_file_name("rke2.bad")).unwrap();
+        assert_eq!(fs.effects().label(&live).unwrap().as_deref(), Some(LABEL), "and so on the way back");
     }
 
     /// In memory, because a busy disk's sync time says nothing about this code.

@@ -1,19 +1,54 @@
-//! Checks of the installation: whether there is room, and whether RKE2 will find its runtime images, old and new.
+//! Checks of the installation: where it is, whether it can be written, whether there is room, and whether RKE2 will find its
+//! runtime images, old and new.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::checks::Check;
 use crate::agent::room;
 use crate::flow::plan::NodePlan;
+use crate::flow::prefix;
 use crate::flow::runtime_image::{Archive, source};
 use crate::flow::skew::Objection;
 use crate::host::Host;
+use crate::host::fs::{Fs, FsError};
 use crate::host::rke2_config::Rke2Config;
 use crate::host::runtime;
 
 const SCOPE: &str = "machine";
 /// Archives of some gigabytes are read to their lists, from a disk that others use as well.
 const LOOKING: Duration = Duration::from_mins(5);
+
+/// Where RKE2 is installed, as the live program and its unit file say, and whether a program can be swapped there.
+pub(super) async fn prefix(host: &Host, live: &str, fragment: &str) -> Check {
+    const NAME: &str = "install prefix";
+    let found = match prefix::prefix(live, fragment) {
+        Ok(found) => found,
+        Err(Objection { why, fix }) => return Check::fail(NAME, SCOPE, why, fix),
+    };
+    let (root, bin) = (host.root.clone(), PathBuf::from(live));
+    let read_only = move |fs: &Fs| -> Result<bool, FsError> {
+        let bin = root.at(bin.parent().unwrap_or(Path::new("/")));
+        let mount = fs.effects().mount(&bin).map_err(FsError::on("look at the file system of", &bin))?;
+        Ok(mount.is_read_only)
+    };
+    let looked =
+        host.root.fs().blocking(move |fs| read_only(fs).map_err(crate::agent::step_error::StepError::from));
+    match looked.await {
+        Err(error) => Check::unknown(NAME, SCOPE, &error),
+        Ok(true) => {
+            let Objection { why, fix } = prefix::read_only(&found);
+            Check::fail(NAME, SCOPE, why, fix)
+        }
+        Ok(false) if found == prefix::PACKAGED => {
+            let why = format!(
+                "{found}, unit file {fragment}; the package manager will not know of the new version"
+            );
+            Check::pass(NAME, SCOPE, why)
+        }
+        Ok(false) => Check::pass(NAME, SCOPE, format!("{found}, unit file {fragment}")),
+    }
+}
 
 /// Whether everything that will be written fits.
 pub(super) async fn room(host: &Host, plan: &NodePlan, live: &str) -> Check {

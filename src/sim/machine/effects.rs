@@ -207,6 +207,14 @@ impl Effects for LifeEffects {
         self.change("chown", path, |disk| disk.set_owner(path, uid, gid))
     }
 
+    fn label(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        self.look(|disk| disk.label(path))
+    }
+
+    fn set_label(&self, path: &Path, label: &[u8]) -> io::Result<()> {
+        self.change("setxattr", path, |disk| disk.set_label(path, label))
+    }
+
     fn sync(&self, path: &Path) -> io::Result<()> {
         self.change("sync", path, |disk| disk.sync(path))
     }

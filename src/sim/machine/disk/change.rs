@@ -255,6 +255,16 @@ impl Disk {
         self.change(ino, |inode| (inode.uid, inode.gid) = (uid, gid))
     }
 
+    /// `setxattr(2)` of the `SELinux` label.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `EROFS`.
+    pub fn set_label(&mut self, path: &Path, label: &[u8]) -> Result<(), Errno> {
+        let ino = self.ino(path, true)?;
+        self.writable(ino)?;
+        self.change(ino, |inode| inode.label = Some(label.into()))
+    }
+
     /// Gives a file its content.
     pub(super) fn fill(&mut self, ino: u64, content: Vec<u8>) -> Result<(), Errno> {
         self.written += (content.len() as u64).saturating_sub(self.inode(ino)?.len());

@@ -21,13 +21,15 @@ pub(super) struct Inode {
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
+    /// Its `SELinux` label.
+    pub(super) label: Option<Arc<[u8]>>,
     /// Index of the mount that it is on.
     pub(super) mount: usize,
 }
 
 impl Inode {
     pub(super) fn new(body: Body, mode: u32, mount: usize) -> Self {
-        Self { body, mode, uid: 0, gid: 0, mount }
+        Self { body, mode, uid: 0, gid: 0, label: None, mount }
     }
 
     pub(super) fn dir(mode: u32, mount: usize) -> Self {

@@ -134,6 +134,14 @@ impl Disk {
         Ok(MountFacts { free_files: device.free_files, is_read_only: device.read_only })
     }
 
+    /// The `SELinux` label of a file.
+    ///
+    /// # Errors
+    /// There is no such path.
+    pub fn label(&self, path: &Path) -> Result<Option<Vec<u8>>, Errno> {
+        Ok(self.inode(self.ino(path, true)?)?.label.as_ref().map(|label| label.to_vec()))
+    }
+
     /// What kind of file system a path is on.
     ///
     /// # Errors

@@ -91,11 +91,6 @@ impl Machine {
         ] {
             fs::create_dir_all(root.join("var/lib/rancher/rke2").join(dir))?;
         }
-        if spec.role == Role::Server {
-            for dir in ["db/etcd", "db/snapshots"] {
-                fs::create_dir_all(root.join("var/lib/rancher/rke2/server").join(dir))?;
-            }
-        }
         let kubeconfig = match spec.role {
             Role::Server => "/etc/rancher/rke2/rke2.yaml",
             Role::Agent => "/var/lib/rancher/rke2/agent/kubelet.kubeconfig",

@@ -38,6 +38,7 @@ pub fn save_snapshot(words: &[String]) -> Result<()> {
         _ => {}
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
     let file = Path::new(folder).join(format!("{name}-{}-{now}", settings.node_name));
     fs::write(&file, content).with_context(|| format!("cannot write {}", file.display()))?;
     fs::File::open(&file)?.sync_all()?;
