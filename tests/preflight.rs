@@ -34,6 +34,9 @@ async fn rows(node: &NodeInMemory) -> BTreeMap<&'static str, Check> {
     preflight.checks.into_iter().map(|check| (check.check, check)).collect()
 }
 
+/// What happens to a machine's disks.
+type Change = fn(&mut Disk);
+
 /// The row passes, or fails with these words and a cure.
 async fn expect(node: &NodeInMemory, name: &str, fails: bool, words: &str) {
     let rows = rows(node).await;
@@ -65,7 +68,6 @@ async fn room_is_computed_before_anything_is_written() {
     let mut node = node().await;
     // On this layout prefix and data folder are bind mounts of one partition.
     expect(&node, "disk space", false, "/opt/rke2 and /var/lib/rancher/rke2: 57").await;
-    type Change = fn(&mut Disk);
     let table: [(Change, &str); 3] = [
         (|disk| disk.set_free("/opt", 300 << 20).unwrap(), "are one file system that needs 57"),
         (|disk| disk.set_free("/run", 15 << 20).unwrap(), "/run needs 16 MiB, 15 are free"),

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::step_error::StepError;
-use crate::agent::steps::stage::FETCHED_LIMIT;
-use crate::flow::plan::{NodePlan, Place};
+use crate::flow::place::Place;
+use crate::flow::plan::NodePlan;
+use crate::flow::plan_error::PlanError;
 use crate::flow::room::{Facts, Shortage, Spot, Volume, fits, needs};
 use crate::host::Host;
 use crate::host::fs::{Fs, FsError};
+use crate::host::release::FETCHED_LIMIT;
 use crate::host::rke2_config::Rke2Config;
 use crate::host::root::HostRoot;
 use crate::host::runtime;
@@ -29,6 +31,7 @@ pub async fn look(
     live: &str,
 ) -> Result<Result<String, Vec<Shortage>>, StepError> {
     let (artifact, is_fetched) = artifact(host, plan).await?;
+    let archives = archives(host, plan).await?;
     let (root, live, version) = (host.root.clone(), PathBuf::from(live), plan.rke2.to.clone());
     let measure = move |fs: &Fs| -> Result<_, StepError> {
         let data_dir =
@@ -39,8 +42,7 @@ pub async fn look(
             is_fetched,
             live: fs.length(&root.at(&live))?,
             has_runtime: folders.iter().any(|(_, folder)| folder.is_whole(&version)),
-            // The plan names no image archives yet.
-            archives: 0,
+            archives,
         };
         let prefix = live.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
         let spots = [(Spot::Prefix, prefix), (Spot::Data, &data_dir), (Spot::Run, Path::new("/run"))];
@@ -55,12 +57,14 @@ pub async fn look(
 
 /// The release's length, and whether it is fetched. A server that does not tell may send as much as is ever taken.
 async fn artifact(host: &Host, plan: &NodePlan) -> Result<(u64, bool), StepError> {
-    let source = match plan.artifacts.place() {
-        Some(Place::Disk(path)) => path,
-        Some(Place::Server { url, .. }) => {
-            return Ok((announced(host, url).await.unwrap_or(FETCHED_LIMIT), true));
+    let refuse = |error: PlanError| StepError::refuse(error.to_string());
+    let source = &match plan.artifacts.place().map_err(refuse)? {
+        Place::Disk(path) => path,
+        Place::Server { url, .. } => {
+            return Ok((announced(host, &url, FETCHED_LIMIT).await.unwrap_or(FETCHED_LIMIT), true));
         }
-        None => "",
+        // The tarball is taken out of the image, and lies on the disk as well then.
+        Place::Registry(_) | Place::Archive { .. } => return Ok((FETCHED_LIMIT, true)),
     };
     let gone = |error: &dyn std::error::Error| {
         StepError::refuse(format!(
@@ -82,13 +86,30 @@ async fn artifact(host: &Host, plan: &NodePlan) -> Result<(u64, bool), StepError
     found.map(|bytes| (bytes, false)).map_err(|error| gone(&error))
 }
 
-/// What the server says of the length; none when it does not, or sends us elsewhere.
-async fn announced(host: &Host, url: &str) -> Option<u64> {
+/// The image archives of the plan, as far as their lengths are known before they come; staging stops where the rest does not fit.
+async fn archives(host: &Host, plan: &NodePlan) -> Result<u64, StepError> {
+    let mut sum = 0;
+    for (number, image) in plan.artifacts.images.iter().enumerate() {
+        let place = image.place(number).map_err(|error| StepError::refuse(error.to_string()))?;
+        sum += match place {
+            Place::Disk(path) => {
+                let file = host.root.resolve(&path).map_err(FsError::on("follow", Path::new(&path)))?;
+                host.root.fs().blocking(move |fs| fs.length(&file).map_err(StepError::from)).await?
+            }
+            Place::Server { url, .. } => announced(host, &url, u64::MAX).await.unwrap_or(0),
+            Place::Registry(_) | Place::Archive { .. } => 0,
+        };
+    }
+    Ok(sum)
+}
+
+/// What the server says of the length; none when it does not, sends us elsewhere, or says more than can be.
+async fn announced(host: &Host, url: &str, limit: u64) -> Option<u64> {
     let asks = [("accept-encoding", "identity".to_owned())];
     let answer = tokio::time::timeout(HEADERS, host.root.fs().effects().http_open(url, &asks)).await;
     let answer = answer.ok()?.ok().filter(|answer| answer.status == 200)?;
     let length = answer.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
-    length.parse().ok().filter(|length| *length <= FETCHED_LIMIT)
+    length.parse().ok().filter(|length| *length <= limit)
 }
 
 /// The file system that a path of the machine is on, or will be: its nearest parent says which.

@@ -11,12 +11,14 @@
 //! Restart, Verify: does not serve, and the way back is open -> Rollback -> Restart -> Verify (the old version) -> PostDrain ...
 //! ```
 
+pub mod artifacts;
 pub mod classify;
 pub mod evacuate;
 pub mod guard;
 pub mod installer;
 pub mod next;
 pub mod phase;
+pub mod place;
 pub mod placement;
 pub mod plan;
 pub mod plan_error;
@@ -31,6 +33,7 @@ pub mod room;
 pub mod runtime_image;
 pub mod skew;
 pub mod step;
+pub mod sums;
 pub mod trail;
 pub mod version;
 pub mod vm_key;

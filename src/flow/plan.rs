@@ -9,6 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::flow::artifacts::Artifacts;
 use crate::flow::plan_error::PlanError;
 use crate::flow::version::Rke2Version;
 use crate::flow::vms::VmKey;
@@ -72,18 +73,6 @@ pub struct VersionChange {
     /// The version to run afterwards.
     #[schemars(with = "String", regex(pattern = r"^v[0-9]+\.[0-9]+\.[0-9]+(-rc[0-9]+)?\+rke2r[0-9]+$"))]
     pub to: Rke2Version,
-}
-
-/// Where the new binary comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Artifacts {
-    /// `file:///folder` with a release tarball in it, or `file:///…tar.gz`; the path is the machine's own.
-    #[schemars(length(min = 1))]
-    pub source: String,
-    /// sha256 of the tarball, 64 hexadecimal digits.
-    #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
-    pub sha256: String,
 }
 
 /// Who puts the binary in place.
@@ -211,13 +200,7 @@ impl NodePlan {
         if to.minor() != from.minor() && to.minor() != (major, minor + 1) {
             return Err(PlanError::SkipsMinor { from, to });
         }
-        let digest = &self.artifacts.sha256;
-        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(PlanError::BadDigest(digest.clone()));
-        }
-        if self.artifacts.place().is_none() {
-            return Err(PlanError::BadSource(self.artifacts.source.clone()));
-        }
+        self.artifacts.check()?;
         let times = [
             ("guestShutdownSeconds", self.evacuation.guest_shutdown_seconds),
             ("migrationSeconds", self.evacuation.migration_seconds),
@@ -235,37 +218,6 @@ impl NodePlan {
             return Err(PlanError::Unsupported("os"));
         }
         Ok(())
-    }
-}
-
-/// Where a release is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place<'a> {
-    /// An absolute path of the machine: a tarball, a bare binary, or the folder of one.
-    Disk(&'a str),
-    /// One file on a server.
-    Server {
-        /// All of its address.
-        url: &'a str,
-        /// The file's own name.
-        name: &'a str,
-    },
-}
-
-impl Artifacts {
-    /// Where `source` says that the release is; `None` when that is nothing this version can read.
-    #[must_use]
-    pub fn place(&self) -> Option<Place<'_>> {
-        let source = self.source.as_str();
-        let server = source.strip_prefix("http://").or_else(|| source.strip_prefix("https://"));
-        if let Some((server, file)) = server.and_then(|rest| rest.split_once('/')) {
-            let name =
-                file.split(['?', '#']).next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            let is_named = !name.is_empty() && name != "." && name != "..";
-            return (!server.is_empty() && is_named).then_some(Place::Server { url: source, name });
-        }
-        let path = source.strip_prefix("file://").unwrap_or(source);
-        path.starts_with('/').then_some(Place::Disk(path))
     }
 }
 
@@ -289,7 +241,12 @@ pub(crate) mod tests {
                 from: "v1.34.2+rke2r1".parse().unwrap(),
                 to: "v1.35.6+rke2r1".parse().unwrap(),
             },
-            artifacts: Artifacts { source: "file:///var/lib/rancher/release".into(), sha256: "a".repeat(64) },
+            artifacts: Artifacts {
+                source: "file:///var/lib/rancher/release".into(),
+                sha256: "a".repeat(64),
+                sums: None,
+                images: Vec::new(),
+            },
             swap: SwapMode::Direct,
             evacuation: Evacuation::default(),
             os: None,

@@ -42,16 +42,24 @@ pub enum PlanError {
         /// Version after.
         to: Rke2Version,
     },
-    /// The digest is no sha256.
-    #[error(
-        "the plan's `artifacts.sha256` is `{0}`; it must be the 64 hexadecimal digits that sha256sum prints"
-    )]
-    BadDigest(String),
-    /// The source is not one this version can read.
-    #[error(
-        "the plan's `artifacts.source` is `{0}`; give file:///absolute/path of a release tarball or its folder, or http(s)://server/path of a tarball"
-    )]
-    BadSource(String),
+    /// A digest that is no sha256.
+    #[error("the plan's `{field}` is `{digest}`; it must be the 64 hexadecimal digits that sha256sum prints")]
+    BadDigest {
+        /// Which field.
+        field: String,
+        /// What it says.
+        digest: String,
+    },
+    /// A source that this version cannot read.
+    #[error("the plan's `{field}` is `{source_text}`, which {why}")]
+    BadSource {
+        /// Which field.
+        field: String,
+        /// What it says.
+        source_text: String,
+        /// What is wrong with it, and the cure.
+        why: &'static str,
+    },
     /// Something in the plan that this version cannot do.
     #[error(
         "the plan asks for `{0}`, which this version of upgrade-agent cannot do; take it out of the plan"

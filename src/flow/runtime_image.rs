@@ -68,6 +68,8 @@ pub enum Contents {
     Images(Vec<String>),
     /// Nobody can look into it here; why.
     Closed(String),
+    /// It is still on a server: looked into once it is here.
+    Unseen,
 }
 
 /// An archive in `agent/images`.
@@ -88,6 +90,8 @@ pub enum Source {
     Archive(String),
     /// From this archive, which the upgrade puts there.
     Staged(String),
+    /// Perhaps from this archive, which the upgrade fetches; staging looks into it and refuses what lacks it.
+    Fetched(String),
     /// There are no archives: from its registry.
     Registry,
 }
@@ -98,6 +102,7 @@ impl fmt::Display for Source {
             Self::Unpacked(folder) => write!(f, "unpacked in {folder}"),
             Self::Archive(name) => write!(f, "in {name}"),
             Self::Staged(name) => write!(f, "in {name}, which the upgrade puts there"),
+            Self::Fetched(name) => write!(f, "looked for in {name} once the upgrade has fetched it, before anything changes"),
             Self::Registry => f.write_str(
                 "no image archives on this machine: RKE2 will pull it from its registry, and does not start while it cannot",
             ),
@@ -121,13 +126,16 @@ pub fn source(
     }
     let holds = |archive: &&Archive| match &archive.contents {
         Contents::Images(images) => images.iter().any(|image| is_runtime(image, version)),
-        Contents::Closed(_) => false,
+        Contents::Closed(_) | Contents::Unseen => false,
     };
     if let Some(archive) = archives.iter().find(holds) {
         return Ok(Source::Archive(archive.name.clone()));
     }
     if let Some(archive) = staged.iter().find(holds) {
         return Ok(Source::Staged(archive.name.clone()));
+    }
+    if let Some(archive) = staged.iter().find(|archive| archive.contents == Contents::Unseen) {
+        return Ok(Source::Fetched(archive.name.clone()));
     }
     if archives.is_empty() && staged.is_empty() {
         return Ok(Source::Registry);
@@ -140,7 +148,7 @@ pub fn source(
         .chain(staged)
         .filter_map(|archive| match &archive.contents {
             Contents::Closed(reason) => Some(format!("{} ({reason})", archive.name)),
-            Contents::Images(_) => None,
+            Contents::Images(_) | Contents::Unseen => None,
         })
         .collect();
     let mut fix = format!(
@@ -210,6 +218,10 @@ mod tests {
         }
     }
 
+    fn unseen(name: &str) -> Archive {
+        Archive { name: name.to_owned(), contents: Contents::Unseen }
+    }
+
     type Case = (Vec<(String, Folder)>, Vec<Archive>, Vec<Archive>, Result<Source, &'static str>);
 
     #[test]
@@ -230,6 +242,7 @@ mod tests {
             (vec![], vec![old()], vec![new()], Ok(Source::Staged("new.tar.zst".to_owned()))),
             (vec![], nothing(), vec![new()], Ok(Source::Staged("new.tar.zst".to_owned()))),
             (vec![], nothing(), vec![old()], Err(image)),
+            (vec![], vec![old()], vec![unseen("far.tar.zst")], Ok(Source::Fetched("far.tar.zst".to_owned()))),
             (vec![], nothing(), nothing(), Ok(Source::Registry)),
             (vec![], vec![old()], nothing(), Err(image)),
             (vec![], vec![old(), closed("x.tar.lz4")], nothing(), Err("cannot look into x.tar.lz4 (lz4)")),

@@ -71,8 +71,9 @@ impl Step {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         match self {
             Self::Preflight => minutes(2),
+            Self::Stage => plan.artifacts.time_to_stage(),
             // The snapshot: etcd's 8 GiB at the most, over a busy disk.
-            Self::Stage | Self::Drain | Self::Snapshot => minutes(15),
+            Self::Drain | Self::Snapshot => minutes(15),
             // A quarter of an hour to serve, half an hour while the API server is away, and ten minutes at most in which it has
             // to go on serving.
             Self::Verify | Self::Restore => minutes(60),

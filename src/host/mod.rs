@@ -2,10 +2,12 @@
 //! Never talks to Kubernetes, never decides anything about an upgrade, imports no other room.
 //!
 //! Tour: [`root`] says where the machine's `/` is, [`fs`] reads and writes durably below it, [`swap_file`] makes a
-//! staged binary live, [`unpack`] stages a release. [`systemd`] restarts units and tells what became of them, [`fence`]
-//! keeps others from restarting them, [`installer`] holds Rancher's back. [`process`], [`boot`], [`probe`] and [`command`] look,
-//! [`runtime`] looks for RKE2's images; [`etcd`] asks the machine's own etcd over [`grpc`], [`etcd_snapshot`] finds what that saved, [`rke2_config`] reads what RKE2 was told; [`lock`]
-//! keeps a second agent away. Under all of it is [`effects`]: [`kernel`] in production, a machine in memory in rehearsals.
+//! staged binary live. [`release`] brings a release and [`images`] archives of images, with [`fetch`], [`oci`] and [`unpack`]
+//! below them. [`systemd`] restarts units and tells what became of them, [`fence`] keeps others from restarting them,
+//! [`installer`] holds Rancher's back. [`process`], [`boot`], [`probe`] and [`command`] look, [`runtime`] looks for RKE2's images;
+//! [`etcd`] asks the machine's own etcd over [`grpc`], [`etcd_snapshot`] finds what that saved, [`rke2_config`] reads what RKE2 was
+//! told; [`lock`] keeps a second agent away. Under all of it is [`effects`]: [`kernel`] in production, a machine in memory in
+//! rehearsals.
 
 pub mod boot;
 pub mod clock;
@@ -18,17 +20,21 @@ pub mod fetch;
 pub mod fs;
 pub mod grpc;
 pub mod http;
+pub mod images;
 pub mod installer;
 pub mod kernel;
 pub mod lock;
+pub mod oci;
 pub mod own_program;
 pub mod probe;
 pub mod process;
+pub mod release;
 pub mod rke2_config;
 pub mod root;
 pub mod runtime;
 pub mod swap_file;
 pub mod systemd;
+mod tar_stream;
 pub mod unpack;
 
 use crate::host::root::HostRoot;

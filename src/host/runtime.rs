@@ -66,6 +66,15 @@ pub fn archives(root: &HostRoot, data_dir: &Path) -> Result<Vec<Archive>, FsErro
     Ok(paths.into_iter().map(archive).collect())
 }
 
+/// One image archive of the machine, wherever it lies.
+///
+/// # Errors
+/// The way to it cannot be followed.
+pub fn archive_at(root: &HostRoot, path: &str) -> Result<Archive, FsError> {
+    let found = resolved(root, Path::new(path))?;
+    Ok(Archive { name: path.to_owned(), contents: contents(root.fs(), &found) })
+}
+
 fn resolved(root: &HostRoot, path: &Path) -> Result<PathBuf, FsError> {
     root.resolve(path).map_err(FsError::on("find", path))
 }

@@ -50,6 +50,7 @@ fn zstd_long(bytes: &[u8], window: u32) -> Vec<u8> {
 fn images(contents: &Contents) -> Vec<&str> {
     match contents {
         Contents::Images(images) => images.iter().map(String::as_str).collect(),
+        Contents::Unseen => panic!("it was not looked into"),
         Contents::Closed(why) => vec![why],
     }
 }

@@ -12,6 +12,9 @@ use crate::host::fs::{Fs, FsError, parent};
 use archive::unpack;
 use hashed::hashed;
 
+pub(in crate::host) use archive::copy_all;
+pub(in crate::host) use hashed::in_passing;
+
 /// What a release may unpack to, unless the caller knows better.
 pub const DEFAULT_LIMIT: u64 = 2 << 30;
 /// What was staged.

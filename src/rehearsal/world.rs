@@ -203,7 +203,12 @@ impl World {
             node_name: node.to_owned(),
             role: None,
             rke2: VersionChange { from: self.order.from.clone(), to: self.order.to.clone() },
-            artifacts: Artifacts { source: format!("file://{source}"), sha256: release.sha256.clone() },
+            artifacts: Artifacts {
+                source: format!("file://{source}"),
+                sha256: release.sha256.clone(),
+                sums: None,
+                images: Vec::new(),
+            },
             swap: crate::flow::plan::SwapMode::Direct,
             evacuation: self.order.evacuation.clone(),
             os: None,

@@ -163,7 +163,12 @@ impl Stage {
                 from: self.from.parse().expect("a version"),
                 to: TO.parse().expect("a version"),
             },
-            artifacts: Artifacts { source: format!("file://{RELEASE}"), sha256: self.release.sha256.clone() },
+            artifacts: Artifacts {
+                source: format!("file://{RELEASE}"),
+                sha256: self.release.sha256.clone(),
+                sums: None,
+                images: Vec::new(),
+            },
             swap: SwapMode::Direct,
             evacuation: Evacuation::default(),
             os: None,

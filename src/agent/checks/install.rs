@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::agent::checks::Check;
 use crate::agent::room;
+use crate::flow::place::Place;
 use crate::flow::plan::NodePlan;
 use crate::flow::prefix;
-use crate::flow::runtime_image::{Archive, source};
+use crate::flow::runtime_image::{Archive, Contents, source};
 use crate::flow::skew::Objection;
 use crate::host::Host;
 use crate::host::fs::{Fs, FsError};
@@ -64,11 +65,10 @@ pub(super) async fn room(host: &Host, plan: &NodePlan, live: &str) -> Check {
 }
 
 /// Where RKE2 takes its runtime from: the new one, and the old one, without which there is no way back.
-pub(super) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {
+pub(in crate::agent) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {
     const NAMES: [&str; 2] = ["new runtime image", "old runtime image"];
     let versions = [plan.rke2.to.clone(), plan.rke2.from.clone()];
-    // The plan names no image archives that the upgrade puts there, yet.
-    let staged: &[Archive] = &[];
+    let images = plan.artifacts.images.clone();
     let root = host.root.clone();
     let (wanted, deadline) = (versions.clone(), LOOKING);
     let look = host.root.fs().blocking(move |_| {
@@ -78,22 +78,34 @@ pub(super) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {
         let [new, old] = &wanted;
         let folders = [folders(new)?, folders(old)?];
         let archives = runtime::archives(&root, &config.data_dir).map_err(std::io::Error::other)?;
-        Ok::<_, std::io::Error>((folders, archives))
+        let staged: Result<Vec<Archive>, _> = (0..)
+            .zip(&images)
+            .map(|(number, image)| match image.place(number).map_err(std::io::Error::other)? {
+                Place::Disk(path) => runtime::archive_at(&root, &path).map_err(std::io::Error::other),
+                Place::Server { url, .. } => Ok(Archive { name: url, contents: Contents::Unseen }),
+                Place::Registry(_) | Place::Archive { .. } => {
+                    Err(std::io::Error::other("an image archive is a file"))
+                }
+            })
+            .collect();
+        Ok::<_, std::io::Error>((folders, archives, staged?))
     });
     let looked = match tokio::time::timeout(deadline, look).await {
         Ok(looked) => looked,
         Err(_elapsed) => Err(std::io::Error::other("the image archives were not read in five minutes")),
     };
-    let (folders, archives) = match looked {
+    let (folders, archives, staged) = match looked {
         Ok(looked) => looked,
         Err(error) => return NAMES.map(|name| Check::unknown(name, SCOPE, &error)),
     };
     let [new, old] = versions;
     let [new_folders, old_folders] = folders;
-    let check = |name, version, folders: &[_]| match source(version, folders, &archives, staged) {
+    // What the upgrade brings is of its new version.
+    let check = |name, version, folders: &[_], staged: &[_]| match source(version, folders, &archives, staged)
+    {
         Ok(source) => Check::pass(name, SCOPE, format!("{version}: {source}")),
         Err(Objection { why, fix }) => Check::fail(name, SCOPE, why, fix),
     };
     let [new_name, old_name] = NAMES;
-    [check(new_name, &new, &new_folders), check(old_name, &old, &old_folders)]
+    [check(new_name, &new, &new_folders, &staged), check(old_name, &old, &old_folders, &[])]
 }

@@ -1,13 +1,12 @@
 //! From a tar stream to files: plain files and directories, nothing that could write or point elsewhere.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use crate::host::fs::{Fs, FsError, parent};
+use crate::host::tar_stream::{Entry, Kind, WalkError, plain, walk};
 use crate::host::unpack::{UnpackError, Unpacked, new_file};
 
-/// An entry costs at least this much of the limit, so that a million empty files are too big as well.
-const ENTRY_COST: u64 = 512;
 /// Room for unpacked bytes; less for a small archive.
 const BUFFER: u64 = 1 << 20;
 const SMALL_BUFFER: u64 = 1 << 14;
@@ -21,64 +20,71 @@ pub(super) fn unpack(
     limit: u64,
 ) -> Result<Unpacked, UnpackError> {
     let damaged = |error| UnpackError::Io(FsError::on("unpack", source)(error));
-    let mut magic = [0; 4];
-    let head = {
-        let mut head = Vec::new();
-        reader.take(4).read_to_end(&mut head).map_err(damaged)?;
-        for (to, from) in magic.iter_mut().zip(&head) {
-            *to = *from;
-        }
-        head
-    };
-    let whole = io::Cursor::new(head).chain(reader);
-    let plain: Box<dyn Read + '_> = match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::stream::read::Decoder::new(whole).map_err(damaged)?),
-        _ => Box::new(whole),
-    };
     let packed = fs.length(source)?;
     let buffer = usize::try_from(packed.clamp(SMALL_BUFFER, BUFFER)).unwrap_or(1 << 14);
-    let mut archive = tar::Archive::new(BufReader::with_capacity(buffer, plain));
-    let mut unpacked = Unpacked { dir: dir.to_path_buf(), files: Vec::new(), bytes: 0 };
-    let mut dirs = vec![dir.to_path_buf()];
-    let mut cost = 0_u64;
-    for entry in archive.entries().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
-        let kind = entry.header().entry_type();
-        if kind == tar::EntryType::XGlobalHeader {
-            continue;
-        }
-        cost = cost.saturating_add(entry.size()).saturating_add(ENTRY_COST);
-        if cost > limit {
-            return Err(UnpackError::TooBig { path: source.to_path_buf(), limit });
-        }
-        let name = entry.path().map_err(damaged)?.into_owned();
-        let relative = safe_path(&name)?;
-        let target = dir.join(&relative);
-        let unsafe_entry = |why| UnpackError::Unsafe { entry: name.display().to_string(), why };
-        if kind == tar::EntryType::Directory {
-            make_dirs(fs, dir, &relative, &mut dirs)?;
-        } else if kind == tar::EntryType::Regular {
-            make_dirs(fs, dir, parent(&relative), &mut dirs)?;
-            let executable = entry.header().mode().map_err(damaged)? & 0o111 != 0;
-            let mode = if executable { 0o755 } else { 0o644 };
-            let mut file = match new_file(fs, &target, mode) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(unsafe_entry("is there twice"));
-                }
-                opened => opened.map_err(FsError::on("create", &target))?,
-            };
-            unpacked.bytes += copy_all(&mut entry, &mut *file).map_err(FsError::on("write", &target))?;
-            file.sync().map_err(FsError::on("sync", &target))?;
-            unpacked.files.push(relative);
-        } else {
-            return Err(unsafe_entry("is neither a plain file nor a directory"));
-        }
-    }
-    for made in dirs.iter().rev() {
+    let mut into = Into { fs, dir, made: vec![dir.to_path_buf()], files: Vec::new(), bytes: 0, buffer };
+    let mut reader = plain(reader).map_err(damaged)?;
+    walk(&mut *reader, limit, buffer, |entry, content| into.put(entry, content)).map_err(
+        |error| match error {
+            WalkError::TooBig => UnpackError::TooBig { path: source.to_path_buf(), limit },
+            WalkError::Damaged(error) => damaged(error),
+            WalkError::Ended(error) => error,
+        },
+    )?;
+    for made in into.made.iter().rev() {
         fs.sync_dir(made)?;
     }
-    Ok(unpacked)
+    Ok(Unpacked { dir: dir.to_path_buf(), files: into.files, bytes: into.bytes })
+}
+
+/// What has been unpacked so far.
+struct Into<'a> {
+    fs: &'a Fs,
+    dir: &'a Path,
+    made: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    bytes: u64,
+    buffer: usize,
+}
+
+impl Into<'_> {
+    fn put(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), UnpackError> {
+        let relative = safe_path(&entry.name)?;
+        let target = self.dir.join(&relative);
+        let refused = |why| UnpackError::Unsafe { entry: entry.name.display().to_string(), why };
+        match entry.kind {
+            Kind::Directory => self.make_dirs(&relative)?,
+            Kind::Other => return Err(refused("is neither a plain file nor a directory")),
+            Kind::File { executable } => {
+                self.make_dirs(parent(&relative))?;
+                let mut file = match new_file(self.fs, &target, if executable { 0o755 } else { 0o644 }) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        return Err(refused("is there twice"));
+                    }
+                    opened => opened.map_err(FsError::on("create", &target))?,
+                };
+                self.bytes +=
+                    copy_all(content, &mut *file, self.buffer).map_err(FsError::on("write", &target))?;
+                file.sync().map_err(FsError::on("sync", &target))?;
+                self.files.push(relative);
+            }
+        }
+        Ok(())
+    }
+
+    /// `mkdir -p` below the directory, remembering what is new for the sync at the end.
+    fn make_dirs(&mut self, relative: &Path) -> Result<(), FsError> {
+        let mut at = self.dir.to_path_buf();
+        for part in relative.components().filter(|part| matches!(part, Component::Normal(_))) {
+            at.push(part);
+            match self.fs.effects().create_dir(&at) {
+                Ok(()) => self.made.push(at.clone()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.fs.is_dir(&at) => {}
+                Err(error) => return Err(FsError::on("create directory", &at)(error)),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The entry's name without `.` components; refuses every name that could leave the directory.
@@ -99,28 +105,21 @@ fn safe_path(name: &Path) -> Result<PathBuf, UnpackError> {
     Ok(relative)
 }
 
-/// `mkdir -p` below `dir`, remembering what is new for the sync at the end.
-fn make_dirs(fs: &Fs, dir: &Path, relative: &Path, made: &mut Vec<PathBuf>) -> Result<(), FsError> {
-    let mut at = dir.to_path_buf();
-    for part in relative.components().filter(|part| matches!(part, Component::Normal(_))) {
-        at.push(part);
-        match fs.effects().create_dir(&at) {
-            Ok(()) => made.push(at.clone()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs.is_dir(&at) => {}
-            Err(error) => return Err(FsError::on("create directory", &at)(error)),
-        }
-    }
-    Ok(())
-}
-
-fn copy_all(from: &mut impl Read, to: &mut (impl Write + ?Sized)) -> io::Result<u64> {
-    let mut buffer = vec![0; 256 * 1024];
+/// All of `from` to `to`, in pieces of at most `piece` bytes.
+pub(in crate::host) fn copy_all(
+    from: &mut (impl Read + ?Sized),
+    to: &mut (impl Write + ?Sized),
+    piece: usize,
+) -> io::Result<u64> {
+    let mut buffer = vec![0; piece.min(256 * 1024)];
     let mut total = 0;
     loop {
-        let count = from.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(total);
-        }
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
         to.write_all(buffer.get(..count).unwrap_or_default())?;
         total += count as u64;
     }

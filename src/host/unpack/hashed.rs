@@ -19,8 +19,9 @@ pub(super) fn hashed<T>(
     if may_block { on_a_thread(input, consume) } else { in_passing(input, consume) }
 }
 
-fn in_passing<T>(
-    input: Box<dyn Read + Send>,
+/// The same on the caller's own thread.
+pub(in crate::host) fn in_passing<T>(
+    input: impl Read,
     consume: impl FnOnce(&mut dyn Read) -> T,
 ) -> (T, io::Result<String>) {
     let mut passing = Passing { input, hash: Sha256::new(), broken: None };
@@ -33,13 +34,13 @@ fn in_passing<T>(
 }
 
 /// Hashes what is read through it. Once broken it stays so: nobody may take what was read so far for all of it.
-struct Passing {
-    input: Box<dyn Read + Send>,
+struct Passing<R> {
+    input: R,
     hash: Sha256,
     broken: Option<io::ErrorKind>,
 }
 
-impl Read for Passing {
+impl<R: Read> Read for Passing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(kind) = self.broken {
             return Err(kind.into());

@@ -4,6 +4,7 @@
 //! - [`image`] is what it is before it starts, [`disk`] its file systems, [`release`] the programs on them.
 //! - [`life`] counts the agent's effects and ends it; `effects` is what production code sees of that.
 //! - `systemd` is the service manager, [`rke2`] how its starts turn out, [`ports`], [`etcd`] and `processes` what shows of it.
+//! - `web` is what it can fetch.
 //!
 //! The lock of a machine is never held while a hook runs; a hook may ask the machine anything. Hooks live as long as the
 //! machine: let them hold weak handles of the world, or call [`SimMachine::unplug`] at the end.
@@ -24,6 +25,7 @@ mod state;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -79,6 +81,7 @@ impl SimMachine {
             fates: Fates::default(),
             ports: BTreeMap::new(),
             snapshots: None,
+            web: BTreeMap::new(),
             containers: false,
             locks: BTreeMap::new(),
             lives: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) fates: Fates,
     pub(super) ports: BTreeMap<u16, PortFault>,
     pub(super) snapshots: Option<SnapshotFault>,
+    /// What servers have, by its address.
+    pub(super) web: BTreeMap<String, Arc<Vec<u8>>>,
     /// Has the control plane's containers come up since this boot? They outlive RKE2.
     pub(super) containers: bool,
     /// Lock files by number, with the life that has it.
