@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use upgrade_agent::cluster::brief::BriefNode;
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::nodes;
+use upgrade_agent::flow::artifacts::ImageArchive;
 use upgrade_agent::flow::vms::VmKey;
 use upgrade_agent::sim::world;
 
@@ -142,10 +143,20 @@ async fn serve_in_pieces(content: Vec<u8>) -> String {
 async fn a_release_is_fetched_from_a_server_that_hangs_up_and_a_wrong_one_leaves_nothing() {
     let stage = Stage::shared(minor("fetched")).await.unwrap();
     let url = serve_in_pieces(std::fs::read(stage.tarball()).unwrap()).await;
-    stage.order_plan(Control::Run, |plan| plan.artifacts.source.clone_from(&url)).await.unwrap();
+    stage
+        .order_plan(Control::Run, |plan| {
+            plan.artifacts.source.clone_from(&url);
+            let images = url.replace("rke2.linux-", "rke2-images.linux-");
+            plan.artifacts.images =
+                vec![ImageArchive { source: images, sha256: plan.artifacts.sha256.clone() }];
+        })
+        .await
+        .unwrap();
     let output = stage.run_agent(agent(), &ONCE).await.unwrap();
     assert_code(&output, 0, &stage);
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
+    let images = format!("/var/lib/rancher/rke2/agent/images/rke2-images.linux-amd64-{}.tar.gz", support::TO);
+    stage.machine.must_run(&["test", "-s", &images]).await.expect("RKE2 finds the archive of images");
 
     let stage = Stage::shared(minor("forged")).await.unwrap();
     let url = serve_in_pieces(vec![7; 3 << 20]).await;
