@@ -170,11 +170,11 @@ impl Director {
     pub(super) fn look(&self) {
         let now = self.clock.now();
         let mut inner = self.inner();
-        inner.look(now);
+        let grown = inner.look(now);
         let told = inner.hear(now);
         let Inner { judge, truth, working, .. } = &mut *inner;
         judge.opened(now, working, truth);
-        judge.every_step(now, truth);
+        judge.every_step(now, truth, grown);
         drop(inner);
         for (kind, event) in &told {
             match (kind, event) {
@@ -251,12 +251,14 @@ fn key_of(object: &Value) -> VmKey {
 }
 
 impl Inner {
-    fn look(&mut self, now: Timestamp) {
-        let Some(seat) = self.seats.get_mut(&self.working) else { return };
+    /// Looks at the machine; tells whether its journal has grown.
+    fn look(&mut self, now: Timestamp) -> bool {
+        let Some(seat) = self.seats.get_mut(&self.working) else { return false };
         let node = self.working.as_str();
         let changed = seat.has_changed();
-        if changed && seat.read_journal(&mut self.truth, self.lines.entry(node.to_owned()).or_default(), node)
-        {
+        let grown = changed
+            && seat.read_journal(&mut self.truth, self.lines.entry(node.to_owned()).or_default(), node);
+        if grown {
             self.last_line = now;
         }
         if seat.machine.is_up() {
@@ -279,6 +281,7 @@ impl Inner {
         if let Some(report) = &self.report {
             self.judge.report(now, node, &report.borrow(), self.last_line);
         }
+        grown
     }
 
     /// Everything that the cluster told since the last time.

@@ -103,7 +103,9 @@ pub struct Judge {
     cut_at: BTreeMap<String, Timestamp>,
     upgrade: Value,
     /// VMs that do not run now.
-    off: usize,
+    off: BTreeSet<VmKey>,
+    /// Whether something about the VMs has changed since the last step.
+    unsettled: bool,
     /// When a run last said what it waits for.
     explained: Option<Timestamp>,
     broken: Vec<Broken>,
@@ -132,7 +134,8 @@ impl Judge {
             was_cut: BTreeSet::new(),
             cut_at: BTreeMap::new(),
             upgrade,
-            off: 0,
+            off: BTreeSet::new(),
+            unsettled: true,
             explained: None,
             broken: Vec::new(),
         }

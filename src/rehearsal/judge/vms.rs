@@ -98,8 +98,9 @@ impl Judge {
             return;
         }
         known.runs = runs;
-        self.off = if runs { self.off.saturating_sub(1) } else { self.off + 1 };
+        self.unsettled = true;
         if runs {
+            self.off.remove(key);
             if let Some(since) = known.off_since.take() {
                 known.off += seconds_between(since, now);
             }
@@ -108,6 +109,7 @@ impl Judge {
             known.stops = 0;
             return;
         }
+        self.off.insert(key.clone());
         (known.off_since, known.was_off) = (Some(now), true);
         // Whatever ran on a machine that lost its power does not, also when it was seen to start at that very moment, or only
         // when virt-handler was back to tell both.
@@ -168,18 +170,21 @@ impl Judge {
     pub fn taken_over(&mut self, key: &VmKey) {
         if let Some(known) = self.vms.get_mut(key) {
             known.taken_over = true;
+            self.unsettled = true;
         }
     }
 
     /// After every step: a VM that is off is owed by a line on the disk, until it runs or was struck off with a reason.
-    pub fn every_step(&mut self, now: Timestamp, truth: &Truth) {
-        if self.off == 0 {
+    /// `changed` says whether a journal says something else than at the last step; what is known of the VMs is the judge's
+    /// own, and where neither changed the answer is the last one.
+    pub fn every_step(&mut self, now: Timestamp, truth: &Truth, changed: bool) {
+        let unsettled = std::mem::take(&mut self.unsettled);
+        if self.off.is_empty() || !(changed || unsettled) {
             return;
         }
-        let forgotten: Vec<(VmKey, String)> = self
-            .vms
-            .iter()
-            .filter(|(_, known)| !known.runs && !known.excused && !known.taken_over)
+        let known = self.off.iter().filter_map(|key| Some((key, self.vms.get(key)?)));
+        let forgotten: Vec<(VmKey, String)> = known
+            .filter(|(_, known)| !known.excused && !known.taken_over)
             .filter(|(key, known)| {
                 let durable = truth.durable.get(&known.node);
                 durable.is_some_and(|durable| {
@@ -211,6 +216,7 @@ impl Judge {
     pub fn power_lost(&mut self, now: Timestamp, node: &str) {
         self.was_cut.insert(node.to_owned());
         self.cut_at.insert(node.to_owned(), now);
+        self.unsettled = true;
         for known in self.vms.values_mut().filter(|known| known.node == node && known.runs) {
             (known.excused, known.lost_power) = (true, true);
         }
@@ -263,8 +269,8 @@ impl Judge {
     /// VMs that do not run now and that somebody has to start; a power cut ends others for good, by their own strategy.
     #[must_use]
     pub fn off_now(&self) -> Vec<VmKey> {
-        let off = |known: &Watched| !known.runs && !known.taken_over && (known.comes_back || !known.excused);
-        self.vms.iter().filter(|(_, known)| off(known)).map(|(key, _)| key.clone()).collect()
+        let owed = |known: &Watched| !known.taken_over && (known.comes_back || !known.excused);
+        self.off.iter().filter(|key| self.vms.get(key).is_some_and(owed)).cloned().collect()
     }
 
     /// How many VMs are watched.
