@@ -68,6 +68,19 @@ impl Wire {
             }
         }
     }
+
+    /// Merges a body into spec and status: at once where that can be done, otherwise as clients have to.
+    async fn amend(&self, kind: Kind, key: &Key, body: &Value) -> kube::Result<Object> {
+        let (group, _, plural) = kind.names();
+        if let Backend::Memory(server) = &self.0
+            && let Some(amended) = server.amend((group, plural), (key.namespace(), key.name()), body)
+        {
+            return amended.map_err(kube::Error::from);
+        }
+        let path = kind.path(key.namespace(), key.name());
+        self.send(Method::PATCH, &path, body).await?;
+        self.send(Method::PATCH, &format!("{path}/status"), body).await
+    }
 }
 
 /// Nobody here reads who wrote which field.
@@ -81,13 +94,44 @@ fn without_history(mut object: Value) -> Object {
 /// One thing to write. Patches carry the resourceVersion they were decided on, so a stale decision answers 409.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Write {
-    Create { kind: Kind, object: Value },
-    Patch { kind: Kind, key: Key, status: bool, body: Value },
-    Delete { kind: Kind, key: Key, uid: String, grace: Option<u32> },
-    Bind { pod: Key, uid: String, node: String },
-    Event { body: Value },
-    Renew { node: Key, body: Value },
-    Done { uid: String, what: &'static str },
+    Create {
+        kind: Kind,
+        object: Value,
+    },
+    Patch {
+        kind: Kind,
+        key: Key,
+        status: bool,
+        body: Value,
+    },
+    /// What several controllers would write one after the other of spec and status, from whoever plays them all.
+    Amend {
+        kind: Kind,
+        key: Key,
+        body: Value,
+    },
+    Delete {
+        kind: Kind,
+        key: Key,
+        uid: String,
+        grace: Option<u32>,
+    },
+    Bind {
+        pod: Key,
+        uid: String,
+        node: String,
+    },
+    Event {
+        body: Value,
+    },
+    Renew {
+        node: Key,
+        body: Value,
+    },
+    Done {
+        uid: String,
+        what: &'static str,
+    },
 }
 
 /// What the answer to a write tells.
@@ -183,6 +227,10 @@ async fn perform_one(
             let path = format!("{}{of}", kind.path(key.namespace(), key.name()));
             let patched = wire.send(Method::PATCH, &path, &body).await;
             gone_is_fine(kind, key, patched)
+        }
+        Write::Amend { kind, key, body } => {
+            let amended = wire.amend(kind, &key, &body).await;
+            gone_is_fine(kind, key, amended)
         }
         Write::Delete { kind, key, uid, grace } => {
             let mut options =

@@ -16,19 +16,53 @@ use super::store::{Key, Place, Store, parts};
 /// What the short way may change of `metadata`.
 const PLAIN: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
 
+/// Which part of an object a write is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Everything but the status, where that is a subresource.
+    Main,
+    /// The status only.
+    Status,
+    /// Both.
+    Whole,
+}
+
+impl Part {
+    /// The part of a request, through `/status` or not.
+    pub(super) fn of(status: bool) -> Self {
+        if status { Self::Status } else { Self::Main }
+    }
+
+    fn has(self, kind: &Kind, field: &str) -> bool {
+        !kind.status || self == Self::Whole || (field == "status") == (self == Self::Status)
+    }
+}
+
 impl Store {
-    /// Merges a patch into the object at `key`, through `/status` or not; `None` when that takes the long way.
+    /// Merges a patch into spec and status of an object as one write; `None` when that takes the long way.
+    pub(super) fn amend(
+        &mut self,
+        (group, plural): (&str, &str),
+        key: &str,
+        patch: &Value,
+    ) -> Option<Result<Object, Status>> {
+        let place = self.place(group, plural)?;
+        let kind = self.kind(place).ok()?;
+        self.revise(place, key, &kind, patch, Part::Whole)
+    }
+
+    /// Merges a patch into the object at `key`; `None` when that takes the long way.
     pub(super) fn revise(
         &mut self,
         place: Place,
         key: &str,
         kind: &Kind,
         patch: &Value,
-        status: bool,
+        part: Part,
     ) -> Option<Result<Object, Status>> {
         let patch = patch.as_object()?;
         let (key, entry) = self.collection(place)?.objects.get_key_value(key)?;
-        if !is_plain(kind, &entry.object, patch, status) {
+        if !is_plain(kind, &entry.object, patch, part == Part::Status) {
             return None;
         }
         let (key, old): (Key, Object) = (key.clone(), entry.object.clone());
@@ -45,10 +79,10 @@ impl Store {
         for (field, said) in patch {
             let apart = kind.status && field == "status";
             match field.as_str() {
-                "metadata" if status && kind.custom => {}
+                "metadata" if part == Part::Status && kind.custom => {}
                 "metadata" => merge_metadata(&mut delta, &mut fields, metadata),
                 // A write through `/status` changes the status, any other write everything else.
-                _ if kind.status && (field == "status") != status => {}
+                field if !part.has(kind, field) => {}
                 _ => {
                     let before = delta.keys().count();
                     delta.merge_field(&mut fields, field, said);

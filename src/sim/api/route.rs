@@ -10,6 +10,7 @@ use super::json::{map, meta, metadata, text};
 use super::kinds::Kind;
 use super::read::Page;
 use super::request::{Address, Query};
+use super::revise::Part;
 use super::status::Status;
 use super::store::{Place, Store, key_of};
 use super::subscription::Subscription;
@@ -202,7 +203,7 @@ impl Store {
         }
         if patch == PatchKind::Merge
             && !dry_run
-            && let Some(revised) = self.revise(place, key, &kind, request.body, status)
+            && let Some(revised) = self.revise(place, key, &kind, request.body, Part::of(status))
         {
             return Ok(Answer::Object(200, revised?));
         }

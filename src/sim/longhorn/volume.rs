@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{instance_manager_name, is_alive, is_schedulable, manager_of, runs_on};
-use crate::sim::fields::{self, text};
+use crate::sim::fields::text;
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Health, Key, Kind, Mode, Rest, Robustness, State, View};
 use crate::sim::wire::Write;
@@ -88,27 +88,28 @@ struct Work {
 }
 
 impl Work {
-    /// Writes what differs, and what comes with it.
-    fn patch(
+    /// Writes what differs of spec and status, and what comes with the status.
+    fn write(
         &mut self,
         kind: Kind,
         (key, object): (&Key, &Value),
-        within: &'static str,
-        wanted: &[(&str, Wanted<'_>)],
+        (spec, status): (&[(&str, Wanted<'_>)], &[(&str, Wanted<'_>)]),
         with: Option<(&'static str, Value)>,
     ) {
-        let had = object.at(within).unwrap_or(&Value::Null);
-        let differs = wanted.iter().filter(|(field, wanted)| !wanted.is_met_by(had.get(field)));
-        let differs = differs.map(|(field, wanted)| ((*field).to_owned(), wanted.value()));
-        let with = with.map(|(field, value)| (field.to_owned(), value));
-        let body: Map<String, Value> = differs.chain(with).collect();
-        if body.is_empty() {
-            return;
+        let differs = |within: &str, wanted: &[(&str, Wanted<'_>)]| {
+            let had = object.get(within).unwrap_or(&Value::Null);
+            let differs = wanted.iter().filter(|(field, wanted)| !wanted.is_met_by(had.get(field)));
+            differs.map(|(field, wanted)| ((*field).to_owned(), wanted.value())).collect::<Map<_, _>>()
+        };
+        let mut status = differs("status", status);
+        status.extend(with.map(|(field, value)| (field.to_owned(), value)));
+        let both = [("spec", differs("spec", spec)), ("status", status)];
+        let body = both.into_iter().filter(|(_, fields)| !fields.is_empty());
+        let body: Map<String, Value> =
+            body.map(|(part, fields)| (part.to_owned(), Value::Object(fields))).collect();
+        if !body.is_empty() {
+            self.writes.push(Write::Amend { kind, key: key.clone(), body: Value::Object(body) });
         }
-        // One decision writes spec and status of the same object, so neither can insist on a version.
-        let status = within == "/status";
-        let body = fields::object([(if status { "status" } else { "spec" }, Value::Object(body))]);
-        self.writes.push(Write::Patch { kind, key: key.clone(), status, body });
     }
 
     /// Moves an engine to where its volume is to be; nothing of it is read where it rests there.
@@ -121,19 +122,13 @@ impl Work {
         }
         let engine = entry.object.value();
         let state = if attached { "running" } else { "stopped" };
-        self.patch(
-            Kind::Engine,
-            (key, engine),
-            "/spec",
-            &[("nodeID", Is(node)), ("desireState", Is(state))],
-            None,
-        );
+        let spec = [("nodeID", Is(node)), ("desireState", Is(state))];
         let status = [
             ("currentState", Is(state)),
             ("started", On(attached)),
             ("instanceManagerName", if attached { RunsIn(node) } else { Is("") }),
         ];
-        self.patch(Kind::Engine, (key, engine), "/status", &status, modes_patch(entry, modes));
+        self.write(Kind::Engine, (key, engine), (&spec, &status), modes_patch(entry, modes));
     }
 
     /// What is told of a volume with these replicas; nothing of it is read where that is told already.
@@ -155,7 +150,6 @@ impl Work {
             return;
         }
         let volume = entry.object.value();
-        self.patch(Kind::Volume, (key, volume), "/spec", &[("nodeID", Is(node))], None);
         let status = [
             ("state", Is(if attached { "attached" } else { "detached" })),
             ("robustness", Is(robustness.word())),
@@ -163,7 +157,7 @@ impl Work {
         ];
         let degrades = robustness == Robustness::Degraded && known.robustness != robustness;
         let since = degrades.then(|| ("lastDegradedAt", json!(now.stamp())));
-        self.patch(Kind::Volume, (key, volume), "/status", &status, since);
+        self.write(Kind::Volume, (key, volume), (&[("nodeID", Is(node))], &status), since);
     }
 
     /// Moves a replica on; its mode in the engine, if it has one.
@@ -229,14 +223,13 @@ impl Work {
         };
         let mut spec = vec![("desireState", Is(desired))];
         spec.extend_from_slice(with);
-        self.patch(Kind::Replica, (key, replica), "/spec", &spec, None);
         let runs = rest == Rest::Runs;
         let status = [
             ("currentState", Is(state)),
             ("started", On(runs)),
             ("instanceManagerName", if runs { RunsIn(&entry.filed.node) } else { Is("") }),
         ];
-        self.patch(Kind::Replica, (key, replica), "/status", &status, None);
+        self.write(Kind::Replica, (key, replica), (&spec, &status), None);
     }
 
     fn look_at(&mut self, at: Instant) {
