@@ -98,11 +98,11 @@ impl Disk {
     /// # Errors
     /// `ENOENT` for what a power cut took.
     pub fn sync_ino(&mut self, ino: u64) -> Result<(), Errno> {
-        let shown = Arc::clone(self.cache.get(&ino).ok_or(Errno::ENOENT)?);
+        let shown = Arc::clone(self.cache.get(ino).ok_or(Errno::ENOENT)?);
         self.changes += 1;
         let platter = Arc::make_mut(&mut self.platter);
         if matches!(shown.body, Body::Dir(_)) {
-            if let Some(kept) = platter.get_mut(&ino) {
+            if let Some(kept) = platter.get_mut(ino) {
                 let kept = Arc::make_mut(kept);
                 (kept.mode, kept.uid, kept.gid) = (shown.mode, shown.uid, shown.gid);
             }
@@ -273,7 +273,7 @@ impl Disk {
 
     pub(super) fn change(&mut self, ino: u64, change: impl FnOnce(&mut Inode)) -> Result<(), Errno> {
         self.changes += 1;
-        let inode = Arc::make_mut(&mut self.cache).get_mut(&ino).ok_or(Errno::ENOENT)?;
+        let inode = Arc::make_mut(&mut self.cache).get_mut(ino).ok_or(Errno::ENOENT)?;
         change(Arc::make_mut(inode));
         Ok(())
     }

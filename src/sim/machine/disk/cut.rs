@@ -35,7 +35,7 @@ impl Disk {
             clear(Arc::make_mut(&mut self.platter), root, &points);
         }
         let named = self.reachable(&self.platter);
-        Arc::make_mut(&mut self.platter).retain(|ino, _| named.contains(ino));
+        Arc::make_mut(&mut self.platter).retain(|ino| named.contains(&ino));
         self.cache = Arc::clone(&self.platter);
         self.changes += 1;
         self.names_changes += 1;
@@ -82,12 +82,12 @@ impl Disk {
 
 /// Empties a directory but for the way to other mount points; true when there was one.
 fn clear(table: &mut Table, dir: u64, points: &BTreeSet<u64>) -> bool {
-    let Some(inode) = table.get(&dir) else { return false };
+    let Some(inode) = table.get(dir) else { return false };
     let Body::Dir(names) = &inode.body else { return false };
     let mut kept = names.clone();
     kept.retain(|_, ino| points.contains(ino) || clear(table, *ino, points));
     let any = !kept.is_empty();
-    if let Some(inode) = table.get_mut(&dir) {
+    if let Some(inode) = table.get_mut(dir) {
         Arc::make_mut(inode).body = Body::Dir(kept);
     }
     any

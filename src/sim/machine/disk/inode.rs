@@ -5,8 +5,43 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// All inodes of one layer by number.
-pub(super) type Table = BTreeMap<u64, Arc<Inode>>;
+/// All inodes of one layer. Their numbers are given out one after the other, so a number says where in the list it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table(Vec<Option<Arc<Inode>>>);
+
+impl Table {
+    pub(super) fn get(&self, ino: u64) -> Option<&Arc<Inode>> {
+        self.0.get(usize::try_from(ino).ok()?)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, ino: u64) -> Option<&mut Arc<Inode>> {
+        self.0.get_mut(usize::try_from(ino).ok()?)?.as_mut()
+    }
+
+    pub(super) fn insert(&mut self, ino: u64, inode: Arc<Inode>) {
+        let Ok(at) = usize::try_from(ino) else { return };
+        if self.0.len() <= at {
+            self.0.resize(at + 1, None);
+        }
+        if let Some(slot) = self.0.get_mut(at) {
+            *slot = Some(inode);
+        }
+    }
+
+    /// In the order of the numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Inode>)> {
+        (0..).zip(&self.0).filter_map(|(ino, inode)| Some((ino, inode.as_ref()?)))
+    }
+
+    /// Forgets all but those with these numbers.
+    pub(super) fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        for (ino, slot) in (0..).zip(&mut self.0) {
+            if !keep(ino) {
+                *slot = None;
+            }
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(super) enum Body {

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -42,7 +43,7 @@ struct Way<'a> {
 }
 
 fn inode(table: &Table, ino: u64) -> Result<&Inode, Errno> {
-    table.get(&ino).map(Arc::as_ref).ok_or(Errno::ENOENT)
+    table.get(ino).map(Arc::as_ref).ok_or(Errno::ENOENT)
 }
 
 fn content(inode: &Inode) -> Result<Arc<Vec<u8>>, Errno> {
@@ -55,11 +56,8 @@ fn content(inode: &Inode) -> Result<Arc<Vec<u8>>, Errno> {
 
 /// The components of a path that a lookup has still to follow, the next one last.
 fn steps<'a>(path: &'a Path, todo: &mut Vec<&'a OsStr>) {
-    todo.extend(path.components().rev().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
-        Component::ParentDir => Some(OsStr::new("..")),
-        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
-    }));
+    let all = path.as_os_str().as_bytes().rsplit(|byte| *byte == b'/');
+    todo.extend(all.filter(|name| !matches!(name, [] | [b'.'])).map(OsStr::from_bytes));
 }
 
 impl Disk {
@@ -170,7 +168,7 @@ impl Disk {
         let on_device = |inode: &&Arc<Inode>| {
             self.mounts.get(inode.mount).is_some_and(|mount| mount.spec.device == device)
         };
-        let inodes = named.iter().filter_map(|ino| self.cache.get(ino)).filter(on_device);
+        let inodes = named.iter().filter_map(|ino| self.cache.get(*ino)).filter(on_device);
         inodes.filter(|inode| matches!(inode.body, Body::File(_))).map(|inode| inode.len()).sum()
     }
 
@@ -179,7 +177,7 @@ impl Disk {
         let mut todo: Vec<u64> = self.mounts.iter().map(|mount| mount.root).collect();
         let mut seen = BTreeSet::new();
         while let Some(ino) = todo.pop() {
-            if let Some(inode) = table.get(&ino)
+            if let Some(inode) = table.get(ino)
                 && seen.insert(ino)
                 && let Body::Dir(names) = &inode.body
             {

@@ -101,7 +101,7 @@ impl Disk {
     /// An empty root file system.
     #[must_use]
     pub fn new(root: MountSpec) -> Self {
-        let mut table = Table::new();
+        let mut table = Table::default();
         table.insert(ROOT, Arc::new(Inode::dir(0o755, 0)));
         let table = Arc::new(table);
         let device = (root.device, Device::NEW);

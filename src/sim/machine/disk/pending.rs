@@ -73,7 +73,7 @@ impl Pending {
     pub(super) fn write(&mut self, id: u64, platter: &mut Table) {
         let Some(at) = self.changes.iter().position(|change| change.id == id) else { return };
         for edit in self.changes.remove(at).edits {
-            let Some(dir) = platter.get_mut(&edit.dir) else { continue };
+            let Some(dir) = platter.get_mut(edit.dir) else { continue };
             if let Body::Dir(names) = &mut Arc::make_mut(dir).body {
                 match edit.to {
                     Some(ino) => names.insert(edit.name, ino),
