@@ -2,7 +2,7 @@
 
 /// The kinds that are watched, in the order in which they are looked at when several wait: what only sums up others (a
 /// VM, a node) comes after them, and is looked at once instead of after each of their changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     Vmi,
     Vmim,

@@ -19,6 +19,7 @@ pub(super) use facts::{Copying, Facts, Mode, Phase, RUNTIME, Rest, Robustness, S
 pub(super) use index::{Filed, Health, Room, State, requests, vmi_of_pod};
 use index::{Index, cordons_differ, places_differ, runs_differ};
 use key::ByKind;
+pub(super) use key::ByName;
 pub(super) use key::Key;
 use parts::Parts;
 use wake::guest_of;
@@ -43,7 +44,7 @@ pub(super) struct Entry {
 /// All that is known.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    objects: ByKind<BTreeMap<Key, Entry>>,
+    objects: ByKind<ByName<Key, Entry>>,
     index: Index,
     gone: BTreeSet<Box<str>>,
     done: BTreeMap<Box<str>, BTreeMap<&'static str, (Instant, u32)>>,

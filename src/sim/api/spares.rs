@@ -1,7 +1,7 @@
 //! The versions before the newest ones: once nobody else holds such a version any more, what it parsed is brought up to
 //! date and becomes the next version, which is cheaper than another copy of the whole object.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -15,7 +15,7 @@ const KEPT: usize = 2_048;
 
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    kept: BTreeMap<(Place, Key), Spare>,
+    kept: HashMap<(Place, Key), Spare, foldhash::fast::FixedState>,
 }
 
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::host::clock::Clock;
 pub(super) type Key = Arc<str>;
 
 /// Where a kind's collection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Place(pub(super) usize);
 
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Which parsed objects stay in memory: those that were used since one last came by, up to a number.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::store::{Key, Place, Store};
@@ -12,7 +12,7 @@ const WARM: usize = 2_048;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Warm {
     queue: VecDeque<(Place, Key)>,
-    queued: BTreeSet<(Place, Key)>,
+    queued: HashSet<(Place, Key), foldhash::fast::FixedState>,
 }
 
 impl Warm {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::sim::view::{Key, Kind, Task, View};
+use crate::sim::view::{ByName, Key, Kind, Task, View};
 
 /// How many VMs are written about at once.
 const BATCH: usize = 16;
@@ -14,7 +14,7 @@ const BATCH: usize = 16;
 pub(super) struct Queue {
     dirty: BTreeSet<Task>,
     timers: BTreeSet<(Instant, Task)>,
-    due: BTreeMap<Task, Instant>,
+    due: ByName<Task, Instant>,
     refused: BTreeMap<Task, u32>,
 }
 

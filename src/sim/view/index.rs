@@ -3,6 +3,7 @@
 
 use crate::sim::fields::At as _;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::facts::{Facts, Phase};
 use super::key::ByKind;
 use super::parts::Parts;
-use super::{Entry, Key, Kind};
+use super::{ByName, Entry, Key, Kind};
 use crate::sim::fields::{self, label, list, namespace, quantity, text};
 
 /// What an object is filed under.
@@ -206,13 +207,13 @@ pub(in crate::sim) struct Room {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Pods and migrations by VMI; engines and replicas by volume; pods by owner; VMIs and volumes by claim.
-    by_owner: ByKind<BTreeMap<Key, BTreeSet<Key>>>,
-    by_node: ByKind<BTreeMap<String, BTreeSet<Key>>>,
+    by_owner: ByKind<ByName<Key, BTreeSet<Key>>>,
+    by_node: ByKind<ByName<String, BTreeSet<Key>>>,
     /// Engines and replicas that run, by node.
-    running: ByKind<BTreeMap<String, BTreeSet<Key>>>,
-    evacuated: BTreeMap<String, BTreeSet<Key>>,
+    running: ByKind<ByName<String, BTreeSet<Key>>>,
+    evacuated: ByName<String, BTreeSet<Key>>,
     slots: BTreeSet<Key>,
-    rooms: BTreeMap<String, Room>,
+    rooms: ByName<String, Room>,
     by_load: BTreeSet<(usize, String)>,
 }
 
@@ -295,7 +296,7 @@ impl Index {
     }
 }
 
-fn file<K: Ord + Clone>(index: &mut BTreeMap<K, BTreeSet<Key>>, of: &K, key: &Key, present: bool) {
+fn file<K: Hash + Eq + Clone>(index: &mut ByName<K, BTreeSet<Key>>, of: &K, key: &Key, present: bool) {
     match index.get_mut(of) {
         Some(keys) if present => {
             keys.insert(key.clone());

@@ -1,7 +1,9 @@
 //! The names of objects, and a place for something of each kind.
 
 use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -45,6 +47,13 @@ impl Key {
     }
 }
 
+/// As the text that both lie in, by which nodes are looked up.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.joined.hash(state);
+    }
+}
+
 /// Nodes are looked up by their bare name.
 impl Borrow<str> for Key {
     fn borrow(&self) -> &str {
@@ -57,6 +66,10 @@ impl fmt::Debug for Key {
         f.debug_struct("Key").field("namespace", &self.namespace()).field("name", &self.name()).finish()
     }
 }
+
+/// What is looked up by name, in no order: the names are long and alike, so an ordered map compares a lot of them. The
+/// hash is the same in every run.
+pub(in crate::sim) type ByName<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// One of something for each kind.
 #[derive(Debug, Default)]
