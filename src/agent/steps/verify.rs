@@ -18,8 +18,8 @@ use crate::flow::report::{Blocker, NOBODY};
 
 /// Health ports have no watch; they are asked this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// And so often while all of them are good.
-const SOAKING: Duration = Duration::from_secs(5);
+/// And so often while all of them are good: a life that ended in between shows by the name of the next one.
+const SOAKING: Duration = Duration::from_secs(15);
 /// A server that imports images looks like one that hangs, so this is generous (reference §7.2).
 const VERIFY_DEADLINE: Duration = Duration::from_mins(14);
 /// One probe of a loopback port.
@@ -41,14 +41,17 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
     // An API server that is away says nothing about this node: that time does not count, within reason.
     let (mut away, mut last) = (Duration::ZERO, Instant::now());
     let deadline = Instant::now() + VERIFY_DEADLINE;
-    let mut good_since: Option<(Instant, Timestamp)> = None;
+    let mut good_since: Option<Good> = None;
     loop {
         match look(run, &found, &sha256, &invocation).await? {
-            Look::Good(kubelet_version) => {
-                let (since, at) = *good_since.get_or_insert_with(|| (Instant::now(), run.now()));
-                if since.elapsed() >= run.soak {
+            Look::Good { kubelet_version, life } => {
+                let new = || Good { since: Instant::now(), at: run.now(), life: life.clone() };
+                let good = good_since.take().filter(|good| good.life == life).unwrap_or_else(new);
+                if good.since.elapsed() >= run.soak {
                     return Ok(run.record(Record::Verified { kubelet_version })?);
                 }
+                let at = good.at;
+                good_since = Some(good);
                 run.publish_blockers(vec![Blocker {
                     what: format!("{} serves, and is watched for a while", rollback::wanted(run)),
                     since: at,
@@ -83,8 +86,19 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
     }
 }
 
+/// Since when all signs are good, in one life of the service: one that systemd started again begins anew.
+struct Good {
+    since: Instant,
+    at: Timestamp,
+    life: String,
+}
+
 enum Look {
-    Good(String),
+    Good {
+        kubelet_version: String,
+        /// The invocation of the unit that was looked at.
+        life: String,
+    },
     NotYet(String, Evidence),
     Bad(String),
     /// Somebody else has put a binary there.
@@ -126,7 +140,7 @@ async fn look(run: &Run, found: &Preflighted, sha256: &str, invocation: &str) ->
     if let Some(what) = sick_port(run, found.role).await {
         return Ok(Look::NotYet(what, Evidence::Local));
     }
-    node_says(run).await
+    node_says(run, unit.invocation_id).await
 }
 
 /// The first health port that does not answer as it should.
@@ -161,7 +175,7 @@ async fn sick_http(run: &Run, name: &str, address: SocketAddr, path: &str) -> Op
     }
 }
 
-async fn node_says(run: &Run) -> Result<Look, StepError> {
+async fn node_says(run: &Run, life: String) -> Result<Look, StepError> {
     let wanted = rollback::wanted(run).kubelet_version();
     let node = match nodes::get(&run.cluster.client, &run.plan.node_name).await {
         Ok(Some(node)) => node,
@@ -193,7 +207,7 @@ async fn node_says(run: &Run) -> Result<Look, StepError> {
     } else if !nodes::is_ready(&node) {
         format!("node {name} is not Ready")
     } else {
-        return Ok(Look::Good(reported.to_owned()));
+        return Ok(Look::Good { kubelet_version: reported.to_owned(), life });
     };
     Ok(Look::NotYet(lacks, Evidence::Silence))
 }
