@@ -77,7 +77,8 @@ impl Watch {
     #[must_use]
     pub fn of(run: &Run, step: Step) -> Option<Self> {
         match step {
-            Step::Cordon | Step::PreDrain | Step::Drain | Step::Snapshot | Step::Verify => {}
+            Step::Cordon | Step::PreDrain | Step::Drain | Step::Snapshot | Step::Verify | Step::PostDrain => {
+            }
             Step::Preflight
             | Step::Stage
             | Step::Fence
@@ -86,7 +87,6 @@ impl Watch {
             | Step::Restart
             | Step::ProbeRestart
             | Step::Rollback
-            | Step::PostDrain
             | Step::Restore
             | Step::Release
             | Step::Finish => return None,

@@ -142,7 +142,12 @@ impl Systemd {
         not_invocation: Option<&str>,
         deadline: Instant,
     ) -> Result<Restarted, SystemdError> {
-        let verdict = |state: &UnitState| state.verdict(not_invocation);
+        // An ordered start begins to count anew; what systemd has restarted before counts on.
+        let mut restarts = u32::MAX;
+        let verdict = |state: &UnitState| {
+            restarts = restarts.min(state.n_restarts);
+            state.verdict(not_invocation, restarts)
+        };
         let state = self.wait(unit, "to be running", deadline, verdict).await?;
         Ok(Restarted { invocation_id: state.invocation_id, main_pid: state.main_pid })
     }
@@ -163,7 +168,7 @@ impl Systemd {
         unit: &str,
         what: &'static str,
         deadline: Instant,
-        verdict: impl Fn(&UnitState) -> Verdict,
+        mut verdict: impl FnMut(&UnitState) -> Verdict,
     ) -> Result<UnitState, SystemdError> {
         let properties = self.properties(unit).await?;
         // Before the first look, so that no change between a look and a wait is missed.

@@ -5,8 +5,9 @@ use kube::ResourceExt;
 use crate::agent::guard::kept_path;
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
-use crate::agent::steps::let_go;
+use crate::agent::steps::{let_go, rollback};
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
+use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
 use crate::host::{fence, own_program};
@@ -17,6 +18,10 @@ use crate::mutation::{self, Mutation};
 /// # Errors
 /// Retries while the API is away; needs an operator when the marks are another upgrade's.
 pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
+    // Somebody may have been at the binary since it was verified.
+    if matches!(run.journal.progress().swap(), Work::Done(_)) && rollback::goes_back_unasked(run).await? {
+        return Ok(());
+    }
     // Called off: nobody is moved any more. One that does not end is left to KubeVirt, which harms nobody.
     let unended = let_go::abort_migrations(run, "the run was called off").await?;
     if !unended.is_empty() {

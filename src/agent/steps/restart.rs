@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// # Errors
 /// Needs an operator when it does not come up and the way back is closed; the old binary is kept beside the live one.
 pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
-    if goes_back_unasked(run).await? {
+    if rollback::goes_back_unasked(run).await? {
         return Ok(());
     }
     let unit = unit(run)?;
@@ -38,17 +38,6 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
     ask_gate(run, &unit, before.is_at_rest()).await?;
     run.record(Record::RestartIntent { invocation: before.invocation_id })?;
     restart_and_record(run, &unit).await
-}
-
-/// The boot guard, or somebody, has put the old binary back before the new one could run: then this upgrade ends with it.
-async fn goes_back_unasked(run: &mut Run) -> Result<bool, StepError> {
-    if run.journal.progress().goes_back() || !rollback::old_is_live(run).await? {
-        return Ok(false);
-    }
-    let why =
-        "the old rke2 is in place again, put there by the boot guard or by hand (see journalctl of its unit)";
-    run.record(Record::RollbackIntent { why: why.to_owned() })?;
-    Ok(true)
 }
 
 /// Has somebody else started the binary that is in place: the machine's boot, or systemd after a crash? Then no restart of
@@ -131,7 +120,7 @@ async fn ask_gate(run: &Run, unit: &str, rke2_at_rest: bool) -> Result<(), StepE
 /// # Errors
 /// As [`restart_rke2`].
 pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
-    if goes_back_unasked(run).await? {
+    if rollback::goes_back_unasked(run).await? {
         return Ok(());
     }
     let unit = unit(run)?;

@@ -109,6 +109,20 @@ pub async fn old_is_live(run: &Run) -> Result<bool, StepError> {
     Ok(sha256_of(&run.host, run.host.root.at(&found.live)).await? == fact.from_sha256)
 }
 
+/// The boot guard, or somebody, has put the old binary back though the swap is recorded: then this upgrade ends with it.
+///
+/// # Errors
+/// The disk's, or the journal's.
+pub(super) async fn goes_back_unasked(run: &mut Run) -> Result<bool, StepError> {
+    if run.journal.progress().goes_back() || !old_is_live(run).await? {
+        return Ok(false);
+    }
+    let why =
+        "the old rke2 is in place again, put there by the boot guard or by hand (see journalctl of its unit)";
+    run.record(Record::RollbackIntent { why: why.to_owned() })?;
+    Ok(true)
+}
+
 async fn is_open(run: &Run) -> Result<(), String> {
     let found = run.journal.progress().preflighted().ok_or("the journal has no preflight")?;
     let way = WayBack::of(found.role, &run.plan.rke2);

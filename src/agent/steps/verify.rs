@@ -42,8 +42,10 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
     let (mut away, mut last) = (Duration::ZERO, Instant::now());
     let deadline = Instant::now() + VERIFY_DEADLINE;
     let mut good_since: Option<Good> = None;
+    // Restarts from before this look are not the fault of what is looked at.
+    let mut restarts = u32::MAX;
     loop {
-        match look(run, &found, &sha256, &invocation).await? {
+        match look(run, &found, &sha256, &invocation, &mut restarts).await? {
             Look::Good { kubelet_version, life } => {
                 let new = || Good { since: Instant::now(), at: run.now(), life: life.clone() };
                 let good = good_since.take().filter(|good| good.life == life).unwrap_or_else(new);
@@ -80,6 +82,7 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
                 }]);
             }
             Look::Bad(what) => return rollback::give_up(run, what, Evidence::Local).await,
+            Look::Alien(_) if rollback::goes_back_unasked(run).await? => return Ok(()),
             Look::Alien(what) => return Err(StepError::operator(what)),
         }
         run.pause(LOOK_AGAIN).await?;
@@ -116,13 +119,19 @@ fn facts(run: &Run) -> Result<(Preflighted, String, String), StepError> {
     }
 }
 
-async fn look(run: &Run, found: &Preflighted, sha256: &str, invocation: &str) -> Result<Look, StepError> {
+async fn look(
+    run: &Run,
+    found: &Preflighted,
+    sha256: &str,
+    invocation: &str,
+    restarts: &mut u32,
+) -> Result<Look, StepError> {
     let unit = run.host.systemd.unit(&found.unit).await?;
-    if unit.invocation_id != invocation && unit.n_restarts >= 3 {
-        let what = format!(
-            "{} was restarted {} times by systemd; see journalctl -u {}",
-            unit.name, unit.n_restarts, unit.name
-        );
+    *restarts = unit.n_restarts.min(*restarts);
+    let since = unit.n_restarts - *restarts;
+    if unit.invocation_id != invocation && since >= 3 {
+        let what =
+            format!("{} was restarted {since} times by systemd; see journalctl -u {}", unit.name, unit.name);
         return Ok(Look::Bad(what));
     }
     if unit.active_state != "active" || unit.main_pid == 0 {

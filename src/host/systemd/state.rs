@@ -104,10 +104,11 @@ impl UnitState {
         ) && not_invocation != Some(self.invocation_id.as_str())
     }
 
-    pub(super) fn verdict(&self, not_invocation: Option<&str>) -> Verdict {
+    /// `restarts` is how often systemd had restarted it when the wait began: those count for nothing here.
+    pub(super) fn verdict(&self, not_invocation: Option<&str>, restarts: u32) -> Verdict {
         let ordered_start_seen = not_invocation != Some(self.invocation_id.as_str());
         let cannot_start = self.sub_state.starts_with("auto-restart") && self.exec_main_status == EXIT_EXEC;
-        let loops = self.active_state != "active" && self.n_restarts >= CRASH_LOOP;
+        let loops = self.active_state != "active" && self.n_restarts.saturating_sub(restarts) >= CRASH_LOOP;
         if self.is_running_anew(not_invocation) {
             Verdict::Reached
         } else if self.is_at_rest() || (ordered_start_seen && (cannot_start || loops)) {
@@ -179,7 +180,10 @@ mod tests {
             (state("failed", "failed", "new"), Verdict::Hopeless),
         ];
         for (state, expected) in table {
-            assert_eq!(state.verdict(Some("old")), expected, "{}", state.summary());
+            assert_eq!(state.verdict(Some("old"), 0), expected, "{}", state.summary());
         }
+        let earlier = UnitState { n_restarts: 8, ..state("activating", "start", "new") };
+        assert_eq!(earlier.verdict(Some("old"), 6), Verdict::Wait, "those were others' deaths");
+        assert_eq!(earlier.verdict(Some("old"), 5), Verdict::Hopeless);
     }
 }

@@ -64,6 +64,9 @@ enum Wanted<'a> {
 }
 use Wanted::{Is, On, RunsIn};
 
+/// Fields with what they are to be.
+type Fields<'a> = &'a [(&'a str, Wanted<'a>)];
+
 impl Wanted<'_> {
     fn is_met_by(self, had: Option<&Value>) -> bool {
         match self {
@@ -93,7 +96,7 @@ impl Work {
         &mut self,
         kind: Kind,
         (key, object): (&Key, &Value),
-        (spec, status): (&[(&str, Wanted<'_>)], &[(&str, Wanted<'_>)]),
+        (spec, status): (Fields<'_>, Fields<'_>),
         with: Option<(&'static str, Value)>,
     ) {
         let differs = |within: &str, wanted: &[(&str, Wanted<'_>)]| {
