@@ -1,0 +1,167 @@
+//! Whoever else is root on the machine, at whatever moment of an upgrade, with a new RKE2 that serves or does not: nothing but
+//! the old or the new binary ever starts, and the new one only after pre-drain and the intent to swap are on disk. Prints the
+//! table of who did what when, and what ran afterwards.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::print_stdout, reason = "the table is for whoever runs the test to read")]
+#![expect(clippy::disallowed_methods, reason = "tests look at the machine from outside")]
+
+#[path = "support/asserts.rs"]
+#[expect(dead_code, reason = "each test file uses its part")]
+mod asserts;
+#[path = "support/root_actors.rs"]
+mod root_actors;
+#[path = "support/sampler.rs"]
+mod sampler;
+#[expect(dead_code, reason = "each test file uses its part")]
+mod support;
+
+use std::ops::RangeInclusive;
+
+use root_actors::{Actor, Bench, Row};
+use support::TO;
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+use Actor::{Kill, Power, Restart, Tar};
+
+/// Machines at once: they mostly wait.
+static MACHINES: Semaphore = Semaphore::const_new(8);
+
+/// What is wrong with the new RKE2.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Nothing,
+    Told(&'static str),
+    /// The machine cannot execute it: systemd says 203/EXEC.
+    NoProgram,
+}
+
+/// How the run ends.
+#[derive(Clone, Copy)]
+enum End {
+    Upgraded,
+    /// By itself.
+    Back,
+    /// An operator does not wait for the deadline.
+    BackByHand,
+    /// Only what starts is looked at.
+    Open,
+}
+
+/// One machine: at each record the agent is killed, and then everybody named acts.
+struct Case {
+    name: String,
+    fault: Fault,
+    acts: Vec<(&'static str, Vec<Actor>)>,
+    end: End,
+}
+
+/// Where the agent dies, and what its journal must not hold by then.
+const STEPS: [(&str, &str); 9] = [
+    ("fenced", "cordoned"),
+    ("cordoned", "preDrained"),
+    ("preDrained", "swapIntent"),
+    ("snapshotTaken", "swapIntent"),
+    ("swapIntent", "restartIntent"),
+    ("swapped", "restartIntent"),
+    ("restartIntent", "restarted"),
+    ("restarted", "verified"),
+    ("verified", "postDrained"),
+];
+
+async fn play(case: Case) -> Vec<Row> {
+    let _machine = MACHINES.acquire().await.unwrap();
+    let fault = match case.fault {
+        Fault::Nothing => "",
+        Fault::Told(word) => word,
+        Fault::NoProgram => "203/EXEC",
+    };
+    let mut bench = Bench::set(&case.name, fault).await;
+    match case.fault {
+        Fault::Nothing => {}
+        Fault::Told(word) => bench.stage.machine.set_rke2_fault(&format!("{TO} {word}\n")).unwrap(),
+        Fault::NoProgram => bench.release_without_interpreter(),
+    }
+    bench.order().await;
+    for (step, actors) in case.acts {
+        let later = STEPS.iter().find(|(record, _)| *record == step).unwrap().1;
+        bench.kill_agent_at(step, later).await;
+        for actor in actors {
+            bench.act(actor, step).await;
+        }
+    }
+    match case.end {
+        End::Upgraded => bench.ends(&["node", "--once"], 0).await,
+        End::Back => bench.ends(&["node", "--once"], 1).await,
+        End::BackByHand => bench.ends(&["rollback", "--yes"], 1).await,
+        End::Open => {}
+    }
+    bench.over()
+}
+
+/// Plays them side by side, prints the table, and fails with the rows that broke the rule.
+fn matrix(cases: Vec<Case>) {
+    // A thread for each: nobody who hashes keeps another one from killing its agent in time.
+    let all: Vec<_> = cases
+        .into_iter()
+        .map(|case| std::thread::spawn(move || Runtime::new().unwrap().block_on(play(case))))
+        .collect();
+    let (mut rows, mut panics) = (Vec::new(), 0);
+    for machine in all {
+        match machine.join() {
+            Ok(part) => rows.extend(part),
+            Err(_) => panics += 1,
+        }
+    }
+    let table: Vec<String> = rows.iter().map(Row::line).collect();
+    println!("{}\n{}", Row::head(), table.join("\n"));
+    let broken: Vec<String> = rows.iter().filter(|row| row.is_broken()).map(Row::line).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    assert_eq!(panics, 0, "machines that did not come to their end");
+}
+
+fn case(name: &str, fault: Fault, acts: Vec<(&'static str, Vec<Actor>)>, end: End) -> Case {
+    Case { name: format!("m-{name}"), fault, acts, end }
+}
+
+#[test]
+fn whoever_is_root_at_any_step_starts_only_what_is_approved() {
+    let at = |steps: RangeInclusive<usize>, actor: Actor| -> Vec<(&'static str, Vec<Actor>)> {
+        STEPS[steps].iter().map(|(step, _)| (*step, vec![actor])).collect()
+    };
+    matrix(vec![
+        case("restart", Fault::Nothing, at(0..=8, Restart), End::Upgraded),
+        case("power", Fault::Nothing, at(0..=8, Power), End::Upgraded),
+        // Three deaths of the new one would be a reason to go back.
+        case("kill-before", Fault::Nothing, at(0..=4, Kill), End::Upgraded),
+        case("kill-swapped", Fault::Nothing, at(5..=6, Kill), End::Upgraded),
+        case("kill-after", Fault::Nothing, at(7..=8, Kill), End::Upgraded),
+        case("tar-before", Fault::Nothing, at(0..=3, Tar), End::Upgraded),
+        // The agent dies before the rename or after it: either is right, and the run ends differently.
+        case("tar-intent", Fault::Nothing, at(4..=4, Tar), End::Open),
+        // From here on the guard puts the old one back, and the run ends with it.
+        case("tar-swapped", Fault::Nothing, at(5..=5, Tar), End::Back),
+        case("tar-restart", Fault::Nothing, at(6..=6, Tar), End::Back),
+        case("tar-restarted", Fault::Nothing, at(7..=7, Tar), End::Open),
+        case("tar-verified", Fault::Nothing, at(8..=8, Tar), End::Open),
+    ]);
+}
+
+#[test]
+fn a_new_version_that_does_not_serve_makes_nobody_start_another_one() {
+    let mut cases = Vec::new();
+    for (name, fault, after, end, tar) in [
+        ("crash", Fault::Told("crash"), "restartIntent", End::Back, End::Back),
+        ("exec", Fault::NoProgram, "restartIntent", End::Back, End::Back),
+        ("hang", Fault::Told("hang"), "restartIntent", End::BackByHand, End::Back),
+        ("wrong", Fault::Told("wrong-version:v1.35.2+rke2r1"), "restarted", End::BackByHand, End::Open),
+        ("dies", Fault::Told("die-after:3"), "restarted", End::Back, End::Open),
+    ] {
+        cases.push(case(name, fault, vec![("swapped", vec![Restart, Kill, Power])], end));
+        cases.push(case(&format!("{name}-after"), fault, vec![(after, vec![Restart, Kill, Power])], end));
+        cases.push(case(&format!("{name}-tar"), fault, vec![("swapped", vec![Tar])], End::Back));
+        cases.push(case(&format!("{name}-after-tar"), fault, vec![(after, vec![Tar])], tar));
+    }
+    matrix(cases);
+}
