@@ -154,3 +154,22 @@ async fn a_cancelled_upgrade_lets_it_go_as_it_was() {
     stage.machine.must_run(&["systemctl", "start", UNIT]).await.unwrap();
     stage.wait("its next start", 20, async || applied(&stage).await == 2).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_immutable_flag_an_installer_fails_instead_of_being_undone() {
+    let stage = Stage::shared(Cast::named("flag").movable("app", |_| {}).bound("pci", |_| {})).await.unwrap();
+    stage.order_plan(Control::Run, |plan| plan.immutable_binary = true).await.unwrap();
+    let child = stage.start_agent(agent(), &ONCE).unwrap();
+    let install = ["cp", "--remove-destination", "/bin/true", support::LIVE];
+    for record in ["cordoned", "restarted"] {
+        stage.wait(record, 90, async || stage.records(record) > 0).await.unwrap();
+        let refused = stage.machine.run(&install).await.unwrap();
+        assert!(!refused.status.success(), "after {record}");
+    }
+    let output =
+        tokio::time::timeout(Duration::from_mins(3), child.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stage.journal());
+    assert_eq!(stage.records("alienFound"), 0, "nothing was to be undone");
+    assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
+    stage.machine.must_run(&install).await.expect("the flag is gone at the end");
+}

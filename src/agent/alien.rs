@@ -12,7 +12,7 @@ use crate::flow::progress::{Progress, Work};
 use crate::flow::record::Record;
 use crate::flow::step::Step;
 use crate::host::effects::Stat;
-use crate::host::fs::Fs;
+use crate::host::fs::{Fs, FsError};
 use crate::host::{Host, swap_file, unpack};
 
 /// A look is one `stat`; the file is read only when that has changed.
@@ -108,7 +108,11 @@ impl Watch {
     /// The disk's or the bus's: what lies or runs there cannot be told.
     pub async fn look(&mut self) -> Result<Option<Alien>, StepError> {
         let live = self.live.clone();
-        let look = move |fs: &Fs| Ok::<_, StepError>(fs.effects().stat(&live).ok());
+        let look = move |fs: &Fs| match fs.effects().stat(&live) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StepError::from(FsError::on("look at", &live)(error))),
+        };
         let stat = self.host.root.fs().blocking(look).await?;
         let pid = self.host.systemd.unit(&self.unit).await?.main_pid;
         let now = stat.map(|stat| (stat, pid));
@@ -121,8 +125,8 @@ impl Watch {
         };
         let runs = if pid == 0 { None } else { sha256_of_process(&self.host, pid).await.ok() };
         if self.approved.lets(&live, runs.as_deref()) {
-            // A process that could not be looked at is on its way out: another pid is looked at again.
-            self.seen = now;
+            // A process that could not be looked at is on its way out, or is looked at again.
+            self.seen = now.filter(|_| pid == 0 || runs.is_some());
             return Ok(None);
         }
         Ok(Some(Alien { live, runs, pid }))

@@ -32,6 +32,10 @@ pub(super) async fn perform_watched(
     let Some(mut watched) = Watch::of(run, step) else {
         return perform_unless_told(run, step, control).await;
     };
+    // Before anything is done on the strength of what lies there; what cannot be read now, the watch below goes on with.
+    if let Ok(Some(alien)) = watched.look().await {
+        return Err(stop_the_line(run, alien).await);
+    }
     let ended = tokio::select! {
         biased;
         // Cancel-safe: it only looks.

@@ -195,6 +195,7 @@ fn order(args: &RehearseArgs, terminal: &Terminal) -> Result<Order, Failure> {
         scene,
         seed: args.seed,
         faults: faults.map_err(Failure::usage)?,
+        immutable_binary: plan.as_ref().is_some_and(|plan| plan.immutable_binary),
         evacuation: plan.map_or_else(Evacuation::default, |plan| plan.evacuation),
         from,
         to,

@@ -38,6 +38,9 @@ pub struct NodePlan {
     /// What happens to virtual machines.
     #[serde(default)]
     pub evacuation: Evacuation,
+    /// Sets the immutable flag on the live binary while the fence stands: installers that unpack over it fail then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub immutable_binary: bool,
     /// Operating system part, after `RKE2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsPart>,
@@ -249,6 +252,7 @@ pub(crate) mod tests {
             },
             swap: SwapMode::Direct,
             evacuation: Evacuation::default(),
+            immutable_binary: false,
             os: None,
         }
     }

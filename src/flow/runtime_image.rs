@@ -68,7 +68,7 @@ pub enum Contents {
     Images(Vec<String>),
     /// Nobody can look into it here; why.
     Closed(String),
-    /// It is still on a server: looked into once it is here.
+    /// It is still on a server.
     Unseen,
 }
 
@@ -90,7 +90,7 @@ pub enum Source {
     Archive(String),
     /// From this archive, which the upgrade puts there.
     Staged(String),
-    /// Perhaps from this archive, which the upgrade fetches; staging looks into it and refuses what lacks it.
+    /// Perhaps from this archive, which the upgrade fetches; nobody has looked into it.
     Fetched(String),
     /// There are no archives: from its registry.
     Registry,
@@ -102,7 +102,7 @@ impl fmt::Display for Source {
             Self::Unpacked(folder) => write!(f, "unpacked in {folder}"),
             Self::Archive(name) => write!(f, "in {name}"),
             Self::Staged(name) => write!(f, "in {name}, which the upgrade puts there"),
-            Self::Fetched(name) => write!(f, "looked for in {name} once the upgrade has fetched it, before anything changes"),
+            Self::Fetched(name) => write!(f, "expected in {name}, which the upgrade fetches and nobody has looked into"),
             Self::Registry => f.write_str(
                 "no image archives on this machine: RKE2 will pull it from its registry, and does not start while it cannot",
             ),

@@ -143,6 +143,11 @@ pub trait Effects: Send + Sync + fmt::Debug {
     fn label(&self, path: &Path) -> io::Result<Option<Vec<u8>>>;
     /// Gives the file that label.
     fn set_label(&self, path: &Path, label: &[u8]) -> io::Result<()>;
+    /// Has the file the flag that nobody, root included, may replace, change or remove it (`chattr +i`)? Not where the file system
+    /// knows no such flag.
+    fn is_immutable(&self, path: &Path) -> io::Result<bool>;
+    /// Sets or takes that flag.
+    fn set_immutable(&self, path: &Path, immutable: bool) -> io::Result<()>;
     /// `fsync(2)` of a file's content, or of the names in a directory.
     fn sync(&self, path: &Path) -> io::Result<()>;
     /// Locks the file (made when there is none) for this process and writes `holder` into it; `Err` of the inner result

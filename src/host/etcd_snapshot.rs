@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::host::fs::{Fs, FsError};
+use crate::host::rke2_config::{Rke2Config, Rke2ConfigError};
+use crate::host::root::HostRoot;
 
-/// Where the embedded etcd keeps its data, under `RKE2`'s data folder; a server with an external datastore has none.
-pub const DATA: &str = "/var/lib/rancher/rke2/server/db/etcd";
-/// Where `RKE2` keeps snapshots, unless it is told otherwise.
-pub const FOLDER: &str = "/var/lib/rancher/rke2/server/db/snapshots";
+/// Where the embedded etcd keeps its data and `RKE2` the snapshots of it, below `RKE2`'s data folder.
+const DATA: &str = "server/db/etcd";
+const SNAPSHOTS: &str = "server/db/snapshots";
 
 /// etcd's database is pages of so many bytes, or a multiple; its snapshots have their sha256 after that.
 const PAGE: u64 = 512;
@@ -48,6 +49,21 @@ pub enum SnapshotError {
     /// The disk.
     #[error("the snapshot cannot be read")]
     Io(#[from] FsError),
+}
+
+/// The folder of this machine's snapshots, its own view; none where it has no etcd: on a server with an external datastore.
+///
+/// # Errors
+/// Nobody can tell: `RKE2`'s configuration or its folders cannot be read.
+pub fn folder(root: &HostRoot) -> Result<Option<PathBuf>, Rke2ConfigError> {
+    let data_dir = Rke2Config::read(root)?.data_dir;
+    let data = data_dir.join(DATA);
+    let found = root.resolve(&data).and_then(|data| root.fs().effects().stat(&data));
+    match found {
+        Ok(_) => Ok(Some(data_dir.join(SNAPSHOTS))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::on("look at", &data)(error).into()),
+    }
 }
 
 /// Finds the snapshot that `RKE2` saved under `name` (it appends node and time), sees that it is whole, and that it is on disk.
@@ -139,5 +155,22 @@ mod tests {
         }
         let nowhere = check(&Fs::kernel(), Path::new("/no/such/folder"), "pre-1");
         assert!(matches!(nowhere, Err(SnapshotError::Missing { .. })));
+    }
+
+    #[test]
+    fn the_data_folder_that_rke2_was_told_decides_whether_there_is_an_etcd() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(dir.path().to_path_buf());
+        let usual = dir.path().join("var/lib/rancher/rke2/server/db/etcd");
+        std::fs::create_dir_all(&usual).unwrap();
+        let snapshots = |data: &str| PathBuf::from(format!("{data}/server/db/snapshots"));
+        assert_eq!(folder(&root).unwrap(), Some(snapshots("/var/lib/rancher/rke2")));
+        std::fs::create_dir_all(dir.path().join("etc/rancher/rke2")).unwrap();
+        std::fs::write(dir.path().join("etc/rancher/rke2/config.yaml"), "data-dir: /data/rke2\n").unwrap();
+        assert_eq!(folder(&root).unwrap(), None, "that one has no etcd");
+        std::fs::create_dir_all(dir.path().join("data/rke2/server/db/etcd")).unwrap();
+        assert_eq!(folder(&root).unwrap(), Some(snapshots("/data/rke2")));
+        std::fs::write(dir.path().join("etc/rancher/rke2/config.yaml"), "data-dir: [\n").unwrap();
+        assert!(folder(&root).is_err(), "what cannot be told is no answer");
     }
 }

@@ -102,9 +102,7 @@ pub fn connection(host: &Host) -> Result<Option<Connection>, HoldError> {
 pub async fn hold(host: &Host, uid: &str) -> Result<(), HoldError> {
     refuse_strangers(host, uid)?;
     let fs = host.root.fs();
-    if fs.effects().stat(&at(host, APPLYING)?).is_ok() && is_active(host).await? == Some(true) {
-        return Err(HoldError::Applying);
-    }
+    idle(host).await?;
     let path = drop_in(host)?;
     if let Some(dir) = path.parent() {
         fs.create_dir_sync(dir)?;
@@ -115,6 +113,8 @@ pub async fn hold(host: &Host, uid: &str) -> Result<(), HoldError> {
     if !is_loaded(host).await? {
         return Err(HoldError::NotLoaded);
     }
+    // A plan may have begun meanwhile; none begins once it has been started again, which the hold prevents.
+    idle(host).await?;
     host.systemd.stop(UNIT, Instant::now() + STOP).await?;
     Ok(())
 }
@@ -137,6 +137,18 @@ pub async fn let_go(host: &Host, uid: &str, start: bool) -> Result<(), HoldError
         host.systemd.start(UNIT, Instant::now() + START).await?;
     }
     Ok(())
+}
+
+/// Nobody cuts a plan off in the middle.
+async fn idle(host: &Host) -> Result<(), HoldError> {
+    let mark = at(host, APPLYING)?;
+    match host.root.fs().effects().stat(&mark) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(FsError::on("look at", &mark)(error).into()),
+        // What a dead one has left behind says nothing.
+        Ok(_) if is_active(host).await? == Some(true) => Err(HoldError::Applying),
+        Ok(_) => Ok(()),
+    }
 }
 
 async fn is_loaded(host: &Host) -> Result<bool, HoldError> {

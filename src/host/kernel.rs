@@ -14,7 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use rustix::fs::XattrFlags;
+use rustix::fs::{IFlags, XattrFlags};
 use rustix::io::Errno as Rustix;
 
 use crate::host::command::{self, CommandError, Ended};
@@ -136,6 +136,21 @@ impl Effects for Kernel {
 
     fn set_label(&self, path: &Path, label: &[u8]) -> io::Result<()> {
         Ok(rustix::fs::setxattr(path, SELINUX, label, XattrFlags::empty())?)
+    }
+
+    fn is_immutable(&self, path: &Path) -> io::Result<bool> {
+        match rustix::fs::ioctl_getflags(File::open(path)?) {
+            Ok(flags) => Ok(flags.contains(IFlags::IMMUTABLE)),
+            Err(Rustix::NOTTY | Rustix::OPNOTSUPP | Rustix::NOSYS) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn set_immutable(&self, path: &Path, immutable: bool) -> io::Result<()> {
+        let file = File::open(path)?;
+        let mut flags = rustix::fs::ioctl_getflags(&file)?;
+        flags.set(IFlags::IMMUTABLE, immutable);
+        Ok(rustix::fs::ioctl_setflags(&file, flags)?)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

@@ -67,6 +67,7 @@ pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), 
         }
     }
     dress_like(fs, live, staged, old, new)?;
+    unlock(fs, live)?;
     // What [`keep`] has put there was looked at; what is live by now may be somebody else's since.
     if plain_file(fs, previous)?.is_none() {
         keep_previous(fs, live, previous)?;
@@ -91,7 +92,32 @@ pub fn keep(fs: &Fs, live: &Path, kept: &Path) -> Result<(), SwapError> {
     plain_file(fs, live)?.ok_or_else(|| {
         SwapError::StillOld(FsError::on("find the live file", live)(io::ErrorKind::NotFound.into()))
     })?;
+    unlock(fs, live)?;
+    unlock(fs, kept)?;
     keep_previous(fs, live, kept)
+}
+
+/// Makes the live file one that nobody can replace, change or remove, root included, until [`unlock`]. It keeps its other names.
+///
+/// # Errors
+/// The file system has no such flag, or does not let us; nothing changes then.
+pub fn lock(fs: &Fs, live: &Path) -> Result<(), FsError> {
+    fs.effects().set_immutable(live, true).map_err(FsError::on("make immutable", live))
+}
+
+/// Takes that flag off, if it is on; no file is fine.
+///
+/// # Errors
+/// It cannot be taken off, or not be seen.
+pub fn unlock(fs: &Fs, path: &Path) -> Result<(), SwapError> {
+    match fs.effects().is_immutable(path) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            fs.effects().set_immutable(path, false).map_err(still_old("take the immutable flag off", path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(still_old("look at the flags of", path)(error)),
+    }
 }
 
 /// Makes the file `kept` live in one rename; `kept` stays a name of it, and what was live before, if anything was, gets the
@@ -101,7 +127,10 @@ pub fn keep(fs: &Fs, live: &Path, kept: &Path) -> Result<(), SwapError> {
 /// See [`SwapError`]; the live path is then what it was, or the kept file.
 pub fn put_back(fs: &Fs, live: &Path, kept: &Path, replaced: &Path) -> Result<(), SwapError> {
     plain_file(fs, kept)?.ok_or_else(|| SwapError::NothingStaged { staged: kept.to_path_buf() })?;
+    unlock(fs, kept)?;
+    unlock(fs, replaced)?;
     if plain_file(fs, live)?.is_some() {
+        unlock(fs, live)?;
         keep_previous(fs, live, replaced)?;
     }
     let temp = beside(live, "back");
@@ -184,172 +213,5 @@ fn across(live: &Path, other: &Path, action: &'static str) -> impl FnOnce(io::Er
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests look past the door they test")]
-mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Instant;
-
-    use super::*;
-
-    struct Prefix {
-        _dir: tempfile::TempDir,
-        live: PathBuf,
-        staged: PathBuf,
-        previous: PathBuf,
-    }
-
-    fn prefix() -> Prefix {
-        prefix_in(&std::env::temp_dir())
-    }
-
-    fn prefix_in(place: &Path) -> Prefix {
-        let dir = tempfile::tempdir_in(place).unwrap();
-        let bin = dir.path().join("bin");
-        let stage = dir.path().join(".stage");
-        fs::create_dir_all(&bin).unwrap();
-        fs::create_dir_all(&stage).unwrap();
-        let found = Prefix {
-            live: bin.join("rke2"),
-            staged: stage.join("rke2"),
-            previous: bin.join("rke2.prev"),
-            _dir: dir,
-        };
-        fs::write(&found.live, vec![b'o'; 3 << 20]).unwrap();
-        fs::set_permissions(&found.live, Permissions::from_mode(0o750)).unwrap();
-        fs::write(&found.staged, vec![b'n'; 3 << 20]).unwrap();
-        found
-    }
-
-    #[test]
-    fn a_reader_sees_old_or_new_and_nothing_else() {
-        let Prefix { _dir, live, staged, previous } = prefix();
-        let (old, new) =
-            (Fs::kernel().sha256_file(&live).unwrap(), Fs::kernel().sha256_file(&staged).unwrap());
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                let mut seen = Vec::new();
-                while !done.load(Ordering::Relaxed) {
-                    seen.push(Fs::kernel().sha256_file(&live).unwrap());
-                }
-                seen
-            });
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            done.store(true, Ordering::Relaxed);
-            let seen = reader.join().unwrap();
-            assert!(seen.iter().all(|digest| *digest == old || *digest == new));
-        });
-        assert_eq!(Fs::kernel().sha256_file(&live).unwrap(), new);
-        assert_eq!(Fs::kernel().sha256_file(&previous).unwrap(), old);
-        assert_eq!(fs::metadata(&live).unwrap().permissions().mode() & 0o777, 0o750);
-    }
-
-    #[test]
-    fn a_second_swap_touches_nothing_and_an_interrupted_one_is_finished() {
-        let Prefix { _dir, live, staged, previous } = prefix();
-        // Crashed after the link, before the rename.
-        keep_previous(&Fs::kernel(), &live, &previous).unwrap();
-        swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
-        assert_eq!(fs::read(&previous).unwrap()[0], b'o');
-        assert!(matches!(
-            swap(&Fs::kernel(), &live, &staged, &previous),
-            Err(SwapError::NothingStaged { .. })
-        ));
-        assert_eq!(fs::read(&previous).unwrap()[0], b'o');
-        assert_eq!(Fs::kernel().list_dir(parent(&live)).unwrap(), [live, previous]);
-    }
-
-    #[test]
-    fn what_was_kept_is_put_back_also_where_nothing_is_live_and_twice() {
-        let Prefix { _dir, live, staged, previous } = prefix();
-        let replaced = live.with_file_name("rke2.bad");
-        keep(&Fs::kernel(), &live, &previous).unwrap();
-        swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
-        for _ in 0..2 {
-            put_back(&Fs::kernel(), &live, &previous, &replaced).unwrap();
-            assert_eq!((fs::read(&live).unwrap()[0], fs::read(&previous).unwrap()[0]), (b'o', b'o'));
-        }
-        fs::remove_file(&live).unwrap();
-        put_back(&Fs::kernel(), &live, &previous, &replaced).unwrap();
-        assert_eq!(fs::read(&live).unwrap()[0], b'o');
-        fs::remove_file(&previous).unwrap();
-        assert!(put_back(&Fs::kernel(), &live, &previous, &replaced).is_err());
-        assert_eq!(fs::read(&live).unwrap()[0], b'o');
-    }
-
-    #[test]
-    fn what_is_in_the_way_of_the_kept_file_leaves_the_old_one_live() {
-        let Prefix { _dir, live, staged, previous } = prefix();
-        fs::create_dir_all(previous.join("in-the-way")).unwrap();
-        assert!(matches!(swap(&Fs::kernel(), &live, &staged, &previous), Err(SwapError::NotAFile { .. })));
-        assert_eq!(fs::read(&live).unwrap()[0], b'o');
-        assert_eq!(fs::read(&staged).unwrap()[0], b'n');
-    }
-
-    #[test]
-    fn who_replaces_the_live_file_meanwhile_does_not_replace_the_kept_one() {
-        let Prefix { _dir, live, staged, previous } = prefix();
-        keep(&Fs::kernel(), &live, &previous).unwrap();
-        fs::remove_file(&live).unwrap();
-        fs::write(&live, b"alien").unwrap();
-        swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
-        assert_eq!((fs::read(&live).unwrap()[0], fs::read(&previous).unwrap()[0]), (b'n', b'o'));
-    }
-
-    #[test]
-    fn another_mount_and_a_symlink_are_refused_before_anything_changes() {
-        let Prefix { _dir, live, staged, previous } = prefix();
-        let shm = tempfile::tempdir_in("/dev/shm").unwrap();
-        let far = shm.path().join("rke2");
-        fs::copy(&staged, &far).unwrap();
-        let error = swap(&Fs::kernel(), &live, &far, &previous).unwrap_err();
-        assert!(error.to_string().contains("different mounts"), "{error}");
-        let link = live.with_file_name("link");
-        std::os::unix::fs::symlink(&live, &link).unwrap();
-        assert!(matches!(swap(&Fs::kernel(), &link, &staged, &previous), Err(SwapError::NotAFile { .. })));
-        assert!(!previous.exists());
-    }
-
-    /// The kernel lets root label files where `SELinux` is off as well.
-    #[test]
-    fn the_new_file_wears_the_label_of_the_old_one() {
-        const LABEL: &[u8] = b"system_u:object_r:container_runtime_exec_t:s0\0";
-        let Prefix { _dir, live, staged, previous } = prefix();
-        let fs = Fs::kernel();
-        assert_eq!(
-            fs.effects().label(&live).unwrap(),
-            None,
-            "a file system without labels is swapped as before"
-        );
-        fs.effects().set_label(&live, LABEL).unwrap();
-        fs.effects().set_label(&staged, b"system_u:object_r:usr_t:s0\0").unwrap();
-        swap(&fs, &live, &staged, &previous).unwrap();
-        assert_eq!(fs::read(&live).unwrap()[0], b'n');
-        for path in [&live, &previous] {
-            assert_eq!(fs.effects().label(path).unwrap().as_deref(), Some(LABEL), "{}", path.display());
-        }
-        put_back(&fs, &live, &previous, &live.with_file_name("rke2.bad")).unwrap();
-        assert_eq!(fs.effects().label(&live).unwrap().as_deref(), Some(LABEL), "and so on the way back");
-    }
-
-    /// In memory, because a busy disk's sync time says nothing about this code.
-    #[test]
-    fn takes_no_more_than_five_milliseconds_beside_the_disks_own_time() {
-        let best = (0..5)
-            .map(|_| {
-                let Prefix { _dir, live, staged, previous } = prefix_in(Path::new("/dev/shm"));
-                let start = Instant::now();
-                swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
-                start.elapsed()
-            })
-            .min()
-            .unwrap();
-        let milliseconds = format!("{:.2} ms", best.as_secs_f64() * 1e3);
-        println!("\nmeasured: {:<64} {milliseconds:>12}   <= 5 ms", "the swap: old name -> new name, in memory");
-        assert!(best.as_millis() <= 5, "{best:?}");
-    }
-}
+#[path = "swap_file_tests.rs"]
+mod tests;

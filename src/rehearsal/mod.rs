@@ -65,6 +65,8 @@ pub struct Order {
     pub faults: Vec<Fault>,
     /// What the plans allow to be done to VMs.
     pub evacuation: Evacuation,
+    /// Whether the plans have the live binary made immutable.
+    pub immutable_binary: bool,
     /// The RKE2 that runs.
     pub from: Rke2Version,
     /// The RKE2 to run.

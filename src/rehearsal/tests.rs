@@ -17,6 +17,7 @@ fn order(preset: Preset, faults: &[&str]) -> Order {
         seed: 1,
         faults: faults.iter().map(|fault| fault.parse().unwrap()).collect(),
         evacuation: Evacuation::default(),
+        immutable_binary: false,
         from: "v1.34.2+rke2r1".parse().unwrap(),
         to: "v1.35.6+rke2r1".parse().unwrap(),
         only: Vec::new(),

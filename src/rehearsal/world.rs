@@ -211,6 +211,7 @@ impl World {
             },
             swap: crate::flow::plan::SwapMode::Direct,
             evacuation: self.order.evacuation.clone(),
+            immutable_binary: self.order.immutable_binary,
             os: None,
         };
         self.order_for(&plan)?;

@@ -171,6 +171,7 @@ impl Stage {
             },
             swap: SwapMode::Direct,
             evacuation: Evacuation::default(),
+            immutable_binary: false,
             os: None,
         }
     }

@@ -65,7 +65,7 @@ pub(super) async fn room(host: &Host, plan: &NodePlan, live: &str) -> Check {
 }
 
 /// Where RKE2 takes its runtime from: the new one, and the old one, without which there is no way back.
-pub(in crate::agent) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {
+pub(super) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {
     const NAMES: [&str; 2] = ["new runtime image", "old runtime image"];
     let versions = [plan.rke2.to.clone(), plan.rke2.from.clone()];
     let images = plan.artifacts.images.clone();

@@ -1,7 +1,7 @@
 //! Preflight's checks: all of them are made, each has a verdict, a reason and a cure. Reads only.
 
 mod etcd;
-pub(in crate::agent) mod install;
+mod install;
 mod on_cluster;
 mod on_machine;
 

@@ -39,13 +39,21 @@ async fn keep_old(run: &Run, found: &Preflighted) -> Result<(), StepError> {
     let kept = run.host.root.at(kept_path(&found.live, &run.plan.rke2.from.to_string()));
     let (live, expected, name) =
         (run.host.root.at(&found.live), found.live_sha256.clone(), found.live.clone());
+    let immutable = run.plan.immutable_binary;
     let keep = move |fs: &Fs| {
         let now = fs.sha256_file(&live)?;
         if now != expected {
             let what = "changed since preflight; another installer is at work: stop it, then run again";
             return Err(StepError::operator(format!("{name} {what}")));
         }
-        swap_file::keep(fs, &live, &kept).map_err(|error| StepError::operator(chain(&error)))
+        swap_file::keep(fs, &live, &kept).map_err(|error| StepError::operator(chain(&error)))?;
+        if immutable {
+            swap_file::lock(fs, &live).map_err(|error| {
+                let cure = "leave immutableBinary out of the plan: cancel, and start again without it";
+                StepError::operator(format!("{}; {cure}", chain(&error)))
+            })?;
+        }
+        Ok(())
     };
     run.host.root.fs().blocking(keep).await
 }

@@ -4,13 +4,13 @@ use kube::ResourceExt;
 
 use crate::agent::guard::kept_path;
 use crate::agent::run::Run;
-use crate::agent::step_error::StepError;
+use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::{let_go, rollback};
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
-use crate::host::{fence, own_program};
+use crate::host::{fence, own_program, swap_file};
 use crate::mutation::{self, Mutation};
 
 /// Takes our marks away. Doing it twice is harmless.
@@ -67,7 +67,14 @@ async fn take_guard_away(run: &Run) -> Result<(), StepError> {
         }
         Some(_) | None => None,
     };
+    let names = run.journal.progress().preflighted().map(|found| {
+        [&found.live, &kept_path(&found.live, &run.plan.rke2.from.to_string())]
+            .map(|name| run.host.root.at(name))
+    });
     let remove = move |fs: &Fs| {
+        for name in names.iter().flatten() {
+            swap_file::unlock(fs, name).map_err(|error| StepError::operator(chain(&error)))?;
+        }
         own_program::remove(fs, &state_dir)?;
         if let Some(kept) = unused {
             fs.remove_opt(&kept)?;

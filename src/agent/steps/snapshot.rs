@@ -11,8 +11,8 @@ use crate::agent::step_error::{StepError, chain};
 use crate::flow::plan::Role;
 use crate::flow::record::Record;
 use crate::flow::step::Step;
-use crate::host::etcd_snapshot::{self, DATA, FOLDER};
-use crate::host::fs::Fs;
+use crate::host::etcd_snapshot;
+use crate::host::fs::{Fs, FsError};
 use crate::host::systemd::SystemdError;
 
 /// Has the running `RKE2` save a snapshot (`rke2 etcd-snapshot save`, which asks the server process), and looks whether it is whole.
@@ -26,10 +26,15 @@ pub async fn save_etcd(run: &mut Run) -> Result<(), StepError> {
     if found.role == Role::Agent {
         return Ok(run.record(Record::NoSnapshot { why: "an agent node has no etcd".to_owned() })?);
     }
-    if !run.host.root.fs().is_dir(&run.host.root.at(DATA)) {
-        let why = format!("{DATA} is not there: the cluster's datastore is not on this node");
+    let root = run.host.root.clone();
+    let find = move |_: &Fs| {
+        etcd_snapshot::folder(&root).map_err(|error| StepError::operator(hopeless(&chain(&error))))
+    };
+    let Some(folder) = run.host.root.fs().blocking(find).await? else {
+        let why = "the cluster's datastore is not on this node".to_owned();
         return Ok(run.record(Record::NoSnapshot { why })?);
-    }
+    };
+    let folder_name = folder.display().to_string();
     // The same names after a crash, so that the snapshot under way is waited for; others at every new attempt.
     let turn = run.journal.progress().seq();
     let unit = format!("upgrade-agent-snapshot-{}-{turn}.service", run.plan.upgrade_uid);
@@ -38,7 +43,7 @@ pub async fn save_etcd(run: &mut Run) -> Result<(), StepError> {
         run.plan.rke2.to.to_string().replace('+', "-"),
         run.plan.upgrade_uid.chars().take(8).collect::<String>()
     );
-    let arguments = ["etcd-snapshot", "save", "--name", &name, "--dir", FOLDER];
+    let arguments = ["etcd-snapshot", "save", "--name", &name, "--dir", &folder_name];
     // Half a minute less than the step has, so that the reason is systemd's and not the driver's.
     let time = Step::Snapshot.deadline(&run.plan).saturating_sub(Duration::from_secs(30));
     let purpose = format!("etcd snapshot before RKE2 {}", run.plan.rke2.to);
@@ -47,8 +52,9 @@ pub async fn save_etcd(run: &mut Run) -> Result<(), StepError> {
     if let Err(error) = saved {
         return Err(no_snapshot(run, &unit, error).await);
     }
-    let (folder, named) = (run.host.root.at(FOLDER), name.clone());
+    let (root, named) = (run.host.root.clone(), name.clone());
     let check = move |fs: &Fs| {
+        let folder = root.resolve(&folder).map_err(FsError::on("follow", &folder))?;
         let checked = etcd_snapshot::check(fs, &folder, &named);
         checked.map_err(|error| StepError::operator(hopeless(&chain(&error))))
     };

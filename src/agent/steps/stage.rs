@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use crate::agent::checks::{self, CheckVerdict};
 use crate::agent::observe::sha256_of;
 use crate::agent::room;
 use crate::agent::run::Run;
@@ -91,11 +90,6 @@ async fn bring(run: &Run, dest: &Path) -> Result<PathBuf, StepError> {
     let staged = images::stage(root, &artifacts.images, &run.plan.rke2.to, deadline).await;
     let staged = staged.map_err(|error| StepError::refuse(chain(&error)))?;
     tracing::debug!(?staged, "the archives of images are in place");
-    for check in checks::install::runtime_images(&run.host, &run.plan).await {
-        if check.verdict != CheckVerdict::Pass {
-            return Err(StepError::refuse(format!("{}: {}; {}", check.check, check.why, check.fix)));
-        }
-    }
     let binary = release::stage(root, artifacts, dest, deadline).await;
     binary.map_err(|error| StepError::refuse(chain(&error)))
 }

@@ -65,7 +65,7 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         ));
     }
     let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
-    let permit = ask_gate(run, &found).await?;
+    let mut permit = ask_gate(run, &found).await?;
     if !run.journal.progress().drained() {
         let what =
             "no swap: the other pods have not been drained; run the whole upgrade instead of this step";
@@ -78,6 +78,8 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
     }
     if found.role == Role::Server {
         spared_by_quorum(run).await?;
+        // That may have taken a while: the leave is to be from right before the rename.
+        permit = ask_gate(run, &found).await?;
     }
     let previous = previous_path(run, &found);
     run.record(Record::SwapIntent {
@@ -86,7 +88,12 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         previous: previous.clone(),
     })?;
     swap(&run.host, permit, binary, &found.live, &previous).await?;
-    Ok(run.record(Record::Swapped)?)
+    run.record(Record::Swapped)?;
+    if run.plan.immutable_binary {
+        let live = run.host.root.at(&found.live);
+        run.host.root.fs().blocking(move |fs| swap_file::lock(fs, &live).map_err(StepError::from)).await?;
+    }
+    Ok(())
 }
 
 /// The restart takes this server's etcd member away for a minute or two: the others have to be there for it, by what their Nodes

@@ -15,6 +15,7 @@ use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, Work};
 use crate::flow::record::Record;
 use crate::flow::report::{Blocker, NOBODY};
+use crate::host::etcd_snapshot;
 
 /// Health ports have no watch; they are asked this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -161,8 +162,10 @@ async fn sick_port(run: &Run, role: Role) -> Option<String> {
     match role {
         Role::Agent => None,
         Role::Server => {
+            // A server with an external datastore has none; where nobody can tell, it has to answer.
+            let has_etcd = !matches!(etcd_snapshot::folder(&run.host.root), Ok(None));
             let etcd = SocketAddr::new(run.local_address, ETCD_PORT);
-            if let Some(what) = sick_http(run, "etcd", etcd, "/health").await {
+            if has_etcd && let Some(what) = sick_http(run, "etcd", etcd, "/health").await {
                 return Some(what);
             }
             // Its TLS needs the cluster's own CA; that it accepts a connection is what can be told without.

@@ -69,6 +69,9 @@ pub struct NodeUpgradeSpec {
     /// What may be done to virtual machines.
     #[serde(default)]
     pub evacuation: Evacuation,
+    /// Sets the immutable flag on the live binary while the fence stands.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub immutable_binary: bool,
     /// Operating system part, after `RKE2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsPart>,
@@ -93,10 +96,32 @@ impl NodeUpgradeSpec {
     /// The order of a plan: go on.
     #[must_use]
     pub fn from_plan(plan: &NodePlan) -> Self {
-        let NodePlan { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os } =
-            plan.clone();
+        let NodePlan {
+            upgrade_name,
+            upgrade_uid,
+            node_name,
+            role,
+            rke2,
+            artifacts,
+            swap,
+            evacuation,
+            immutable_binary,
+            os,
+        } = plan.clone();
         let control = Control::Run;
-        Self { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os, control }
+        Self {
+            upgrade_name,
+            upgrade_uid,
+            node_name,
+            role,
+            rke2,
+            artifacts,
+            swap,
+            evacuation,
+            immutable_binary,
+            os,
+            control,
+        }
     }
 
     /// The order sheet without `control`. Names every field, so that a new one cannot be forgotten.
@@ -111,18 +136,52 @@ impl NodeUpgradeSpec {
             artifacts,
             swap,
             evacuation,
+            immutable_binary,
             os,
             control: _,
         } = self.clone();
-        NodePlan { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os }
+        NodePlan {
+            upgrade_name,
+            upgrade_uid,
+            node_name,
+            role,
+            rke2,
+            artifacts,
+            swap,
+            evacuation,
+            immutable_binary,
+            os,
+        }
     }
 
     /// The spec of a plan.
     #[must_use]
     pub fn of(plan: &NodePlan, control: Control) -> Self {
-        let NodePlan { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os } =
-            plan.clone();
-        Self { upgrade_name, upgrade_uid, node_name, role, rke2, artifacts, swap, evacuation, os, control }
+        let NodePlan {
+            upgrade_name,
+            upgrade_uid,
+            node_name,
+            role,
+            rke2,
+            artifacts,
+            swap,
+            evacuation,
+            immutable_binary,
+            os,
+        } = plan.clone();
+        Self {
+            upgrade_name,
+            upgrade_uid,
+            node_name,
+            role,
+            rke2,
+            artifacts,
+            swap,
+            evacuation,
+            immutable_binary,
+            os,
+            control,
+        }
     }
 }
 

@@ -129,6 +129,7 @@ where
         to: "v1.35.6+rke2r1".parse().unwrap(),
         only: Vec::new(),
         changes: Vec::new(),
+        immutable_binary: false,
     };
     in_own_time(async {
         let world = World::build(Ground::build(&order).unwrap(), &order, |_, _| {}).unwrap();

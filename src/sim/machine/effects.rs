@@ -216,6 +216,14 @@ impl Effects for LifeEffects {
         self.change("setxattr", path, |disk| disk.set_label(path, label))
     }
 
+    fn is_immutable(&self, path: &Path) -> io::Result<bool> {
+        self.look(|disk| disk.is_immutable(path))
+    }
+
+    fn set_immutable(&self, path: &Path, immutable: bool) -> io::Result<()> {
+        self.change("ioctl", path, |disk| disk.set_immutable(path, immutable))
+    }
+
     fn sync(&self, path: &Path) -> io::Result<()> {
         self.change("sync", path, |disk| disk.sync(path))
     }

@@ -11,7 +11,6 @@ use super::disk::{Disk, MountSpec};
 use super::etcd;
 use super::release::{binary, release};
 use crate::flow::plan::Role;
-use crate::host::etcd_snapshot;
 use crate::host::fs::FsKind;
 
 /// Where the release tarball of the plan lies on a machine.
@@ -137,8 +136,8 @@ impl MachineImage {
         let wants = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
         disk.install_link(wants, &fragment)?;
         if spec.role == Role::Server {
-            disk.install_dir(Path::new(etcd_snapshot::DATA))?;
-            disk.install_dir(Path::new(etcd_snapshot::FOLDER))?;
+            disk.install_dir(Path::new("/var/lib/rancher/rke2/server/db/snapshots"))?;
+            disk.install_dir(Path::new("/var/lib/rancher/rke2/server/db/etcd"))?;
         }
         disk.install(PROGRAM, "upgrade-agent", 0o755)?;
         disk.install(ARTIFACT, release(&spec.to)?.tarball.clone(), 0o644)?;

@@ -152,6 +152,7 @@ impl Disk {
     /// `EEXIST`, `EXDEV`, `EPERM` for a directory, `ENOENT`, `EROFS`.
     pub fn hard_link(&mut self, from: &Path, to: &Path) -> Result<(), Errno> {
         let ino = self.ino(from, false)?;
+        self.mutable(ino)?;
         let found = self.find(to, false)?;
         let dir = found.parent()?;
         if found.ino.is_some() {
@@ -178,6 +179,10 @@ impl Disk {
         }
         if self.inode(old_dir)?.mount != self.inode(dir)?.mount {
             return Err(Errno::EXDEV);
+        }
+        self.mutable(ino)?;
+        if let Some(over) = new.ino {
+            self.mutable(over)?;
         }
         let is_dir = self.names(ino).is_ok();
         if is_dir && new.dirs.contains(&ino) {
@@ -214,6 +219,7 @@ impl Disk {
     /// `ENOENT`, `ENOTDIR`, `EISDIR`, `EROFS`.
     pub fn unlink(&mut self, path: &Path) -> Result<(), Errno> {
         let found = self.find(path, false)?;
+        self.mutable(found.ino.ok_or(Errno::ENOENT)?)?;
         if self.names(found.ino.ok_or(Errno::ENOENT)?).is_ok() {
             return Err(Errno::EISDIR);
         }
@@ -263,6 +269,20 @@ impl Disk {
         let ino = self.ino(path, true)?;
         self.writable(ino)?;
         self.change(ino, |inode| inode.label = Some(label.into()))
+    }
+
+    /// `chattr +i` and `-i`.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `EROFS`.
+    pub fn set_immutable(&mut self, path: &Path, immutable: bool) -> Result<(), Errno> {
+        let ino = self.ino(path, true)?;
+        self.writable(ino)?;
+        self.change(ino, |inode| inode.immutable = immutable)
+    }
+
+    fn mutable(&self, ino: u64) -> Result<(), Errno> {
+        if self.inode(ino)?.immutable { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     /// Gives a file its content.

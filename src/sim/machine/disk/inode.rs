@@ -58,13 +58,15 @@ pub(super) struct Inode {
     pub(super) gid: u32,
     /// Its `SELinux` label.
     pub(super) label: Option<Arc<[u8]>>,
+    /// Nobody may replace, change or remove it.
+    pub(super) immutable: bool,
     /// Index of the mount that it is on.
     pub(super) mount: usize,
 }
 
 impl Inode {
     pub(super) fn new(body: Body, mode: u32, mount: usize) -> Self {
-        Self { body, mode, uid: 0, gid: 0, label: None, mount }
+        Self { body, mode, uid: 0, gid: 0, label: None, immutable: false, mount }
     }
 
     pub(super) fn dir(mode: u32, mount: usize) -> Self {

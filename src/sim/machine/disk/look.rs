@@ -132,6 +132,14 @@ impl Disk {
         Ok(MountFacts { free_files: device.free_files, is_read_only: device.read_only })
     }
 
+    /// Has the file the flag of `chattr +i`?
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `ELOOP`.
+    pub fn is_immutable(&self, path: &Path) -> Result<bool, Errno> {
+        Ok(self.inode(self.ino(path, true)?)?.immutable)
+    }
+
     /// The `SELinux` label of a file.
     ///
     /// # Errors
