@@ -64,11 +64,14 @@ impl Approved {
 
     /// May this lie there while that runs?
     fn lets(&self, live: &str, runs: Option<&str>) -> bool {
-        let known = |sha256: &str| sha256 == self.old || self.new.as_deref() == Some(sha256);
         let fits = live == self.expected
             // The boot guard has put the old one back, and it starts or runs: the steps find that themselves.
             || (live == self.old && runs != Some(self.expected.as_str()));
-        fits && runs.is_none_or(known)
+        fits && runs.is_none_or(|sha256| self.knows(sha256))
+    }
+
+    fn knows(&self, sha256: &str) -> bool {
+        sha256 == self.old || self.new.as_deref() == Some(sha256)
     }
 }
 
@@ -132,9 +135,10 @@ impl Watch {
         Ok(Some(Alien { live, runs, pid }))
     }
 
-    /// Ends when something is there that was not approved.
+    /// Ends when something is there that was not approved; looks for the first time after a while.
     pub async fn appears(&mut self) -> Alien {
         loop {
+            tokio::time::sleep(LOOK).await;
             match self.look().await {
                 Ok(Some(alien)) => return alien,
                 Ok(None) => {}
@@ -142,7 +146,6 @@ impl Watch {
                     tracing::debug!(error = error.sentence(), "the live binary could not be looked at");
                 }
             }
-            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -167,9 +170,8 @@ pub async fn stop_the_line(run: &mut Run, alien: Alien) -> StepError {
     if let Err(error) = run.record(Record::AlienFound { sha256: alien.live.clone(), put_back: is_put_back }) {
         return error.into();
     }
-    let known = |sha256: &str| sha256 == approved.old || approved.new.as_deref() == Some(sha256);
     let what = match alien.runs.as_deref() {
-        Some(runs) if !known(runs) => format!(
+        Some(runs) if !approved.knows(runs) => format!(
             "RKE2 runs a binary that this upgrade has not approved (pid {}, sha256 {runs}): the node was upgraded without pre-drain; {back}; \
              look what installed it, restart RKE2 on the approved one when no VM runs here, then resume",
             alien.pid

@@ -18,7 +18,6 @@ use crate::host::root::HostRoot;
 use crate::host::tar_stream::plain;
 use crate::host::unpack::{copy_all, in_passing};
 
-/// Where RKE2 keeps its data unless its configuration says otherwise.
 /// More than all of RKE2's images, not packed (reference `rke2-and-rancher.md` §1.4).
 const LIMIT: u64 = 8 << 30;
 /// Stays free beside them: a kubelet whose disk is full evicts pods.

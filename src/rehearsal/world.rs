@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::crd::node_upgrade::{NodeUpgrade, NodeUpgradeSpec};
+use crate::cluster::crd::node_upgrade::{Control, NodeUpgrade, NodeUpgradeSpec};
 use crate::cluster::names::safe_concat;
 use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
 use crate::host::clock::Clock;
@@ -227,7 +227,7 @@ impl World {
     /// The `NodeUpgrade` that the controller would make.
     fn order_for(&self, plan: &NodePlan) -> Result<(), RehearsalError> {
         let name = safe_concat(&[&plan.upgrade_name, &plan.node_name]);
-        let mut order = NodeUpgrade::new(&name, NodeUpgradeSpec::from_plan(plan));
+        let mut order = NodeUpgrade::new(&name, NodeUpgradeSpec::of(plan, Control::Run));
         order.metadata.namespace = Some(NAMESPACE.to_owned());
         let object = serde_json::to_value(&order).unwrap_or_default();
         let path = format!("/apis/agent.harvesterhci.io/v1alpha1/namespaces/{NAMESPACE}/nodeupgrades");

@@ -93,37 +93,6 @@ pub enum Control {
 }
 
 impl NodeUpgradeSpec {
-    /// The order of a plan: go on.
-    #[must_use]
-    pub fn from_plan(plan: &NodePlan) -> Self {
-        let NodePlan {
-            upgrade_name,
-            upgrade_uid,
-            node_name,
-            role,
-            rke2,
-            artifacts,
-            swap,
-            evacuation,
-            immutable_binary,
-            os,
-        } = plan.clone();
-        let control = Control::Run;
-        Self {
-            upgrade_name,
-            upgrade_uid,
-            node_name,
-            role,
-            rke2,
-            artifacts,
-            swap,
-            evacuation,
-            immutable_binary,
-            os,
-            control,
-        }
-    }
-
     /// The order sheet without `control`. Names every field, so that a new one cannot be forgotten.
     #[must_use]
     pub fn plan(&self) -> NodePlan {
