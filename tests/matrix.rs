@@ -18,12 +18,12 @@ mod support;
 
 use std::ops::RangeInclusive;
 
-use root_actors::{Actor, Bench, Row};
+use root_actors::{Actor, Bench, MINOR, PATCH, Row};
 use support::TO;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use Actor::{Kill, Power, Restart, Tar};
+use Actor::{Kill, OldTar, Power, Restart, Tar};
 
 /// Machines at once: they mostly wait.
 static MACHINES: Semaphore = Semaphore::const_new(8);
@@ -45,6 +45,8 @@ enum End {
     Back,
     /// An operator does not wait for the deadline.
     BackByHand,
+    /// The new one stays, and people are asked.
+    Held,
     /// Only what starts is looked at.
     Open,
 }
@@ -52,6 +54,7 @@ enum End {
 /// One machine: at each record the agent is killed, and then everybody named acts.
 struct Case {
     name: String,
+    from: &'static str,
     fault: Fault,
     acts: Vec<(&'static str, Vec<Actor>)>,
     end: End,
@@ -77,7 +80,7 @@ async fn play(case: Case) -> Vec<Row> {
         Fault::Told(word) => word,
         Fault::NoProgram => "203/EXEC",
     };
-    let mut bench = Bench::set(&case.name, fault).await;
+    let mut bench = Bench::set(&case.name, fault, case.from).await;
     match case.fault {
         Fault::Nothing => {}
         Fault::Told(word) => bench.stage.machine.set_rke2_fault(&format!("{TO} {word}\n")).unwrap(),
@@ -92,9 +95,10 @@ async fn play(case: Case) -> Vec<Row> {
         }
     }
     match case.end {
-        End::Upgraded => bench.ends(&["node", "--once"], 0).await,
-        End::Back => bench.ends(&["node", "--once"], 1).await,
-        End::BackByHand => bench.ends(&["rollback", "--yes"], 1).await,
+        End::Upgraded => bench.ends(&["node", "--once"], 0, "new, live new").await,
+        End::Back => bench.ends(&["node", "--once"], 1, "old, live old").await,
+        End::BackByHand => bench.ends(&["rollback", "--yes"], 1, "old, live old").await,
+        End::Held => bench.ends(&["node", "--once"], 4, ", live new").await,
         End::Open => {}
     }
     bench.over()
@@ -122,7 +126,7 @@ fn matrix(cases: Vec<Case>) {
 }
 
 fn case(name: &str, fault: Fault, acts: Vec<(&'static str, Vec<Actor>)>, end: End) -> Case {
-    Case { name: format!("m-{name}"), fault, acts, end }
+    Case { name: format!("m-{name}"), from: PATCH, fault, acts, end }
 }
 
 #[test]
@@ -161,4 +165,27 @@ fn a_new_version_that_does_not_serve_makes_nobody_start_another_one() {
         cases.push(case(&format!("{name}-after-tar"), fault, vec![(after, vec![Tar])], tar));
     }
     matrix(cases);
+}
+
+#[test]
+fn over_a_minor_nobody_makes_the_old_one_start_after_the_new_one() {
+    let over_a_minor = |name: &str, fault, step, actor, end| Case {
+        from: MINOR,
+        ..case(&format!("minor-{name}"), fault, vec![(step, vec![actor])], end)
+    };
+    matrix(vec![
+        // The new one has not run yet: the old one goes back, as over a patch.
+        over_a_minor("tar-swapped", Fault::Nothing, "swapped", Tar, End::Back),
+        over_a_minor("old-swapped", Fault::Nothing, "swapped", OldTar, End::Back),
+        over_a_minor("power-swapped", Fault::Nothing, "swapped", Power, End::Upgraded),
+        // The agent dies before its restart has begun or after it: either is right, and the run ends differently.
+        over_a_minor("tar-restart", Fault::Nothing, "restartIntent", Tar, End::Open),
+        over_a_minor("old-restart", Fault::Nothing, "restartIntent", OldTar, End::Open),
+        // From here on the guard puts the new one back.
+        over_a_minor("tar-restarted", Fault::Nothing, "restarted", Tar, End::Upgraded),
+        over_a_minor("old-restarted", Fault::Nothing, "restarted", OldTar, End::Upgraded),
+        over_a_minor("tar-verified", Fault::Nothing, "verified", Tar, End::Upgraded),
+        over_a_minor("old-verified", Fault::Nothing, "verified", OldTar, End::Upgraded),
+        over_a_minor("dies-old", Fault::Told("die-after:3"), "restarted", OldTar, End::Held),
+    ]);
 }

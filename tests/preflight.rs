@@ -13,6 +13,10 @@ use std::sync::Arc;
 use node_in_memory::NodeInMemory;
 use upgrade_agent::agent::checks::{Check, CheckVerdict, check_all};
 use upgrade_agent::agent::steps::stage::stage_binary;
+use upgrade_agent::flow::plan::{NodePlan, Role};
+use upgrade_agent::flow::record::Record;
+use upgrade_agent::host::clock::Clock;
+use upgrade_agent::journal::{Journal, path_of};
 use upgrade_agent::sim::machine::disk::Disk;
 use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
 use upgrade_agent::sim::machine::image::{ARTIFACT, STATE_DIR};
@@ -71,7 +75,7 @@ async fn room_is_computed_before_anything_is_written() {
     let table: [(Change, &str); 3] = [
         (|disk| disk.set_free("/opt", 300 << 20).unwrap(), "are one file system that needs 57"),
         (|disk| disk.set_free("/run", 15 << 20).unwrap(), "/run needs 16 MiB, 15 are free"),
-        (|disk| disk.set_free_files("/opt", Some(500)).unwrap(), "576 files, 500 are free"),
+        (|disk| disk.set_free_files("/opt", Some(500)).unwrap(), "578 files, 500 are free"),
     ];
     for (change, words) in table {
         let whole = node.machine.disk();
@@ -95,6 +99,28 @@ async fn room_is_computed_before_anything_is_written() {
     // A server that does not even say how long it is may send the most that is taken, twice over while it is unpacked.
     node.run.plan.artifacts.source = "http://127.0.0.1:9/rke2.linux-amd64.tar.gz".to_owned();
     expect(&node, "disk space", true, "the fetched release").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_that_stands_half_way_is_named() {
+    let node = node().await;
+    expect(&node, "other upgrades", false, "none").await;
+    let plan = NodePlan { upgrade_uid: "uid-of-yesterday".to_owned(), ..node.run.plan.clone() };
+    let (fs, clock) = (node.run.host.root.fs(), Clock::system());
+    let mut journal = Journal::open(fs, Path::new(STATE_DIR), &plan, "boot-1", clock).unwrap();
+    expect(&node, "other upgrades", false, "none").await;
+    let (unit, live) = ("rke2-server.service".to_owned(), "/opt/rke2/bin/rke2".to_owned());
+    for record in [
+        Record::Preflighted { role: Role::Server, unit: unit.clone(), live, live_sha256: "old".into() },
+        Record::Staged { binary: "/opt/rke2/.stage/rke2".into(), sha256: "new".into() },
+        Record::FenceIntent { units: vec![unit] },
+    ] {
+        journal.append(record).unwrap();
+    }
+    expect(&node, "other upgrades", true, "uid-of-yesterday of this machine has begun and not ended").await;
+    fs.append_sync(&path_of(Path::new(STATE_DIR), "uid-of-yesterday"), b"no line\nof a journal\n").unwrap();
+    let row = rows(&node).await.remove("other upgrades").unwrap();
+    assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("damaged"), "{row:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,16 +4,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::agent::guard::kept_path;
 use crate::agent::observe::{sha256_of, sha256_of_process};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
+use crate::flow::guard::Kept;
 use crate::flow::progress::{Progress, Work};
 use crate::flow::record::Record;
 use crate::flow::step::Step;
 use crate::host::effects::Stat;
 use crate::host::fs::{Fs, FsError};
-use crate::host::{Host, swap_file, unpack};
+use crate::host::{Host, swap_file};
 
 /// A look is one `stat`; the file is read only when that has changed.
 const LOOK: Duration = Duration::from_secs(5);
@@ -190,7 +190,7 @@ fn facts(run: &Run) -> Option<(String, Approved)> {
     Some((progress.preflighted()?.live.clone(), Approved::of(progress)?))
 }
 
-/// From where it is kept, or, of a new one that runs, from its process.
+/// From where it is kept.
 async fn put_back(run: &Run, alien: &Alien) -> Result<(), StepError> {
     let Some((live, approved)) = facts(run) else {
         return Err(StepError::operator("the journal has no preflight"));
@@ -198,28 +198,24 @@ async fn put_back(run: &Run, alien: &Alien) -> Result<(), StepError> {
     if alien.live == approved.expected {
         return Ok(());
     }
-    let path = run.host.root.at(&live);
-    let from_process = approved.expected != approved.old;
-    let source = if from_process {
-        run.host.root.at(format!("/proc/{}/exe", alien.pid))
-    } else {
-        run.host.root.at(kept_path(&live, &run.plan.rke2.from.to_string()))
-    };
+    let kept = Kept::of(&live, &run.plan.rke2);
+    let source = if approved.expected == approved.old { kept.old } else { kept.new };
+    put_in_place(run, &live, &source, &approved.expected).await
+}
+
+/// Makes the kept binary of that digest live; both paths are the machine's own view.
+///
+/// # Errors
+/// Needs an operator when it is not there any more, or the disk says no.
+pub async fn put_in_place(run: &Run, live: &str, kept: &str, sha256: &str) -> Result<(), StepError> {
+    let (live, source, expected) = (run.host.root.at(live), run.host.root.at(kept), sha256.to_owned());
     let restore = move |fs: &Fs| {
         let found = fs.sha256_file(&source)?;
-        if found != approved.expected {
+        if found != expected {
             return Err(StepError::operator(format!("{} is another one, sha256 {found}", source.display())));
         }
-        let refused = |error: swap_file::SwapError| StepError::operator(chain(&error));
-        let barred = path.with_file_name("rke2.barred");
-        if !from_process {
-            return swap_file::put_back(fs, &path, &source, &barred).map_err(refused);
-        }
-        let copy = path.with_file_name("rke2.approved");
-        unpack::stage_binary(fs, &source, &approved.expected, &copy)
-            .map_err(|error| StepError::operator(chain(&error)))?;
-        swap_file::put_back(fs, &path, &copy, &barred).map_err(refused)?;
-        fs.remove_opt(&copy).map(|_| ()).map_err(StepError::from)
+        let barred = live.with_file_name("rke2.barred");
+        swap_file::put_back(fs, &live, &source, &barred).map_err(|error| StepError::operator(chain(&error)))
     };
     run.host.root.fs().blocking(restore).await
 }

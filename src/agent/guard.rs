@@ -1,13 +1,12 @@
 //! The boot guard: systemd asks it before every start of a fenced RKE2 (`ExecStartPre=`). It hashes the live binary, reads the
-//! journals on disk, and lets an approved binary start; another one is replaced by the kept old one, or nothing starts. Needs
-//! neither API nor bus. Writes nothing but the live binary's name.
+//! journal of the fence's upgrade, and lets an approved binary start; another one is replaced by the approved one, or nothing
+//! starts. Needs neither API nor bus. Writes the live binary's name, and one mark: that the new one has started for good.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::flow::guard::{Verdict, decide};
-use crate::flow::progress::Progress;
+use crate::flow::guard::{Ground, Verdict, decide};
 use crate::host::fs::{Fs, FsError};
 use crate::host::process;
 use crate::host::root::HostRoot;
@@ -19,8 +18,10 @@ use crate::journal::{self, Journal, JournalError};
 pub enum Stood {
     /// The binary in place may start.
     Starts,
-    /// The old one was put back, and may start.
+    /// The approved one was put back, and may start.
     PutBack {
+        /// Where from, the machine's own view.
+        kept: String,
         /// Why.
         why: String,
     },
@@ -34,9 +35,21 @@ pub enum Barred {
         "rke2 is not started: the journal of the upgrade cannot be read; mend the disk, systemd tries again by itself"
     )]
     Journal(#[from] JournalError),
-    /// A file cannot be read.
-    #[error("rke2 is not started: a file cannot be read; mend the disk, systemd tries again by itself")]
-    Read(#[from] FsError),
+    /// It is not there.
+    #[error(
+        "rke2 is not started: the journal {} of the upgrade that fenced it is gone or empty, so nobody knows which rke2 is approved; \
+         put the file back, or, when no VM runs here and the rke2 in place is the right one, remove the fence as `systemctl cat` of \
+         the unit says", path.display()
+    )]
+    NoJournal {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A file cannot be read, or the mark not be written.
+    #[error(
+        "rke2 is not started: the disk does not let the guard work; mend it, systemd tries again by itself"
+    )]
+    Disk(#[from] FsError),
     /// The approved binary is not where it was kept.
     #[error("rke2 is not started: {why}, and {kept} does not hold the approved one ({found}); put it there")]
     NotKept {
@@ -58,43 +71,37 @@ pub enum Barred {
     },
 }
 
-/// Where a run keeps its old binary, the machine's own view: beside the live one.
+/// The mark of a run whose new RKE2 was let start, and after which the old one may not: beside its journal.
 #[must_use]
-pub fn kept_path(live: &str, from: &str) -> String {
-    Path::new(live).with_file_name(format!("rke2.prev-{from}")).display().to_string()
+pub fn mark_of(state_dir: &Path, uid: &str) -> PathBuf {
+    journal::path_of(state_dir, uid).with_file_name("started-for-good")
 }
 
-/// Decides by every unfinished run of the machine, and acts. `state_dir` is our own path.
+/// Decides by the run whose fence stands, and acts. `state_dir` is our own path.
 ///
 /// # Errors
 /// [`Barred`]: nothing may start then; systemd asks again after its pause.
-pub fn stand(root: &HostRoot, state_dir: &Path) -> Result<Stood, Barred> {
+pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barred> {
     let fs = root.fs();
-    let mut stood = Stood::Starts;
-    for uid in journal::upgrades(fs, state_dir)? {
-        let progress = Journal::peek(fs, &journal::path_of(state_dir, &uid))?;
-        if progress.outcome().is_none()
-            && let Some(done) = stand_for(root, &progress)?
-        {
-            stood = done;
-        }
-    }
-    Ok(stood)
-}
-
-fn stand_for(root: &HostRoot, progress: &Progress) -> Result<Option<Stood>, Barred> {
-    let (Some(found), Some(plan)) = (progress.preflighted(), progress.plan()) else { return Ok(None) };
-    let fs = root.fs();
+    let path = journal::path_of(state_dir, uid);
+    let progress = Journal::peek(fs, &path)?;
+    let Some(found) = progress.preflighted() else { return Err(Barred::NoJournal { path }) };
     let live = root.at(&found.live);
     let live_sha256 = digest(fs, &live)?;
     // A machine whose processes cannot be read may be full of guests.
-    let guests = match process::vm_processes(root) {
+    let guests: Vec<String> = match process::vm_processes(root) {
         Ok(found) => found.into_iter().map(|one| one.name).collect(),
         Err(error) => vec![format!("(the processes cannot be read: {error})")],
     };
-    let kept = kept_path(&found.live, &plan.rke2.from.to_string());
-    match decide(progress, &live_sha256, &kept, &guests) {
-        Verdict::Start => Ok(None),
+    let mark = mark_of(state_dir, uid);
+    let is_marked = fs.read_opt(&mark)?.is_some();
+    match decide(&progress, &Ground { live_sha256: &live_sha256, guests: &guests, is_marked }) {
+        Verdict::Start => Ok(Stood::Starts),
+        Verdict::StartForGood => {
+            fs.write_atomic(&mark, b"", 0o600)?;
+            Ok(Stood::Starts)
+        }
+        Verdict::Bar => Err(Barred::NoJournal { path }),
         Verdict::PutBack { sha256, kept, why } => {
             let kept_file = root.at(&kept);
             let there = digest(fs, &kept_file)?;
@@ -105,7 +112,7 @@ fn stand_for(root: &HostRoot, progress: &Progress) -> Result<Option<Stood>, Barr
             let barred = live.with_file_name("rke2.barred");
             swap_file::put_back(fs, &live, &kept_file, &barred)
                 .map_err(|source| Barred::Swap { why: why.clone(), source })?;
-            Ok(Some(Stood::PutBack { why }))
+            Ok(Stood::PutBack { kept, why })
         }
     }
 }
@@ -116,5 +123,25 @@ fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
         Ok(sha256) => Ok(sha256),
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_its_journal_nothing_starts_and_the_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(dir.path().to_path_buf());
+        let path = journal::path_of(dir.path(), "uid-1");
+        for text in [None, Some("")] {
+            if let Some(text) = text {
+                root.fs().create_dir_sync(path.parent().unwrap()).unwrap();
+                root.fs().write_atomic(&path, text.as_bytes(), 0o600).unwrap();
+            }
+            let barred = stand(&root, dir.path(), "uid-1").unwrap_err();
+            assert!(barred.to_string().contains(&path.display().to_string()), "{barred}");
+        }
     }
 }

@@ -92,7 +92,11 @@ enum Command {
         yes: bool,
     },
     /// Let an approved RKE2 start, and no other; systemd runs it before each start while an upgrade is under way.
-    Guard,
+    Guard {
+        /// uid of the upgrade whose fence asks.
+        #[arg(long)]
+        upgrade: String,
+    },
     /// Print how far the upgrades of this machine are.
     Status {
         /// Print again whenever it changes, until interrupted.
@@ -216,8 +220,8 @@ pub async fn main() -> ExitCode {
 
 async fn dispatch(args: Args, terminal: &Terminal) -> Result<Exit, Failure> {
     let Args { command, flags: GlobalFlags { config } } = args;
-    if let Command::Guard = command {
-        return Ok(guard::guard(&config, terminal));
+    if let Command::Guard { upgrade } = command {
+        return Ok(guard::guard(&config, &upgrade, terminal));
     }
     telemetry::init(telemetry::Format::detect()).map_err(Failure::usage)?;
     let config = Config::load(config).map_err(Failure::usage)?;
@@ -233,7 +237,7 @@ async fn dispatch(args: Args, terminal: &Terminal) -> Result<Exit, Failure> {
         }
         Command::Status { watch, output } => status::print(&config, watch, output, terminal).await,
         // Answered above.
-        Command::Guard => Ok(Exit::Usage),
+        Command::Guard { .. } => Ok(Exit::Usage),
         Command::Rehearse(args) => aside(|| rehearse::print(&args, terminal)),
         Command::Crd => {
             let yaml = serde_saphyr::to_string(&NodeUpgrade::crd()).map_err(Failure::failed)?;

@@ -33,7 +33,7 @@ pub struct Facts {
     pub artifact: u64,
     /// It comes from a server and is written to the disk first.
     pub is_fetched: bool,
-    /// The binary that is live: the new one is about as large. It is kept as a second name, which costs nothing.
+    /// The binary that is live: the new one is about as large. A copy of each is kept.
     pub live: u64,
     /// RKE2 will not have to unpack the new version's runtime image.
     pub has_runtime: bool,
@@ -73,6 +73,7 @@ pub fn needs(facts: &Facts) -> Vec<Need> {
     let need = |spot, bytes, files, what| Need { spot, bytes, files, what };
     let mut needs = vec![
         need(Spot::Prefix, facts.live * 2 + facts.artifact, RELEASE_FILES, "the unpacked release"),
+        need(Spot::Prefix, facts.live * 2, 2, "the kept binaries"),
         need(Spot::Prefix, KEPT_FREE, 0, "what stays free"),
         need(Spot::Run, RELOAD, RELOAD_FILES, "systemd's reload"),
     ];
@@ -168,21 +169,21 @@ mod tests {
 
     #[test]
     fn each_file_system_has_its_own_need() {
-        // 2 x 140 + 50 + 128 on the prefix, 450 on the data, 16 on /run.
+        // 4 x 140 + 50 + 128 on the prefix, 450 on the data, 16 on /run.
         let table: [(Facts, [u64; 3], &[&str]); 7] = [
-            (facts(), [458, 450, 16], &[]),
-            (facts(), [457, 450, 16], &["/opt/rke2 needs 458 MiB, 457 are free"]),
+            (facts(), [738, 450, 16], &[]),
+            (facts(), [737, 450, 16], &["/opt/rke2 needs 738 MiB, 737 are free"]),
             (
                 facts(),
-                [458, 449, 16],
+                [738, 449, 16],
                 &["/var/lib/rancher/rke2 needs 450 MiB, 449 are free (for the new runtime image)"],
             ),
-            (facts(), [458, 450, 15], &["/run needs 16 MiB, 15 are free (for systemd's reload)"]),
+            (facts(), [738, 450, 15], &["/run needs 16 MiB, 15 are free (for systemd's reload)"]),
             (facts(), [0, 0, 0], &["/opt/rke2 needs", "/var/lib/rancher/rke2 needs", "/run needs"]),
-            (Facts { is_fetched: true, ..facts() }, [507, 450, 16], &["/opt/rke2 needs 508 MiB"]),
+            (Facts { is_fetched: true, ..facts() }, [787, 450, 16], &["/opt/rke2 needs 788 MiB"]),
             (
                 Facts { has_runtime: true, archives: 900 * MIB, ..facts() },
-                [458, 899, 16],
+                [738, 899, 16],
                 &["needs 900 MiB, 899 are free (for image archives)"],
             ),
         ];
@@ -195,16 +196,16 @@ mod tests {
             }
         }
         let nothing = Facts { has_runtime: true, ..facts() };
-        assert!(fits(&needs(&nothing), &volumes(458, 0, 16)).is_ok(), "nothing is written there");
+        assert!(fits(&needs(&nothing), &volumes(738, 0, 16)).is_ok(), "nothing is written there");
     }
 
     #[test]
     fn folders_on_one_file_system_share_its_room() {
-        let mut shared = volumes(907, 907, 16);
+        let mut shared = volumes(1187, 1187, 16);
         shared.get_mut(&Spot::Data).unwrap().device = 1;
         let said = fits(&needs(&facts()), &shared).unwrap_err();
         let words =
-            "/opt/rke2 and /var/lib/rancher/rke2 are one file system that needs 908 MiB, 907 are free";
+            "/opt/rke2 and /var/lib/rancher/rke2 are one file system that needs 1188 MiB, 1187 are free";
         assert!(said.len() == 1 && said[0].to_string().starts_with(words), "{said:?}");
     }
 

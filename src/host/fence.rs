@@ -18,20 +18,18 @@ const OWNER_LINE: &str = "# Fence of upgrade ";
 pub struct PreStart(String);
 
 impl PreStart {
-    /// A program with its arguments, the last of which is a path. All paths are the machine's own.
+    /// A program with its arguments; all paths are the machine's own.
     #[must_use]
-    pub fn new(program: &Path, arguments: &[&str], last: &Path) -> Self {
+    pub fn new(program: &Path, arguments: &[&str]) -> Self {
         // systemd.syntax(7), systemd.service(5): a quoted word; `%` begins a specifier and `$` a variable.
         let word = |text: &str| {
             let escaped =
                 text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
             format!("\"{escaped}\"")
         };
-        let words = arguments.iter().map(|argument| (*argument).to_owned());
-        let all: Vec<String> = std::iter::once(word(&program.display().to_string()))
-            .chain(words)
-            .chain([word(&last.display().to_string())])
-            .collect();
+        let program = program.display().to_string();
+        let all: Vec<String> =
+            std::iter::once(program.as_str()).chain(arguments.iter().copied()).map(word).collect();
         Self(all.join(" "))
     }
 }
@@ -208,12 +206,12 @@ mod tests {
     use crate::host::systemd::fake::{Behaviour, Fake, UNIT, machine};
 
     fn guard() -> PreStart {
-        PreStart::new(Path::new("/x/upgrade-agent"), &["guard", "--state-dir"], Path::new("/a b/50%"))
+        PreStart::new(Path::new("/x/upgrade-agent"), &["guard", "--state-dir", "/a b/50%"])
     }
 
     #[test]
     fn a_path_is_one_word_for_systemd() {
-        assert_eq!(guard().0, "\"/x/upgrade-agent\" guard --state-dir \"/a b/50%%\"");
+        assert_eq!(guard().0, "\"/x/upgrade-agent\" \"guard\" \"--state-dir\" \"/a b/50%%\"");
     }
 
     async fn fenceable() -> (tempfile::TempDir, Host, Fake) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::effects::{FileKind, Opening, Stat};
 use crate::host::fs::{Fs, FsError, beside, parent};
+use crate::host::unpack::{self, UnpackError};
 use crate::mutation::{self, Mutation};
 
 /// Why nothing was swapped. In all cases but [`SwapError::NotDurable`] the live file is the old one.
@@ -31,6 +32,9 @@ pub enum SwapError {
         /// The one elsewhere.
         other: PathBuf,
     },
+    /// The copy could not be made: no room, or another file than expected.
+    #[error("could not keep a copy of the binary, nothing was changed")]
+    NotKept(#[from] UnpackError),
     /// A step before the rename, or the rename itself, failed.
     #[error("could not swap, the old file is still live")]
     StillOld(#[source] FsError),
@@ -54,9 +58,7 @@ pub enum SwapError {
 /// # Errors
 /// See [`SwapError`].
 pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), SwapError> {
-    let old = plain_file(fs, live)?.ok_or_else(|| {
-        SwapError::StillOld(FsError::on("find the live file", live)(io::ErrorKind::NotFound.into()))
-    })?;
+    let old = plain_file(fs, live)?.ok_or_else(|| missing(live))?;
     // Before anything else: after a finished swap, linking live to previous would lose the old file for good.
     let new =
         plain_file(fs, staged)?.ok_or_else(|| SwapError::NothingStaged { staged: staged.to_path_buf() })?;
@@ -84,17 +86,30 @@ pub fn swap(fs: &Fs, live: &Path, staged: &Path, previous: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Gives the live file the second name `kept`, durably, before anything else may replace it.
+/// Keeps a copy of `source`, of that digest, as `kept`, durably, in the owner, mode and label of the live file. A copy, because who
+/// writes into the live file would change a second name of it as well.
 ///
 /// # Errors
-/// See [`SwapError`]; the live file is untouched in any case.
-pub fn keep(fs: &Fs, live: &Path, kept: &Path) -> Result<(), SwapError> {
-    plain_file(fs, live)?.ok_or_else(|| {
-        SwapError::StillOld(FsError::on("find the live file", live)(io::ErrorKind::NotFound.into()))
-    })?;
-    unlock(fs, live)?;
+/// See [`SwapError`]; [`SwapError::NotKept`] when there is no room, or `source` is another file by now. The live file is untouched.
+pub fn keep(fs: &Fs, live: &Path, source: &Path, sha256: &str, kept: &Path) -> Result<(), SwapError> {
+    let old = plain_file(fs, live)?.ok_or_else(|| missing(live))?;
+    plain_file(fs, kept)?;
     unlock(fs, kept)?;
-    keep_previous(fs, live, kept)
+    unpack::stage_binary(fs, source, sha256, kept)?;
+    let copy = plain_file(fs, kept)?.ok_or_else(|| missing(kept))?;
+    dress_like(fs, live, kept, old, copy)
+}
+
+/// Removes a kept copy, and what is left of one that was not finished; none is fine.
+///
+/// # Errors
+/// The disk's.
+pub fn discard(fs: &Fs, kept: &Path) -> Result<(), SwapError> {
+    unlock(fs, kept)?;
+    for path in [kept, &unpack::partial_of(kept)] {
+        fs.remove_if_there(path).map_err(still_old("remove", path))?;
+    }
+    fs.sync_dir(parent(kept)).map_err(SwapError::StillOld)
 }
 
 /// Makes the live file one that nobody can replace, change or remove, root included, until [`unlock`]. It keeps its other names.
@@ -193,6 +208,10 @@ fn plain_file(fs: &Fs, path: &Path) -> Result<Option<Stat>, SwapError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(still_old("look at", path)(error)),
     }
+}
+
+fn missing(live: &Path) -> SwapError {
+    SwapError::StillOld(FsError::on("find the live file", live)(io::ErrorKind::NotFound.into()))
 }
 
 fn still_old(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SwapError {

@@ -38,6 +38,11 @@ fn prefix_in(place: &Path) -> Prefix {
     found
 }
 
+fn keep_old(live: &Path, kept: &Path) -> Result<(), SwapError> {
+    let fs = Fs::kernel();
+    keep(&fs, live, live, &fs.sha256_file(live).unwrap(), kept)
+}
+
 #[test]
 fn a_reader_sees_old_or_new_and_nothing_else() {
     let Prefix { _dir, live, staged, previous } = prefix();
@@ -79,7 +84,7 @@ fn a_second_swap_touches_nothing_and_an_interrupted_one_is_finished() {
 fn what_was_kept_is_put_back_also_where_nothing_is_live_and_twice() {
     let Prefix { _dir, live, staged, previous } = prefix();
     let replaced = live.with_file_name("rke2.bad");
-    keep(&Fs::kernel(), &live, &previous).unwrap();
+    keep_old(&live, &previous).unwrap();
     swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
     for _ in 0..2 {
         put_back(&Fs::kernel(), &live, &previous, &replaced).unwrap();
@@ -105,11 +110,28 @@ fn what_is_in_the_way_of_the_kept_file_leaves_the_old_one_live() {
 #[test]
 fn who_replaces_the_live_file_meanwhile_does_not_replace_the_kept_one() {
     let Prefix { _dir, live, staged, previous } = prefix();
-    keep(&Fs::kernel(), &live, &previous).unwrap();
+    keep_old(&live, &previous).unwrap();
+    // As `tar` does it, and as `cp` does it: into the file itself.
     fs::remove_file(&live).unwrap();
     fs::write(&live, b"alien").unwrap();
     swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
-    assert_eq!((fs::read(&live).unwrap()[0], fs::read(&previous).unwrap()[0]), (b'n', b'o'));
+    fs::write(&live, b"alien").unwrap();
+    assert_eq!(fs::read(&previous).unwrap(), vec![b'o'; 3 << 20]);
+    assert_eq!(fs::metadata(&previous).unwrap().permissions().mode() & 0o777, 0o750);
+}
+
+#[test]
+fn a_copy_that_cannot_be_kept_leaves_nothing_behind_and_is_discarded_whole() {
+    let Prefix { _dir, live, staged, previous } = prefix();
+    let kernel = Fs::kernel();
+    let error = keep(&kernel, &live, &staged, "another digest", &previous).unwrap_err();
+    assert!(matches!(error, SwapError::NotKept(UnpackError::WrongDigest { .. })), "{error}");
+    assert_eq!(kernel.list_dir(parent(&live)).unwrap(), std::slice::from_ref(&live));
+    keep_old(&live, &previous).unwrap();
+    fs::write(unpack::partial_of(&previous), b"half").unwrap();
+    discard(&kernel, &previous).unwrap();
+    discard(&kernel, &previous).unwrap();
+    assert_eq!(kernel.list_dir(parent(&live)).unwrap(), [live]);
 }
 
 /// As root on a file system that has the flag, which is what a node is.
@@ -117,17 +139,12 @@ fn who_replaces_the_live_file_meanwhile_does_not_replace_the_kept_one() {
 fn nobody_replaces_a_locked_file_but_the_swap() {
     let Prefix { _dir, live, staged, previous } = prefix();
     let kernel = Fs::kernel();
-    keep(&kernel, &live, &previous).unwrap();
+    keep_old(&live, &previous).unwrap();
     lock(&kernel, &live).unwrap();
-    for refused in [
-        fs::remove_file(&live),
-        fs::write(&live, b"alien"),
-        fs::rename(&staged, &live),
-        fs::remove_file(&previous),
-    ] {
+    for refused in [fs::remove_file(&live), fs::write(&live, b"alien"), fs::rename(&staged, &live)] {
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
-    keep(&kernel, &live, &previous).unwrap();
+    keep_old(&live, &previous).unwrap();
     lock(&kernel, &live).unwrap();
     swap(&kernel, &live, &staged, &previous).unwrap();
     lock(&kernel, &live).unwrap();

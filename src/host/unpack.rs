@@ -146,7 +146,8 @@ fn check(path: &Path, expected: &str, found: String) -> Result<(), UnpackError> 
     Err(UnpackError::WrongDigest { path: path.to_path_buf(), expected: expected.to_owned(), found })
 }
 
-fn partial_of(dest: &Path) -> PathBuf {
+/// Where an unfinished [`stage_tarball`] or [`stage_binary`] writes.
+pub(super) fn partial_of(dest: &Path) -> PathBuf {
     let mut name = dest.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)

@@ -182,10 +182,10 @@ async fn begin(stage: &Stage, life: &Life, wire: &LifeWire, plan: NodePlan) -> L
 }
 
 /// The boot guard, as systemd on the machine would run it: a process of its own that nothing befalls.
-pub(super) fn lets_start(machine: &SimMachine) -> bool {
+pub(super) fn lets_start(machine: &SimMachine, uid: &str) -> bool {
     let life = machine.life(LifePlan::quiet());
     let root = HostRoot::on(Fs::new(life.effects()), PathBuf::from("/"));
-    let stood = guard::stand(&root, Path::new(STATE_DIR));
+    let stood = guard::stand(&root, Path::new(STATE_DIR), uid);
     life.die();
     if let Err(barred) = &stood {
         tracing::debug!(error = barred as &dyn std::error::Error, "the guard lets nothing start");

@@ -248,7 +248,7 @@ impl World {
         let (server, own) = (self.server.clone(), node.to_owned());
         machine.set_etcd(Arc::new(move || etcd::members(&server, &own)));
         let guarded = machine.clone();
-        machine.set_guard(Arc::new(move || lets_start(&guarded)));
+        machine.set_guard(Arc::new(move |uid| lets_start(&guarded, uid)));
         let missing = Missing::of(&self.order.faults, node);
         let wire = || (Wire::from(self.server.clone()), node.to_owned(), self.clock);
         let ((wire_up, name, clock), own, server) = (wire(), machine.clone(), self.server.clone());

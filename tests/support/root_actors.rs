@@ -18,10 +18,13 @@ use crate::support::cast::Cast;
 use crate::support::{LIVE, RELEASE, Stage, TO};
 
 /// Inside one Kubernetes minor the way back is open.
-const FROM: &str = "v1.35.2+rke2r1";
+pub const PATCH: &str = "v1.35.2+rke2r1";
+/// Over a minor it is closed as soon as the new version has run.
+pub const MINOR: &str = "v1.34.2+rke2r1";
 /// A release that nobody ordered.
 const THIRD: &str = "v1.36.1+rke2r1";
 const OTHER: &str = "/var/lib/other-rke2";
+const OLD: &str = "/var/lib/old-rke2";
 const STARTS: &str = "/var/lib/rke2-starts";
 const UNIT: &str = "rke2-server";
 /// Sorts after the agent's own drop-in, so that it runs after its guard.
@@ -39,6 +42,8 @@ pub enum Actor {
     Power,
     /// `tar xzf` of another release over the live path, and `kill -9`
     Tar,
+    /// The same with the old release: a plan of yesterday is applied again
+    OldTar,
 }
 
 /// One line of the table.
@@ -81,6 +86,8 @@ struct Start {
 pub struct Bench {
     pub stage: Stage,
     old: String,
+    /// The old one may not run any more once the new one has.
+    is_for_good: bool,
     fault: String,
     rows: Vec<Row>,
     sampler: Sampler,
@@ -90,13 +97,17 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub async fn set(name: &str, fault: &str) -> Self {
-        let cast = Cast { from: FROM.into(), ..Cast::named(name) };
+    pub async fn set(name: &str, fault: &str, from: &str) -> Self {
+        let cast = Cast { from: from.into(), ..Cast::named(name) };
         let cast = cast.bound("pci", |shape| shape.shutdown = Shutdown::Seconds(1));
         let stage = Stage::shared(cast).await.unwrap();
         let old = stage.live_sha256().await.unwrap();
         let disk = stage.machine.disk();
-        std::fs::write(disk.join(OTHER.trim_start_matches('/')), binary(THIRD).unwrap()).unwrap();
+        for (path, version) in [(OTHER, THIRD), (OLD, from)] {
+            let file = disk.join(path.trim_start_matches('/'));
+            std::fs::write(&file, binary(version).unwrap()).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         let program = format!(
             "#!/bin/sh\n\
              held() {{ cat /var/lib/rancher/upgrade-agent/*/journal.jsonl 2>/dev/null | grep -c '\"record\":\"'$1'\"'; }}\n\
@@ -106,14 +117,14 @@ impl Bench {
         let executable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(disk.join(WITNESS_PROGRAM), executable).unwrap();
         std::fs::write(disk.join(WITNESS), format!("[Service]\nExecStartPre=/{WITNESS_PROGRAM}\n")).unwrap();
-        stage.machine.must_run(&["chmod", "755", OTHER]).await.unwrap();
         stage.machine.must_run(&["systemctl", "daemon-reload"]).await.unwrap();
         let orders = stage.plan().artifacts.sha256;
         let journal = format!("var/lib/rancher/upgrade-agent/{}/journal.jsonl", stage.upgrade_uid);
         let (live, journal) = (disk.join(LIVE.trim_start_matches('/')), disk.join(journal));
         let sampler = Sampler::watch(live, journal, old.clone());
         let fault = if fault.is_empty() { "serves".to_owned() } else { fault.to_owned() };
-        Self { stage, old, fault, rows: Vec::new(), sampler, orders, shell: None }
+        let is_for_good = from == MINOR;
+        Self { stage, old, is_for_good, fault, rows: Vec::new(), sampler, orders, shell: None }
     }
 
     /// The new release becomes one that says its version here and cannot be executed on the machine.
@@ -179,7 +190,13 @@ impl Bench {
                 start.drained, start.intended
             )),
         };
-        self.starts().iter().find_map(of).or_else(|| self.sampler.breach(&self.stage.new_sha256))
+        let starts = self.starts();
+        let names: Vec<String> = starts.iter().map(|start| self.name(&start.sha256)).collect();
+        let new = names.iter().position(|name| name == "new").unwrap_or(names.len());
+        if self.is_for_good && names.iter().skip(new).any(|name| name == "old") {
+            return Some("BROKEN: the old one started after the new one had, over a minor".to_owned());
+        }
+        starts.iter().find_map(of).or_else(|| self.sampler.breach(&self.stage.new_sha256))
     }
 
     async fn pid(&self) -> Option<String> {
@@ -220,9 +237,10 @@ impl Bench {
                 }
                 ("power off and on", true)
             }
-            Actor::Tar => {
+            Actor::Tar | Actor::OldTar => {
                 self.sampler.rest(true);
-                self.stage.machine.must_run(&["cp", "--remove-destination", OTHER, LIVE]).await.unwrap();
+                let release = if actor == Actor::Tar { OTHER } else { OLD };
+                self.stage.machine.must_run(&["cp", "--remove-destination", release, LIVE]).await.unwrap();
                 if self.kill_rke2().await {
                     ("unpacked, killed", true)
                 } else {
@@ -282,13 +300,12 @@ impl Bench {
         self.rows.push(Row { fault, actor, step, did, ran, broken });
     }
 
-    /// The agent alone brings it to its end.
-    pub async fn ends(&mut self, arguments: &[&str], code: i32) {
+    /// The agent alone brings it to its end. `wanted` is how what runs and lies there is to end.
+    pub async fn ends(&mut self, arguments: &[&str], code: i32, wanted: &str) {
         let output = self.stage.run_agent(agent(), arguments).await.unwrap();
         self.sampler.rest(false);
         let ran = self.runs().await;
-        let wanted = if code == 0 { "new, live new" } else { "old, live old" };
-        let broken = if output.status.code() == Some(code) && ran == wanted {
+        let broken = if output.status.code() == Some(code) && ran.ends_with(wanted) {
             self.breach()
         } else {
             let words = said(&output);

@@ -11,11 +11,13 @@ use crate::host::fence::{self, FenceState};
 use crate::host::fs::{Fs, FsKind};
 use crate::host::systemd::{SystemdError, UnitState};
 use crate::host::{Host, command};
+use crate::journal::{self, Journal};
 
 const SCOPE: &str = "machine";
 
 pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePlan, state_dir: &Path) {
     preflight.checks.push(persistence(host.root.fs(), state_dir));
+    preflight.checks.push(other_runs(host.root.fs(), state_dir, &plan.upgrade_uid));
     let unit = match find_unit(host, plan.role).await {
         Ok((role, unit)) => {
             let why = format!("{} is {}", unit.name, unit.active_state);
@@ -31,6 +33,27 @@ pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePla
         preflight.checks.push(fence_check(host, &unit.name, &plan.upgrade_uid).await);
         binary(preflight, host, plan, role, &unit).await;
     }
+}
+
+/// A run that stands half-way has its own idea of which binary and which VMs belong here.
+fn other_runs(fs: &Fs, state_dir: &Path, upgrade_uid: &str) -> Check {
+    const NAME: &str = "other upgrades";
+    let uids = match journal::upgrades(fs, state_dir) {
+        Ok(uids) => uids,
+        Err(error) => return Check::unknown(NAME, SCOPE, &error),
+    };
+    for uid in uids.iter().filter(|uid| *uid != upgrade_uid) {
+        match Journal::peek(fs, &journal::path_of(state_dir, uid)) {
+            Ok(progress) if progress.outcome().is_some() || progress.is_untouched() => {}
+            Ok(_) => {
+                let why = format!("upgrade {uid} of this machine has begun and not ended");
+                let fix = "finish or cancel that one first; `upgrade-agent status` shows how far it is";
+                return Check::fail(NAME, SCOPE, why, fix);
+            }
+            Err(error) => return Check::unknown(NAME, SCOPE, &error),
+        }
+    }
+    Check::pass(NAME, SCOPE, "none is under way")
 }
 
 fn persistence(fs: &Fs, state_dir: &Path) -> Check {

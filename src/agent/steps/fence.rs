@@ -3,14 +3,16 @@
 
 use std::path::PathBuf;
 
-use crate::agent::guard::kept_path;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::installer::hold_installer;
+use crate::flow::guard::Kept;
 use crate::flow::progress::Preflighted;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
-use crate::host::{fence, own_program, swap_file};
+use crate::host::swap_file::{self, SwapError};
+use crate::host::unpack::UnpackError;
+use crate::host::{fence, own_program};
 
 /// Keeps the old binary, puts the boot guard on the machine, raises the fence on the `RKE2` unit and sees that systemd has
 /// loaded it.
@@ -28,7 +30,11 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     let install = move |fs: &Fs| own_program::install(fs, &program, &folder).map_err(StepError::from);
     let guard: PathBuf = run.host.root.fs().blocking(install).await?;
     let (guard, state_dir) = (run.host.root.strip(&guard), run.host.root.strip(&state_dir));
-    let call = fence::PreStart::new(&guard, &["guard", "--host-root", "/", "--state-dir"], &state_dir);
+    let (state_dir, uid) = (state_dir.display().to_string(), &run.plan.upgrade_uid);
+    let call = fence::PreStart::new(
+        &guard,
+        &["guard", "--upgrade", uid, "--host-root", "/", "--state-dir", &state_dir],
+    );
     fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid, &call).await?;
     hold_installer(run).await?;
     Ok(run.record(Record::Fenced)?)
@@ -36,22 +42,25 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
 
 /// The boot guard puts it back when somebody else replaces it.
 async fn keep_old(run: &Run, found: &Preflighted) -> Result<(), StepError> {
-    let kept = run.host.root.at(kept_path(&found.live, &run.plan.rke2.from.to_string()));
+    let kept = run.host.root.at(Kept::of(&found.live, &run.plan.rke2).old);
     let (live, expected, name) =
         (run.host.root.at(&found.live), found.live_sha256.clone(), found.live.clone());
     let immutable = run.plan.immutable_binary;
     let keep = move |fs: &Fs| {
-        let now = fs.sha256_file(&live)?;
-        if now != expected {
-            let what = "changed since preflight; another installer is at work: stop it, then run again";
-            return Err(StepError::operator(format!("{name} {what}")));
-        }
-        swap_file::keep(fs, &live, &kept).map_err(|error| StepError::operator(chain(&error)))?;
+        swap_file::keep(fs, &live, &live, &expected, &kept).map_err(|error| {
+            if let SwapError::NotKept(UnpackError::WrongDigest { .. }) = error {
+                let what = "changed since preflight; another installer is at work: stop it, then run again";
+                return StepError::operator(format!("{name} {what}"));
+            }
+            StepError::operator(chain(&error))
+        })?;
         if immutable {
-            swap_file::lock(fs, &live).map_err(|error| {
-                let cure = "leave immutableBinary out of the plan: cancel, and start again without it";
-                StepError::operator(format!("{}; {cure}", chain(&error)))
-            })?;
+            for path in [&live, &kept] {
+                swap_file::lock(fs, path).map_err(|error| {
+                    let cure = "leave immutableBinary out of the plan: cancel, and start again without it";
+                    StepError::operator(format!("{}; {cure}", chain(&error)))
+                })?;
+            }
         }
         Ok(())
     };

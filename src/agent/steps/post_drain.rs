@@ -2,15 +2,17 @@
 
 use kube::ResourceExt;
 
-use crate::agent::guard::kept_path;
+use crate::agent::guard::mark_of;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::{let_go, rollback};
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
+use crate::flow::guard::Kept;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
-use crate::host::{fence, own_program, swap_file};
+use crate::host::swap_file::{self, SwapError};
+use crate::host::{fence, own_program};
 use crate::mutation::{self, Mutation};
 
 /// Takes our marks away. Doing it twice is harmless.
@@ -61,24 +63,24 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
 /// Nobody asks the guard any more. The old binary is kept beside a new one; where nothing was swapped it needs no second name.
 async fn take_guard_away(run: &Run) -> Result<(), StepError> {
     let state_dir = run.journal.state_dir().to_path_buf();
-    let unused = match run.journal.progress().preflighted() {
-        Some(found) if !run.journal.progress().swap_begun() => {
-            Some(run.host.root.at(kept_path(&found.live, &run.plan.rke2.from.to_string())))
-        }
-        Some(_) | None => None,
-    };
+    let mark = mark_of(&state_dir, &run.plan.upgrade_uid);
+    let is_swapped = run.journal.progress().swap_begun();
     let names = run.journal.progress().preflighted().map(|found| {
-        [&found.live, &kept_path(&found.live, &run.plan.rke2.from.to_string())]
-            .map(|name| run.host.root.at(name))
+        let kept = Kept::of(&found.live, &run.plan.rke2);
+        [&found.live, &kept.old, &kept.new].map(|name| run.host.root.at(name))
     });
     let remove = move |fs: &Fs| {
-        for name in names.iter().flatten() {
-            swap_file::unlock(fs, name).map_err(|error| StepError::operator(chain(&error)))?;
+        let swap = |error: SwapError| StepError::operator(chain(&error));
+        if let Some([live, old, new]) = names {
+            swap_file::unlock(fs, &live).map_err(swap)?;
+            swap_file::unlock(fs, &old).map_err(swap)?;
+            swap_file::discard(fs, &new).map_err(swap)?;
+            if !is_swapped {
+                swap_file::discard(fs, &old).map_err(swap)?;
+            }
         }
         own_program::remove(fs, &state_dir)?;
-        if let Some(kept) = unused {
-            fs.remove_opt(&kept)?;
-        }
+        fs.remove_opt(&mark)?;
         Ok::<(), StepError>(())
     };
     run.host.root.fs().blocking(remove).await

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::agent::alien::put_in_place;
+use crate::agent::guard::mark_of;
 use crate::agent::observe::sha256_of;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::cluster::nodes;
+use crate::flow::guard::{Kept, new_has_started};
 use crate::flow::progress::{Preflighted, SwapFact, Work};
 use crate::flow::record::Record;
 use crate::flow::version::Rke2Version;
@@ -93,10 +96,7 @@ pub async fn ask(run: &mut Run) -> Result<(), StepError> {
             return Err(StepError::refuse("the old binary is in place still; `cancel` ends this upgrade"));
         }
     }
-    // Where the old binary is live already, nothing is left to go back from.
-    if !old_is_live(run).await? {
-        is_open(run).await.map_err(|closed| StepError::refuse(format!("no way back: {closed}")))?;
-    }
+    may_run_again(run).await.map_err(|closed| StepError::refuse(format!("no way back: {closed}")))?;
     Ok(run.record(Record::RollbackIntent { why: "an operator asked for it".to_owned() })?)
 }
 
@@ -109,18 +109,54 @@ pub async fn old_is_live(run: &Run) -> Result<bool, StepError> {
     Ok(sha256_of(&run.host, run.host.root.at(&found.live)).await? == fact.from_sha256)
 }
 
-/// The boot guard, or somebody, has put the old binary back though the swap is recorded: then this upgrade ends with it.
+/// The boot guard, or somebody, has put the old binary back though the swap is recorded: then this upgrade ends with it, unless
+/// the new one has run and the old one must not any more.
 ///
 /// # Errors
-/// The disk's, or the journal's.
+/// The disk's, or the journal's. Needs an operator when the old one lies there after the way back was closed.
 pub(super) async fn goes_back_unasked(run: &mut Run) -> Result<bool, StepError> {
     if run.journal.progress().goes_back() || !old_is_live(run).await? {
         return Ok(false);
+    }
+    if let Err(closed) = may_run_again(run).await {
+        return Err(push_on(run, &closed).await);
     }
     let why =
         "the old rke2 is in place again, put there by the boot guard or by hand (see journalctl of its unit)";
     run.record(Record::RollbackIntent { why: why.to_owned() })?;
     Ok(true)
+}
+
+/// May the old binary run again? As long as the new one never started here, nothing speaks against it.
+async fn may_run_again(run: &Run) -> Result<(), String> {
+    let mark = mark_of(run.journal.state_dir(), &run.plan.upgrade_uid);
+    let look = move |fs: &Fs| fs.read_opt(&mark).map_err(StepError::from);
+    let is_marked = match run.host.root.fs().blocking(look).await {
+        Ok(mark) => mark.is_some(),
+        Err(error) => {
+            return Err(format!("it cannot be told whether the new one has run ({})", error.sentence()));
+        }
+    };
+    if new_has_started(run.journal.progress(), is_marked) { is_open(run).await } else { Ok(()) }
+}
+
+/// Somebody has put the old binary in place where only the new one may run by now: it goes away again, and people look.
+async fn push_on(run: &Run, closed: &str) -> StepError {
+    let back = match facts(run) {
+        Ok((found, fact)) => {
+            let kept = Kept::of(&found.live, &run.plan.rke2).new;
+            put_in_place(run, &found.live, &kept, &fact.to_sha256).await
+        }
+        Err(error) => Err(error),
+    };
+    let state = match &back {
+        Ok(()) => "the new one is in place again".to_owned(),
+        Err(error) => format!("the new one could not be put in place again ({})", error.sentence()),
+    };
+    StepError::operator(format!(
+        "the old rke2 was put in place after the new one had run ({closed}); {state}; look who did it, and that {} runs, then resume",
+        run.plan.rke2.to
+    ))
 }
 
 async fn is_open(run: &Run) -> Result<(), String> {

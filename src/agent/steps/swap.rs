@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use crate::agent::gate::{self, SwapPermit};
-use crate::agent::guard::kept_path;
 use crate::agent::observe::{observe, sha256_of};
 use crate::agent::quorum;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::stage::{StagedBinary, check_staged};
 use crate::cluster::nodes;
+use crate::flow::guard::Kept;
 use crate::flow::plan::Role;
-use crate::flow::progress::{Preflighted, Work};
+use crate::flow::progress::{Preflighted, StagedFact, Work};
 use crate::flow::quorum::Spare;
 use crate::flow::record::Record;
 use crate::flow::skew::{self, Objection};
@@ -65,6 +65,7 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         ));
     }
     let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
+    keep_new(run, &found, &staged).await?;
     let mut permit = ask_gate(run, &found).await?;
     if !run.journal.progress().drained() {
         let what =
@@ -81,7 +82,7 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         // That may have taken a while: the leave is to be from right before the rename.
         permit = ask_gate(run, &found).await?;
     }
-    let previous = previous_path(run, &found);
+    let previous = Kept::of(&found.live, &run.plan.rke2).old;
     run.record(Record::SwapIntent {
         from_sha256: found.live_sha256.clone(),
         to_sha256: staged.sha256,
@@ -140,8 +141,16 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
     }
 }
 
-fn previous_path(run: &Run, found: &Preflighted) -> String {
-    kept_path(&found.live, &run.plan.rke2.from.to_string())
+/// Once it has run there may be no way back: then the boot guard puts this one in the place of whatever else lies there.
+async fn keep_new(run: &Run, found: &Preflighted, staged: &StagedFact) -> Result<(), StepError> {
+    let kept = run.host.root.at(Kept::of(&found.live, &run.plan.rke2).new);
+    let (live, source) = (run.host.root.at(&found.live), run.host.root.at(&staged.binary));
+    let sha256 = staged.sha256.clone();
+    let keep = move |fs: &Fs| {
+        let kept = swap_file::keep(fs, &live, &source, &sha256, &kept);
+        kept.map_err(|error| StepError::operator(chain(&error)))
+    };
+    run.host.root.fs().blocking(keep).await
 }
 
 /// After a crash inside the swap: which binary is live?

@@ -9,7 +9,7 @@ use super::state::{Event, State};
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
 type ReadyHook = Arc<dyn Fn(&str) + Send + Sync>;
-type Guard = Arc<dyn Fn() -> bool + Send + Sync>;
+type Guard = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 type Guests = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 type Members = Arc<dyn Fn() -> Vec<EtcdMember> + Send + Sync>;
 
@@ -32,8 +32,8 @@ impl SimMachine {
         self.hooks().guests = Some(guests);
     }
 
-    /// Who plays the guard that a fenced unit asks before each start; without one, every start goes on.
-    pub fn set_guard(&self, guard: Arc<dyn Fn() -> bool + Send + Sync>) {
+    /// Who plays the guard that a fenced unit asks before each start, with the uid of the upgrade; without one, every start goes on.
+    pub fn set_guard(&self, guard: Arc<dyn Fn(&str) -> bool + Send + Sync>) {
         self.hooks().guard = Some(guard);
     }
 
@@ -93,8 +93,8 @@ impl SimMachine {
             }
             Event::Ready(version) => hooks.ready.iter().for_each(|hook| hook(&version)),
             Event::Stopped => hooks.stopped.iter().for_each(|hook| hook()),
-            Event::AskGuard { generation, cause } => {
-                let lets = hooks.guard.is_none_or(|guard| guard());
+            Event::AskGuard { uid, generation, cause } => {
+                let lets = hooks.guard.is_none_or(|guard| guard(&uid));
                 self.with(|state| state.guarded(generation, cause, lets));
             }
             Event::AskGuests(index) => {

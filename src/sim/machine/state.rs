@@ -25,7 +25,7 @@ pub(super) enum Event {
     /// RKE2 and its kubelet have ended.
     Stopped,
     /// May this start go on?
-    AskGuard { generation: u64, cause: Cause },
+    AskGuard { uid: String, generation: u64, cause: Cause },
     /// Who runs here at the start with this index?
     AskGuests(usize),
     /// The power is gone; it comes back after a while.

@@ -139,10 +139,10 @@ impl State {
         self.service.job = self.new_job();
         self.service.start_next = None;
         self.new_invocation();
-        if unit.is_guarded {
+        if let Some(uid) = unit.guard_of.clone() {
             self.enter(Phase::Starting);
             let generation = self.service.generation;
-            return self.events.push(Event::AskGuard { generation, cause });
+            return self.events.push(Event::AskGuard { uid, generation, cause });
         }
         self.execute(&unit, cause);
     }

@@ -21,8 +21,8 @@ pub(in crate::sim::machine) struct UnitFile {
     pub(super) drop_ins: Vec<(String, Arc<Vec<u8>>)>,
     pub(super) program: String,
     pub(super) args: Vec<String>,
-    /// Does it ask the agent's guard before each start?
-    pub(super) is_guarded: bool,
+    /// The upgrade whose guard is asked before each start.
+    pub(super) guard_of: Option<String>,
     pub(super) refuse_start: bool,
     pub(super) refuse_stop: bool,
 }
@@ -75,8 +75,10 @@ impl UnitFile {
             match (section, key.trim_end()) {
                 ("[Unit]", "RefuseManualStart") => self.refuse_start = is_yes(value),
                 ("[Unit]", "RefuseManualStop") => self.refuse_stop = is_yes(value),
-                ("[Service]", "ExecStartPre") if value.contains("upgrade-agent\" guard") => {
-                    self.is_guarded = true;
+                ("[Service]", "ExecStartPre") if value.contains("upgrade-agent\" \"guard\"") => {
+                    let after = value.split_once("\"--upgrade\" \"").map(|(_, rest)| rest);
+                    let uid = after.and_then(|rest| rest.split('"').next()).unwrap_or_default();
+                    self.guard_of = Some(uid.to_owned());
                 }
                 ("[Service]", "ExecStart") => {
                     let mut words = value.split_ascii_whitespace().map(str::to_owned);
