@@ -18,6 +18,9 @@ use crate::host::{Host, swap_file};
 /// A look is one `stat`; the file is read only when that has changed.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// No process is on its way from fork to exec for so long.
+const EXEC: Duration = Duration::from_secs(1);
+
 /// What was seen last, and found good.
 pub type Seen = Option<(Stat, u32)>;
 
@@ -75,24 +78,44 @@ impl Approved {
     }
 }
 
-impl Watch {
-    /// For a step that leaves the live binary alone and may be left at any await; none for the others.
+/// When the live path is looked at about a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Looks {
+    /// The fence does not stand, or nobody can say just now which binary has to lie there.
+    Never,
+    /// Only before it is begun, and while the run stands still before it: the step itself is at the binary or its process.
+    Before,
+    /// All the time: the step leaves both alone, and may be left at any await.
+    Throughout,
+}
+
+impl Looks {
+    /// Of a step.
     #[must_use]
-    pub fn of(run: &Run, step: Step) -> Option<Self> {
+    pub fn at(step: Step) -> Self {
         match step {
-            Step::Cordon | Step::PreDrain | Step::Drain | Step::Snapshot | Step::Verify | Step::PostDrain => {
-            }
             Step::Preflight
             | Step::Stage
             | Step::Fence
-            | Step::Swap
             | Step::ProbeSwap
-            | Step::Restart
-            | Step::ProbeRestart
             | Step::Rollback
             | Step::Restore
             | Step::Release
-            | Step::Finish => return None,
+            | Step::Finish => Self::Never,
+            Step::Swap | Step::Restart | Step::ProbeRestart => Self::Before,
+            Step::Cordon | Step::PreDrain | Step::Drain | Step::Snapshot | Step::Verify | Step::PostDrain => {
+                Self::Throughout
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// For as long as the run is at, or stands before, a step at which [`Looks`] are cast.
+    #[must_use]
+    pub fn of(run: &Run, step: Step) -> Option<Self> {
+        if Looks::at(step) == Looks::Never {
+            return None;
         }
         let progress = run.journal.progress();
         let found = progress.preflighted()?;
@@ -117,7 +140,7 @@ impl Watch {
             Err(error) => Err(StepError::from(FsError::on("look at", &live)(error))),
         };
         let stat = self.host.root.fs().blocking(look).await?;
-        let pid = self.host.systemd.unit(&self.unit).await?.main_pid;
+        let mut pid = self.host.systemd.unit(&self.unit).await?.main_pid;
         let now = stat.map(|stat| (stat, pid));
         if now.is_some() && now == self.seen {
             return Ok(None);
@@ -126,13 +149,23 @@ impl Watch {
             Some(_) => sha256_of(&self.host, self.live.clone()).await?,
             None => String::new(),
         };
-        let runs = if pid == 0 { None } else { sha256_of_process(&self.host, pid).await.ok() };
+        let mut runs = self.runs(pid).await;
+        if !self.approved.lets(&live, runs.as_deref()) && self.approved.lets(&live, None) {
+            // Between fork and exec a process is systemd's own program.
+            tokio::time::sleep(EXEC).await;
+            pid = self.host.systemd.unit(&self.unit).await?.main_pid;
+            runs = self.runs(pid).await;
+        }
         if self.approved.lets(&live, runs.as_deref()) {
             // A process that could not be looked at is on its way out, or is looked at again.
             self.seen = now.filter(|_| pid == 0 || runs.is_some());
             return Ok(None);
         }
         Ok(Some(Alien { live, runs, pid }))
+    }
+
+    async fn runs(&self, pid: u32) -> Option<String> {
+        if pid == 0 { None } else { sha256_of_process(&self.host, pid).await.ok() }
     }
 
     /// Ends when something is there that was not approved; looks for the first time after a while.

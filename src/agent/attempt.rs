@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::agent::alien::{Watch, stop_the_line};
+use crate::agent::alien::{Alien, Looks, Watch, stop_the_line};
 use crate::agent::perform::perform;
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError};
@@ -19,6 +19,17 @@ use crate::flow::step::Step;
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest pause before a step is tried again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Ends when somebody else's binary appears at the live path of a run that stands still before `step`.
+pub(super) async fn appears_meanwhile(run: &Run, step: Step) -> Alien {
+    match Watch::of(run, step) {
+        Some(mut watched) => match watched.look().await {
+            Ok(Some(alien)) => alien,
+            Ok(None) | Err(_) => watched.appears().await,
+        },
+        None => std::future::pending().await,
+    }
+}
 
 /// Performs a step, and leaves it when somebody else's binary appears at the live path meanwhile, or the operator's word comes.
 ///
@@ -35,6 +46,10 @@ pub(super) async fn perform_watched(
     // Before anything is done on the strength of what lies there; what cannot be read now, the watch below goes on with.
     if let Ok(Some(alien)) = watched.look().await {
         return Err(stop_the_line(run, alien).await);
+    }
+    if Looks::at(step) == Looks::Before {
+        run.seen_live = watched.seen();
+        return perform_unless_told(run, step, control).await;
     }
     let ended = tokio::select! {
         biased;

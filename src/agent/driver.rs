@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use tokio::sync::watch;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::agent::attempt::{perform_until_deadline, perform_watched};
+use crate::agent::alien::stop_the_line;
+use crate::agent::attempt::{appears_meanwhile, perform_until_deadline, perform_watched};
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError};
 use crate::agent::steps::{let_go, rollback};
@@ -140,10 +141,12 @@ async fn obey(
                 deadline: None,
                 then: "it stays paused".to_owned(),
             }]);
+            let shutdown = run.shutdown.clone();
             tokio::select! {
                 biased;
-                // Cancel-safe: both arms only wait.
-                () = run.shutdown.cancelled() => Err(StepError::interrupted()),
+                // Cancel-safe: all of them only wait.
+                () = shutdown.cancelled() => Err(StepError::interrupted()),
+                alien = appears_meanwhile(run, step) => Err(stop_the_line(run, alien).await),
                 changed = control.changed() => match changed {
                     // Whoever has not left yet gets all of its time again: nobody was at work for it meanwhile.
                     Ok(()) => {

@@ -9,9 +9,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::carry_out::Part;
+use crate::agent::checks::{CheckVerdict, armed_node};
 use crate::agent::report;
+use crate::agent::step_error::chain;
 use crate::agent::watch_order::watch_orders;
-use crate::cli::carry_out::carry_out;
+use crate::cli::carry_out::{carry_out, machine};
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, source};
 use crate::cluster::Cluster;
@@ -63,7 +65,11 @@ struct Daemon {
 
 impl Daemon {
     async fn serve(&mut self, node: &str, once: bool) -> Result<Exit, Failure> {
-        for plan in self.unfinished(node)? {
+        let unfinished = self.unfinished(node)?;
+        if unfinished.is_empty() {
+            self.name_armed_node().await;
+        }
+        for plan in unfinished {
             self.terminal.dated(Clock::system().now(), &format!("going on with {plan}"));
             let exit = self.carry_out(plan, None, None, once).await?;
             if let Some(exit) = self.ends(once, exit) {
@@ -122,6 +128,29 @@ impl Daemon {
         }
     }
 
+    /// Nobody has ordered anything, and yet a restart would upgrade the node under its VMs: whoever reads the log should know. A run
+    /// that goes on looks for itself.
+    async fn name_armed_node(&self) {
+        let check = match machine(&self.config).await {
+            Ok(host) => armed_node(&host).await,
+            Err(failure) => {
+                let why = chain(failure.error.as_ref());
+                self.terminal.complain(&format!("whether this node is armed could not be told: {why}"));
+                return;
+            }
+        };
+        match check.verdict {
+            CheckVerdict::Pass => {}
+            CheckVerdict::Fail => {
+                self.terminal.complain(&format!("this node is armed: {}; {}", check.why, check.fix));
+            }
+            CheckVerdict::CouldNotTell => {
+                self.terminal
+                    .complain(&format!("whether this node is armed could not be told: {}", check.why));
+            }
+        }
+    }
+
     /// A daemon that was told to stop has done its work, however far the run is.
     fn ends(&self, once: bool, exit: Exit) -> Option<Exit> {
         if once { Some(exit) } else { self.shutdown.is_cancelled().then_some(Exit::Done) }
@@ -145,7 +174,7 @@ impl Daemon {
                 Ok(exit) => break exit,
                 Err(failure) if once || self.shutdown.is_cancelled() => return Err(failure),
                 Err(Failure { error, .. }) => {
-                    let sentence = crate::agent::step_error::chain(error.as_ref());
+                    let sentence = chain(error.as_ref());
                     self.terminal.complain(&format!("{sentence}; trying again in {} s", TRY_AGAIN.as_secs()));
                     tokio::select! {
                         // Cancel-safe: both arms only wait.

@@ -5,6 +5,8 @@ mod install;
 mod on_cluster;
 mod on_machine;
 
+pub use on_machine::armed_node;
+
 use std::fmt;
 use std::path::Path;
 

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::agent::checks::{Check, Preflight, install};
+use crate::agent::checks::{Check, CheckVerdict, Preflight, install};
 use crate::agent::observe::{sha256_of, sha256_of_process};
+use crate::agent::step_error::StepError;
 use crate::flow::plan::{NodePlan, Role};
 use crate::flow::progress::Preflighted;
 use crate::flow::version::Rke2Version;
@@ -123,26 +124,14 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
         preflight.checks.push(Check::fail(NAME, SCOPE, why, "reinstall RKE2's unit file"));
         return;
     };
-    let path = host.root.at(&live);
-    let hashed = sha256_of(host, path.clone()).await;
-    let running = sha256_of_process(host, unit.main_pid).await;
-    let (live_sha256, running) = match (hashed, running) {
-        (Ok(live), Ok(running)) => (live, running),
-        (Err(error), _) | (_, Err(error)) => {
+    let (live_sha256, armed) = match is_armed(host, unit, &live).await {
+        Ok(found) => found,
+        Err(error) => {
             preflight.checks.push(Check::unknown(NAME, SCOPE, &error));
             return;
         }
     };
-    preflight.checks.push(if live_sha256 == running {
-        Check::pass("armed node", SCOPE, "the running RKE2 is the binary on disk")
-    } else {
-        Check::fail(
-            "armed node",
-            SCOPE,
-            format!("{live} is not the binary that runs: the next restart of {} would upgrade it", unit.name),
-            "drain this node by hand and restart RKE2, or put the old binary back, before you upgrade it",
-        )
-    });
+    preflight.checks.push(armed);
     preflight.checks.push(match command::rke2_version(&host.root, Path::new(&live)).await {
         Ok(text) => version(plan, &live, &text),
         Err(error) => Check::unknown("rke2 version", SCOPE, &error),
@@ -151,6 +140,40 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
     preflight.checks.push(install::room(host, plan, &live).await);
     preflight.checks.extend(install::runtime_images(host, plan).await);
     preflight.found = Some(Preflighted { role, unit: unit.name.clone(), live, live_sha256 });
+}
+
+/// sha256 of what lies at the live path, and whether that is what runs.
+async fn is_armed(host: &Host, unit: &UnitState, live: &str) -> Result<(String, Check), StepError> {
+    const NAME: &str = "armed node";
+    let live_sha256 = sha256_of(host, host.root.at(live)).await?;
+    let running = sha256_of_process(host, unit.main_pid).await?;
+    let check = if live_sha256 == running {
+        Check::pass(NAME, SCOPE, "the running RKE2 is the binary on disk")
+    } else {
+        let why =
+            format!("{live} is not the binary that runs: the next restart of {} would upgrade it", unit.name);
+        let fix =
+            "drain this node by hand and restart RKE2, or put the old binary back, before you upgrade it";
+        Check::fail(NAME, SCOPE, why, fix)
+    };
+    Ok((live_sha256, check))
+}
+
+/// Would the next restart of RKE2 upgrade this machine? For an agent that has nothing else to do; a machine without a running RKE2
+/// has nothing to be armed with.
+pub async fn armed_node(host: &Host) -> Check {
+    const NAME: &str = "armed node";
+    let (_, unit) = match find_unit(host, None).await {
+        Ok(found) => found,
+        Err(check) if check.verdict == CheckVerdict::Fail => return Check::pass(NAME, SCOPE, check.why),
+        Err(check) => return check,
+    };
+    let Some(live) = unit.exec_start_path.clone() else {
+        return Check::pass(NAME, SCOPE, format!("{} has no ExecStart", unit.name));
+    };
+    is_armed(host, &unit, &live)
+        .await
+        .map_or_else(|error| Check::unknown(NAME, SCOPE, &error), |(_, check)| check)
 }
 
 fn version(plan: &NodePlan, live: &str, text: &str) -> Check {

@@ -1,0 +1,91 @@
+//! A machine whose live RKE2 is not the one that runs, found when nobody is at work on it: while a run is paused, and by an agent that
+//! has no order at all. On a real systemd.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::disallowed_methods, reason = "tests look at the machine from outside")]
+
+#[path = "support/asserts.rs"]
+#[expect(dead_code, reason = "each test file uses its part")]
+mod asserts;
+#[expect(dead_code, reason = "each test file uses its part")]
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use asserts::{agent, said};
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use support::cast::Cast;
+use support::{LIVE, Stage, TO};
+use testbed::rke2::binary;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use upgrade_agent::cluster::crd::node_upgrade::Control;
+use upgrade_agent::cluster::names::safe_concat;
+
+const OTHER: &str = "var/lib/other-rke2";
+
+/// What `tar xzf` of another release does.
+async fn install_over(stage: &Stage) {
+    let file = stage.machine.disk().join(OTHER);
+    std::fs::write(&file, binary(TO).unwrap()).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    stage.machine.must_run(&["cp", "--remove-destination", &format!("/{OTHER}"), LIVE]).await.unwrap();
+}
+
+async fn set_control(stage: &Stage, control: Control) {
+    let patch = json!({ "spec": { "control": control } });
+    let name = safe_concat(&[&stage.upgrade, &stage.node]);
+    stage.orders().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_run_undoes_it_and_asks_for_somebody() {
+    let stage = Stage::shared(Cast::named("paused").bound("pci", |_| {})).await.unwrap();
+    let (old, pid) = (stage.live_sha256().await.unwrap(), stage.rke2_pid().await.unwrap());
+    stage.order(Control::Run).await.unwrap();
+    let mut command = stage.agent(agent(), &["node", "--once"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    stage.wait("the cordon", 60, async || stage.records("cordoned") > 0).await.unwrap();
+    set_control(&stage, Control::Pause).await;
+    let name = safe_concat(&[&stage.upgrade, &stage.node]);
+    let paused = async || {
+        let order = stage.orders().get(&name).await.unwrap();
+        format!("{:?}", order.status).contains("AdministrativelyPaused")
+    };
+    stage.wait("the pause to show", 60, paused).await.unwrap();
+    assert_eq!(stage.records("swapIntent"), 0, "paused before the swap");
+    install_over(&stage).await;
+    let held = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(held.status.code(), Some(4), "{}", said(&held));
+    assert!(said(&held).contains("replaced by somebody else"), "{}", said(&held));
+    assert_eq!((stage.live_sha256().await.unwrap(), stage.rke2_pid().await.unwrap()), (old, pid));
+    set_control(&stage, Control::Run).await;
+    let output = stage.run_agent(agent(), &["node", "--once"]).await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_an_order_names_it_and_touches_nothing() {
+    let stage = Stage::shared(Cast::named("idle").bound("pci", |_| {})).await.unwrap();
+    let pid = stage.rke2_pid().await.unwrap();
+    install_over(&stage).await;
+    let mut command = stage.agent(agent(), &["node"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let named = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("this node is armed") {
+                return line;
+            }
+        }
+        panic!("the agent ended without a word of it");
+    };
+    let line = tokio::time::timeout(Duration::from_mins(1), named).await.unwrap();
+    assert!(line.contains(LIVE) && line.contains("put the old binary back"), "{line}");
+    child.kill().await.unwrap();
+    assert_eq!(stage.rke2_pid().await.unwrap(), pid);
+    assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256, "nobody has ordered anything");
+}
