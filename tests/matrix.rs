@@ -61,7 +61,7 @@ struct Case {
 }
 
 /// Where the agent dies, and what its journal must not hold by then.
-const STEPS: [(&str, &str); 9] = [
+const STEPS: [(&str, &str); 11] = [
     ("fenced", "cordoned"),
     ("cordoned", "preDrained"),
     ("preDrained", "swapIntent"),
@@ -71,6 +71,9 @@ const STEPS: [(&str, &str); 9] = [
     ("restartIntent", "restarted"),
     ("restarted", "verified"),
     ("verified", "postDrained"),
+    // Only of a run that goes back.
+    ("rollbackIntent", "rolledBack"),
+    ("rolledBack", "verified"),
 ];
 
 async fn play(case: Case) -> Vec<Row> {
@@ -164,6 +167,14 @@ fn a_new_version_that_does_not_serve_makes_nobody_start_another_one() {
         cases.push(case(&format!("{name}-tar"), fault, vec![("swapped", vec![Tar])], End::Back));
         cases.push(case(&format!("{name}-after-tar"), fault, vec![(after, vec![Tar])], tar));
     }
+    // The way back itself is hit.
+    let back = |name: &str, acts| case(&format!("back-{name}"), Fault::Told("crash"), acts, End::Back);
+    cases.push(back(
+        "both",
+        vec![("rollbackIntent", vec![Restart, Kill, Power]), ("rolledBack", vec![Restart, Power])],
+    ));
+    cases.push(back("tar", vec![("rollbackIntent", vec![Tar])]));
+    cases.push(back("half", vec![("rolledBack", vec![Kill, Restart])]));
     matrix(cases);
 }
 

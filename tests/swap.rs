@@ -326,7 +326,7 @@ async fn no_server_is_swapped_while_another_member_of_etcd_is_away() {
         assert_code(&refused, 3, &stage);
         said(&refused).contains("etcd3 does not answer")
     };
-    stage.wait("a refusal that names the member", 60, names_it).await.unwrap();
+    stage.wait("a refusal that names the member", 180, names_it).await.unwrap();
     assert_eq!(stage.records("fenceIntent"), 0, "nothing was touched");
 
     etcd.revive(2).unwrap();

@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "one module for several programs")]
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ pub const PATCH: &str = "v1.35.2+rke2r1";
 pub const MINOR: &str = "v1.34.2+rke2r1";
 /// A release that nobody ordered.
 const THIRD: &str = "v1.36.1+rke2r1";
-const OTHER: &str = "/var/lib/other-rke2";
-const OLD: &str = "/var/lib/old-rke2";
+const OTHER: &str = "/var/lib/other-rke2.tar.gz";
+const OLD: &str = "/var/lib/old-rke2.tar.gz";
 const STARTS: &str = "/var/lib/rke2-starts";
 const UNIT: &str = "rke2-server";
 /// Sorts after the agent's own drop-in, so that it runs after its guard.
@@ -82,6 +83,16 @@ struct Start {
     intended: usize,
 }
 
+/// A release's tarball, made in `folder`.
+fn pack(folder: &Path, rke2: &[u8], tarball: &Path) {
+    let file = folder.join("bin/rke2");
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    std::fs::write(&file, rke2).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let packed = Command::new("tar").arg("czf").arg(tarball).arg("-C").arg(folder).arg("bin/rke2").status();
+    assert!(packed.unwrap().success());
+}
+
 /// A machine, its witness and its sampler.
 pub struct Bench {
     pub stage: Stage,
@@ -104,9 +115,9 @@ impl Bench {
         let old = stage.live_sha256().await.unwrap();
         let disk = stage.machine.disk();
         for (path, version) in [(OTHER, THIRD), (OLD, from)] {
-            let file = disk.join(path.trim_start_matches('/'));
-            std::fs::write(&file, binary(version).unwrap()).unwrap();
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let run = RunDir::new().unwrap();
+            let content = binary(version).unwrap();
+            pack(run.path(), &content, &disk.join(path.trim_start_matches('/')));
         }
         let program = format!(
             "#!/bin/sh\n\
@@ -134,15 +145,9 @@ impl Bench {
         let shell = dir.join("sh");
         std::os::unix::fs::symlink("/bin/sh", &shell).unwrap();
         let script = format!("#!{}\necho 'rke2 version {TO} (deadbeef)'\n", shell.display());
-        std::fs::create_dir(dir.join("bin")).unwrap();
-        let file = dir.join("bin/rke2");
-        std::fs::write(&file, &script).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         let tarball = self.stage.machine.disk().join(RELEASE.trim_start_matches('/'));
         let tarball = tarball.join("rke2.linux-amd64.tar.gz");
-        let packed =
-            Command::new("tar").arg("czf").arg(&tarball).arg("-C").arg(&dir).arg("bin/rke2").status();
-        assert!(packed.unwrap().success());
+        pack(&dir, script.as_bytes(), &tarball);
         self.orders = hex_sha256(&std::fs::read(&tarball).unwrap());
         self.stage.new_sha256 = hex_sha256(script.as_bytes());
         self.shell = Some(run);
@@ -240,7 +245,7 @@ impl Bench {
             Actor::Tar | Actor::OldTar => {
                 self.sampler.rest(true);
                 let release = if actor == Actor::Tar { OTHER } else { OLD };
-                self.stage.machine.must_run(&["cp", "--remove-destination", release, LIVE]).await.unwrap();
+                self.stage.machine.must_run(&["tar", "xzf", release, "-C", "/opt/rke2"]).await.unwrap();
                 if self.kill_rke2().await {
                     ("unpacked, killed", true)
                 } else {
