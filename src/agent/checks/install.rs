@@ -74,10 +74,10 @@ pub(super) async fn runtime_images(host: &Host, plan: &NodePlan) -> [Check; 2] {
     let look = host.root.fs().blocking(move |_| {
         let config = Rke2Config::read(&root).map_err(std::io::Error::other)?;
         let folders =
-            |version| runtime::folders(&root, &config.data_dir, version).map_err(std::io::Error::other);
+            |version| runtime::folders(&root, &config, version).map_err(std::io::Error::other);
         let [new, old] = &wanted;
         let folders = [folders(new)?, folders(old)?];
-        let archives = runtime::archives(&root, &config.data_dir).map_err(std::io::Error::other)?;
+        let archives = runtime::archives(&root, &config).map_err(std::io::Error::other)?;
         let staged: Result<Vec<Archive>, _> = (0..)
             .zip(&images)
             .map(|(number, image)| match image.place(number).map_err(std::io::Error::other)? {
