@@ -60,4 +60,5 @@ async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back()
     assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));
     stage.machine.must_run(&["systemctl", "restart", "rke2-server"]).await.expect("the fence is gone");
     assert_eq!(phase(&stage).await, "Failed");
+    assert!(!stage.machine.disk().join("opt/rke2/.stage").exists(), "the prefix is as it was");
 }

@@ -28,6 +28,7 @@ use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::nodes;
 use upgrade_agent::flow::artifacts::ImageArchive;
 use upgrade_agent::flow::vms::VmKey;
+use upgrade_agent::sim::machine::release::sha256;
 use upgrade_agent::sim::world;
 
 const ONCE: [&str; 2] = ["node", "--once"];
@@ -143,19 +144,19 @@ async fn serve_in_pieces(content: Vec<u8>) -> String {
 async fn a_release_is_fetched_from_a_server_that_hangs_up_and_a_wrong_one_leaves_nothing() {
     let stage = Stage::shared(minor("fetched")).await.unwrap();
     let url = serve_in_pieces(std::fs::read(stage.tarball()).unwrap()).await;
+    let images = support::saved::archive(&["rancher/rke2-runtime:v1.35.6-rke2r1"]);
+    let source = serve_in_pieces(images.clone()).await.replace("rke2.linux-amd64.tar.gz", "rke2-images.tar");
     stage
         .order_plan(Control::Run, |plan| {
             plan.artifacts.source.clone_from(&url);
-            let images = url.replace("rke2.linux-", "rke2-images.linux-");
-            plan.artifacts.images =
-                vec![ImageArchive { source: images, sha256: plan.artifacts.sha256.clone() }];
+            plan.artifacts.images = vec![ImageArchive { source, sha256: sha256(&images) }];
         })
         .await
         .unwrap();
     let output = stage.run_agent(agent(), &ONCE).await.unwrap();
     assert_code(&output, 0, &stage);
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
-    let images = format!("/var/lib/rancher/rke2/agent/images/rke2-images.linux-amd64-{}.tar.gz", support::TO);
+    let images = format!("/var/lib/rancher/rke2/agent/images/rke2-images-{}.tar", support::TO);
     stage.machine.must_run(&["test", "-s", &images]).await.expect("RKE2 finds the archive of images");
 
     let stage = Stage::shared(minor("forged")).await.unwrap();

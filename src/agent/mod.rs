@@ -25,6 +25,7 @@ pub mod quorum;
 pub mod report;
 pub mod room;
 pub mod run;
+pub mod runtime_images;
 pub mod step_error;
 pub mod steps;
 pub mod watch_order;

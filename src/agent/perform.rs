@@ -3,11 +3,9 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::agent::steps::{
-    cordon, drain, fence, installer, post_drain, pre_drain, preflight, restart, restore, rollback, snapshot,
-    stage, swap, verify,
+    cordon, drain, fence, finish, installer, post_drain, pre_drain, preflight, restart, restore, rollback,
+    snapshot, stage, swap, verify,
 };
-use crate::flow::progress::Work;
-use crate::flow::record::{Outcome, Record};
 use crate::flow::step::Step;
 
 /// Performs one step. When it returns Ok, the step's record is durable.
@@ -32,14 +30,6 @@ pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
         Step::PostDrain => post_drain::take_marks_away(run).await,
         Step::Restore => Box::pin(restore::start_owed_vms(run)).await,
         Step::Release => installer::release_installer(run).await,
-        Step::Finish => {
-            let progress = run.journal.progress();
-            let outcome = match progress.rollback() {
-                Work::Done(why) | Work::Intended(why) => Outcome::RolledBack { why: why.clone() },
-                Work::Not if progress.is_cancelled() => Outcome::Cancelled,
-                Work::Not => Outcome::Succeeded,
-            };
-            Ok(run.record(Record::Finished { outcome })?)
-        }
+        Step::Finish => finish::end_run(run).await,
     }
 }

@@ -34,9 +34,8 @@ pub async fn look(
     let archives = archives(host, plan).await?;
     let (root, live, version) = (host.root.clone(), PathBuf::from(live), plan.rke2.to.clone());
     let measure = move |fs: &Fs| -> Result<_, StepError> {
-        let data_dir =
-            Rke2Config::read(&root).map_err(|error| StepError::refuse(error.to_string()))?.data_dir;
-        let folders = runtime::folders(&root, &data_dir, &version)?;
+        let config = Rke2Config::read(&root).map_err(|error| StepError::refuse(error.to_string()))?;
+        let folders = runtime::folders(&root, &config, &version)?;
         let facts = Facts {
             artifact,
             is_fetched,
@@ -45,7 +44,7 @@ pub async fn look(
             archives,
         };
         let prefix = live.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-        let spots = [(Spot::Prefix, prefix), (Spot::Data, &data_dir), (Spot::Run, Path::new("/run"))];
+        let spots = [(Spot::Prefix, prefix), (Spot::Data, &config.data_dir), (Spot::Run, Path::new("/run"))];
         let mut volumes = BTreeMap::new();
         for (spot, path) in spots {
             volumes.insert(spot, volume(&root, path)?);

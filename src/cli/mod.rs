@@ -257,3 +257,26 @@ fn aside<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T,
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_readme_has_a_row_for_every_command() {
+        let readme = include_str!("../../README.md");
+        let program = Args::command();
+        let shown = program.get_subcommands().filter(|command| !command.is_hide_set());
+        let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
+        assert!(names.len() > 5, "{names:?}");
+        for name in names {
+            let is_row = |line: &str| {
+                let rest = line.strip_prefix("| `upgrade-agent ").and_then(|rest| rest.strip_prefix(name));
+                rest.is_some_and(|rest| rest.starts_with(['`', ' ']))
+            };
+            assert!(readme.lines().any(is_row), "README.md has no row for `upgrade-agent {name}`");
+        }
+    }
+}

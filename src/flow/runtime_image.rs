@@ -1,11 +1,13 @@
 //! Where RKE2 will find its runtime image (containerd, kubelet, the charts) when it starts: unpacked already, in an archive on the
 //! disk, or at a registry. It looks nowhere else, and without it does not start (reference `rke2-and-rancher.md` §2.4). Pure;
-//! who looks is `host::runtime`.
+//! who looks is `host::runtime`, who keeps the old one is `host::kept_runtime`.
 
 use std::fmt;
 
+use crate::flow::plan::VersionChange;
 use crate::flow::skew::Objection;
 use crate::flow::version::Rke2Version;
+use crate::flow::way_back::WayBack;
 
 /// The name of the image in every registry.
 const IMAGE: &str = "rke2-runtime";
@@ -32,13 +34,38 @@ pub fn is_any_runtime(reference: &str) -> bool {
 /// Does this release mark a folder that it has unpacked to its end? Older ones take whatever has `bin` and `charts`.
 #[must_use]
 pub fn marks(version: &Rke2Version) -> bool {
-    let since = |text: &str| text.parse::<Rke2Version>().is_ok_and(|first| *version >= first);
     match version.minor() {
         (1, ..=31) => false,
-        (1, 32) => since("v1.32.10-rc1+rke2r1"),
-        (1, 33) => since("v1.33.6-rc1+rke2r1"),
-        (1, 34) => since("v1.34.2-rc1+rke2r1"),
+        (1, 32) => is_since(version, "v1.32.10-rc1+rke2r1"),
+        (1, 33) => is_since(version, "v1.33.6-rc1+rke2r1"),
+        (1, 34) => is_since(version, "v1.34.2-rc1+rke2r1"),
         _ => true,
+    }
+}
+
+/// Does this release remove other versions' data folders when it starts? It spares those that a process or a container still runs
+/// from, so the old one goes with the last container that the old RKE2 started, or with a reboot.
+#[must_use]
+pub fn cleans(version: &Rke2Version) -> bool {
+    match version.minor() {
+        (1, ..=32) => false,
+        (1, 33) => is_since(version, "v1.33.11-rc1+rke2r1"),
+        (1, 34) => is_since(version, "v1.34.7-rc1+rke2r1"),
+        (1, 35) => is_since(version, "v1.35.4-rc1+rke2r1"),
+        _ => true,
+    }
+}
+
+fn is_since(version: &Rke2Version, first: &str) -> bool {
+    first.parse::<Rke2Version>().is_ok_and(|first| *version >= first)
+}
+
+/// Has the upgrade itself to keep the old version's data folder, because the way back may lead there and `to` removes it?
+#[must_use]
+pub fn must_keep(way: &WayBack, to: &Rke2Version) -> bool {
+    match way {
+        WayBack::Open | WayBack::WhileOthersAreOld => cleans(to),
+        WayBack::Closed { .. } => false,
     }
 }
 
@@ -58,6 +85,13 @@ impl Folder {
     #[must_use]
     pub fn is_whole(self, version: &Rke2Version) -> bool {
         self.has_bin && self.has_charts && (self.has_mark || !marks(version))
+    }
+
+    /// Will it use it as it is, though nothing says that it was unpacked to its end? It never looks into it again then, and an
+    /// archive with the same image does not help.
+    #[must_use]
+    pub fn is_doubtful(self, version: &Rke2Version) -> bool {
+        self.is_whole(version) && !self.has_mark
     }
 }
 
@@ -86,6 +120,8 @@ pub struct Archive {
 pub enum Source {
     /// From this data folder.
     Unpacked(String),
+    /// From this data folder, which the new version removes and the upgrade keeps.
+    Kept(String),
     /// From this archive.
     Archive(String),
     /// From this archive, which the upgrade puts there.
@@ -100,9 +136,12 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unpacked(folder) => write!(f, "unpacked in {folder}"),
+            Self::Kept(folder) => {
+                write!(f, "unpacked in {folder}, which the new version removes and the upgrade keeps until its end")
+            }
             Self::Archive(name) => write!(f, "in {name}"),
             Self::Staged(name) => write!(f, "in {name}, which the upgrade puts there"),
-            Self::Fetched(name) => write!(f, "expected in {name}, which the upgrade fetches and nobody has looked into"),
+            Self::Fetched(name) => write!(f, "expected in {name}, which the upgrade fetches and looks into first of all"),
             Self::Registry => f.write_str(
                 "no image archives on this machine: RKE2 will pull it from its registry, and does not start while it cannot",
             ),
@@ -110,12 +149,56 @@ impl fmt::Display for Source {
     }
 }
 
-/// Where RKE2 of `version` will find its runtime. `folders` are its data folders by name, `archives` what lies in `agent/images`,
-/// `staged` the archives that this upgrade will put there.
+/// Where the new RKE2 will find its runtime. `folders` are its data folders by name, `archives` what lies in `agent/images`,
+/// `staged` the archives that this upgrade will put there. A folder counts only when it is known to be whole.
 ///
 /// # Errors
-/// There are archives, as on a node that reaches no registry, and the runtime is in none of them.
-pub fn source(
+/// There are archives, as on a node that reaches no registry, and the runtime is in none of them; or RKE2 would start from a folder
+/// that may be half unpacked.
+pub fn new_source(
+    version: &Rke2Version,
+    folders: &[(String, Folder)],
+    archives: &[Archive],
+    staged: &[Archive],
+) -> Result<Source, Objection> {
+    let (doubtful, sound): (Vec<_>, Vec<_>) =
+        folders.iter().cloned().partition(|(_, folder)| folder.is_doubtful(version));
+    let found = source(version, &sound, archives, staged);
+    let Some((name, _)) = doubtful.first() else { return found };
+    let why = format!(
+        "{version} would take data folder {name} as it is, and nothing tells whether it was unpacked to its end"
+    );
+    let fix = match found {
+        Ok(source) => format!("remove that folder, RKE2 unpacks it again ({source})"),
+        Err(objection) => format!("remove that folder, and {}", objection.fix),
+    };
+    Err(Objection { why, fix })
+}
+
+/// Where the old RKE2 will find its runtime when the way back leads there, and until the swap. It runs from its folder, so that one
+/// is whole. What the upgrade brings is of its new version.
+///
+/// # Errors
+/// There are archives, and the runtime is neither in one of them nor unpacked.
+pub fn old_source(
+    change: &VersionChange,
+    way: &WayBack,
+    folders: &[(String, Folder)],
+    archives: &[Archive],
+) -> Result<Source, Objection> {
+    let found = source(&change.from, folders, archives, &[])?;
+    match &found {
+        Source::Unpacked(folder) if must_keep(way, &change.to) => Ok(Source::Kept(folder.clone())),
+        Source::Unpacked(_)
+        | Source::Kept(_)
+        | Source::Archive(_)
+        | Source::Staged(_)
+        | Source::Fetched(_)
+        | Source::Registry => Ok(found),
+    }
+}
+
+fn source(
     version: &Rke2Version,
     folders: &[(String, Folder)],
     archives: &[Archive],
@@ -141,7 +224,9 @@ pub fn source(
         return Ok(Source::Registry);
     }
     let image = format!("rancher/{IMAGE}:{}", tag(version));
-    let mut why = format!("{image} is neither unpacked nor in any of the {} image archives", archives.len());
+    let names: Vec<&str> = archives.iter().chain(staged).map(|archive| archive.name.as_str()).collect();
+    let mut why =
+        format!("{image} is neither unpacked nor in any of these image archives: {}", names.join(", "));
     why.extend(folders.iter().map(|(name, _)| format!("; {name} is not whole")));
     let closed: Vec<String> = archives
         .iter()
@@ -162,109 +247,5 @@ pub fn source(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WHOLE: Folder = Folder { has_bin: true, has_charts: true, has_mark: true };
-    const TORN: Folder = Folder { has_mark: false, ..WHOLE };
-
-    fn version(text: &str) -> Rke2Version {
-        text.parse().unwrap()
-    }
-
-    fn folder(folder: Folder) -> Vec<(String, Folder)> {
-        vec![("v1.35.6-rke2r1-7a33eeffe5c4".to_owned(), folder)]
-    }
-
-    fn with(name: &str, images: &[&str]) -> Archive {
-        let contents = Contents::Images(images.iter().map(|&image| image.to_owned()).collect());
-        Archive { name: name.to_owned(), contents }
-    }
-
-    fn closed(name: &str) -> Archive {
-        Archive { name: name.to_owned(), contents: Contents::Closed("lz4".to_owned()) }
-    }
-
-    #[test]
-    fn the_image_of_a_release_at_any_registry() {
-        let to = version("v1.35.6+rke2r1");
-        for (reference, is_it) in [
-            ("rancher/rke2-runtime:v1.35.6-rke2r1", true),
-            ("docker.io/rancher/rke2-runtime:v1.35.6-rke2r1", true),
-            ("registry.example:5000/mirror/rancher/rke2-runtime:v1.35.6-rke2r1", true),
-            ("rancher/rke2-runtime:v1.35.6-rke2r10", false),
-            ("rancher/rke2-runtime:v1.34.2-rke2r1", false),
-            ("rancher/not-rke2-runtime:v1.35.6-rke2r1", false),
-            ("rancher/rke2-runtime", false),
-        ] {
-            assert_eq!(is_runtime(reference, &to), is_it, "{reference}");
-        }
-    }
-
-    #[test]
-    fn which_releases_mark_what_they_unpacked() {
-        for (release, marked) in [
-            ("v1.31.14+rke2r1", false),
-            ("v1.32.9+rke2r1", false),
-            ("v1.32.10+rke2r1", true),
-            ("v1.33.5+rke2r2", false),
-            ("v1.33.6+rke2r1", true),
-            ("v1.34.1+rke2r1", false),
-            ("v1.34.2+rke2r1", true),
-            ("v1.35.0+rke2r1", true),
-            ("v1.36.0+rke2r1", true),
-        ] {
-            assert_eq!(marks(&version(release)), marked, "{release}");
-        }
-    }
-
-    fn unseen(name: &str) -> Archive {
-        Archive { name: name.to_owned(), contents: Contents::Unseen }
-    }
-
-    type Case = (Vec<(String, Folder)>, Vec<Archive>, Vec<Archive>, Result<Source, &'static str>);
-
-    #[test]
-    fn where_the_runtime_comes_from() {
-        let to = version("v1.35.6+rke2r1");
-        let name = "v1.35.6-rke2r1-7a33eeffe5c4".to_owned();
-        let image = "rancher/rke2-runtime:v1.35.6-rke2r1";
-        let new = || with("new.tar.zst", &["rancher/rke2-runtime:v1.34.2-rke2r1", image]);
-        let old = || with("old.tar.zst", &["rancher/rke2-runtime:v1.34.2-rke2r1"]);
-        let nothing = Vec::new;
-        let table: Vec<Case> = vec![
-            (folder(WHOLE), nothing(), nothing(), Ok(Source::Unpacked(name.clone()))),
-            (folder(WHOLE), vec![old()], nothing(), Ok(Source::Unpacked(name))),
-            (folder(TORN), vec![old(), new()], nothing(), Ok(Source::Archive("new.tar.zst".to_owned()))),
-            (folder(TORN), nothing(), nothing(), Ok(Source::Registry)),
-            (folder(TORN), vec![old()], nothing(), Err("v1.35.6-rke2r1-7a33eeffe5c4 is not whole")),
-            (vec![], vec![new()], nothing(), Ok(Source::Archive("new.tar.zst".to_owned()))),
-            (vec![], vec![old()], vec![new()], Ok(Source::Staged("new.tar.zst".to_owned()))),
-            (vec![], nothing(), vec![new()], Ok(Source::Staged("new.tar.zst".to_owned()))),
-            (vec![], nothing(), vec![old()], Err(image)),
-            (vec![], vec![old()], vec![unseen("far.tar.zst")], Ok(Source::Fetched("far.tar.zst".to_owned()))),
-            (vec![], nothing(), nothing(), Ok(Source::Registry)),
-            (vec![], vec![old()], nothing(), Err(image)),
-            (vec![], vec![old(), closed("x.tar.lz4")], nothing(), Err("cannot look into x.tar.lz4 (lz4)")),
-        ];
-        for (folders, archives, staged, expected) in table {
-            let found = source(&to, &folders, &archives, &staged);
-            match (&found, expected) {
-                (Ok(found), Ok(expected)) => assert_eq!(*found, expected),
-                (Err(objection), Err(words)) => {
-                    assert!(
-                        objection.why.contains(words) && objection.fix.contains("agent/images"),
-                        "{objection:?}"
-                    );
-                }
-                other => panic!("{folders:?} {archives:?}: {other:?}"),
-            }
-        }
-        // Before the mark was invented, RKE2 takes what looks whole.
-        let from = version("v1.34.1+rke2r1");
-        let folders = vec![("v1.34.1-rke2r1-0123456789ab".to_owned(), TORN)];
-        assert!(matches!(source(&from, &folders, &[], &[]), Ok(Source::Unpacked(_))));
-        let empty = Folder { has_charts: false, ..TORN };
-        assert_eq!(source(&from, &[(String::new(), empty)], &[], &[]), Ok(Source::Registry));
-    }
-}
+#[path = "runtime_image_tests.rs"]
+mod tests;

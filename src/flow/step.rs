@@ -113,7 +113,7 @@ impl Step {
             Self::PostDrain => "take fence, taint and cordon away again, as they were found",
             Self::Restore => "start exactly the VMs that were shut down",
             Self::Release => "let rancher-system-agent run again, if its plan orders what is in place",
-            Self::Finish => "write down the outcome",
+            Self::Finish => "remove what was staged, write down the outcome",
         }
     }
 }

@@ -96,17 +96,13 @@ pub async fn look(root: &HostRoot) -> Result<Option<EtcdLook>, EtcdError> {
 
 /// Where the local member listens and with what it is asked; none without etcd's data.
 fn ground(root: &HostRoot) -> Result<Option<(String, TlsIdentity)>, EtcdError> {
-    let server = Rke2Config::read(root)?.data_dir.join("server");
+    let config = Rke2Config::read(root)?;
+    let Some(data) = config.etcd(root)? else { return Ok(None) };
+    let server = config.data_dir.join("server");
     let path = |below: &str| -> Result<PathBuf, FsError> {
         let path = server.join(below);
         root.resolve(&path).map_err(FsError::on("find", &path))
     };
-    let data = path("db/etcd")?;
-    match root.fs().effects().stat(&data) {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(FsError::on("look at", &data)(error).into()),
-    }
     let read = |below: &str| -> Result<Vec<u8>, EtcdError> {
         let file = root.fs().read_opt(&path(below)?)?;
         file.ok_or_else(|| EtcdError::NoFile { path: server.join(below) })

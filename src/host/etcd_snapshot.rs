@@ -3,20 +3,17 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
-use crate::host::fs::{Fs, FsError};
+use crate::host::fs::{self, Fs, FsError};
 use crate::host::rke2_config::{Rke2Config, Rke2ConfigError};
 use crate::host::root::HostRoot;
 
-/// Where the embedded etcd keeps its data and `RKE2` the snapshots of it, below `RKE2`'s data folder.
-const DATA: &str = "server/db/etcd";
+/// Where `RKE2` keeps snapshots of its etcd, below its data folder.
 const SNAPSHOTS: &str = "server/db/snapshots";
 
 /// etcd's database is pages of so many bytes, or a multiple; its snapshots have their sha256 after that.
 const PAGE: u64 = 512;
 const SUM: usize = 32;
-const PIECE: usize = 1 << 16;
+const PIECE: u64 = 1 << 16;
 
 /// A snapshot that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,14 +53,8 @@ pub enum SnapshotError {
 /// # Errors
 /// Nobody can tell: `RKE2`'s configuration or its folders cannot be read.
 pub fn folder(root: &HostRoot) -> Result<Option<PathBuf>, Rke2ConfigError> {
-    let data_dir = Rke2Config::read(root)?.data_dir;
-    let data = data_dir.join(DATA);
-    let found = root.resolve(&data).and_then(|data| root.fs().effects().stat(&data));
-    match found {
-        Ok(_) => Ok(Some(data_dir.join(SNAPSHOTS))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FsError::on("look at", &data)(error).into()),
-    }
+    let config = Rke2Config::read(root)?;
+    Ok(config.etcd(root)?.map(|_| config.data_dir.join(SNAPSHOTS)))
 }
 
 /// Finds the snapshot that `RKE2` saved under `name` (it appends node and time), sees that it is whole, and that it is on disk.
@@ -102,24 +93,18 @@ pub fn check(fs: &Fs, folder: &Path, name: &str) -> Result<Snapshot, SnapshotErr
 
 /// Are the bytes after the first `content` ones the sha256 of those?
 fn sum_holds(mut file: impl Read, content: u64) -> io::Result<bool> {
-    let (mut hash, mut piece, mut left) = (Sha256::new(), vec![0; PIECE], content);
-    while left > 0 {
-        let most = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
-        let got = file.read(piece.get_mut(..most).unwrap_or_default())?;
-        if got == 0 {
-            return Ok(false);
-        }
-        hash.update(piece.get(..got).unwrap_or_default());
-        left -= got as u64;
-    }
+    let found = fs::digest(file.by_ref().take(content), PIECE)?;
+    // Of one that is cut off there is nothing left to read.
     let mut sum = Vec::with_capacity(SUM);
     file.read_to_end(&mut sum)?;
-    Ok(sum == hash.finalize().as_slice())
+    Ok(sum == found)
 }
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests look past the door they test")]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     fn whole() -> Vec<u8> {

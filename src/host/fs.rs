@@ -216,17 +216,20 @@ impl Fs {
     /// # Errors
     /// The file cannot be opened or read.
     pub fn sha256_file(&self, path: &Path) -> Result<String, FsError> {
-        let mut file = self.effects.open(path).map_err(FsError::on("open", path))?;
-        let mut hash = Sha256::new();
-        let piece = self.effects.stat(path).map_or(MOST_READ, |found| found.len.clamp(4096, MOST_READ));
-        let mut buffer = vec![0; usize::try_from(piece).unwrap_or(4096)];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(hex(&hash.finalize())),
-                Ok(count) => hash.update(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(FsError::on("read", path)(error)),
-            }
+        let file = self.effects.open(path).map_err(FsError::on("open", path))?;
+        let length = self.effects.stat(path).map_or(MOST_READ, |found| found.len);
+        digest(file, length).map(|sum| hex(&sum)).map_err(FsError::on("read", path))
+    }
+
+    /// Removes a folder and all that is in it, durably; none there is fine.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed.
+    pub fn remove_tree(&self, dir: &Path) -> Result<(), FsError> {
+        match self.effects.remove_dir_all(dir) {
+            Ok(()) => self.sync_dir(parent(dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(FsError::on("remove", dir)(error)),
         }
     }
 
@@ -294,6 +297,20 @@ impl Fs {
 
 /// The largest piece that is read at once.
 const MOST_READ: u64 = 1 << 20;
+
+/// SHA-256 of what `input` has, read in pieces of `piece` bytes as far as that is sensible.
+pub(in crate::host) fn digest(mut input: impl Read, piece: u64) -> io::Result<Vec<u8>> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; usize::try_from(piece.clamp(4096, MOST_READ)).unwrap_or(4096)];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(hash.finalize().to_vec()),
+            Ok(count) => hash.update(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
 
 /// Lower-case hex of some bytes.
 #[must_use]

@@ -78,15 +78,6 @@ impl From<io::Error> for ImagesError {
     }
 }
 
-/// The folder on the machine whose archives RKE2 imports.
-///
-/// # Errors
-/// RKE2's configuration cannot be read.
-pub fn folder(root: &HostRoot) -> Result<PathBuf, ImagesError> {
-    let folder = Rke2Config::read(root)?.data_dir.join("agent/images");
-    root.resolve(&folder).map_err(FsError::on("follow", &folder)).map_err(ImagesError::from)
-}
-
 /// Brings the archives into place; gives where they are. One that is there already, with the plan's digest, is left as it is.
 ///
 /// # Errors
@@ -101,17 +92,24 @@ pub async fn stage(
         return Ok(Vec::new());
     }
     let fs = root.fs();
-    let folder = folder(root)?;
-    // On the same mount, and nothing that RKE2 watches.
-    let aside = parent(&folder).join(".upgrade-agent-images");
+    let folder = Rke2Config::read(root)?.images(root)?;
+    let aside = aside(&folder);
     let staged = stage_all(root, archives, version, &folder, &aside, deadline).await;
-    let tidied = fs.blocking(move |fs| match fs.effects().remove_dir_all(&aside) {
-        Ok(()) => Ok(fs.sync_dir(parent(&aside))?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(ImagesError::Io(FsError::on("remove", &aside)(error))),
-    });
-    let tidied = tidied.await;
+    let tidied = fs.blocking(move |fs| fs.remove_tree(&aside).map_err(ImagesError::from)).await;
     staged.and_then(|staged| tidied.map(|()| staged))
+}
+
+/// Removes what a killed agent had not brought whole. Archives in place stay: the next attempt needs them, and they harm nobody.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn tidy(root: &HostRoot, config: &Rke2Config) -> Result<(), FsError> {
+    root.fs().remove_tree(&aside(&config.images(root)?))
+}
+
+/// On the same mount, and nothing that RKE2 watches.
+fn aside(folder: &Path) -> PathBuf {
+    parent(folder).join(".upgrade-agent-images")
 }
 
 async fn stage_all(

@@ -4,7 +4,8 @@
 //! Tour: [`root`] says where the machine's `/` is, [`fs`] reads and writes durably below it, [`swap_file`] makes a
 //! staged binary live. [`release`] brings a release and [`images`] archives of images, with [`fetch`], [`oci`] and [`unpack`]
 //! below them. [`systemd`] restarts units and tells what became of them, [`fence`] keeps others from restarting them,
-//! [`installer`] holds Rancher's back. [`process`], [`boot`], [`probe`] and [`command`] look, [`runtime`] looks for RKE2's images;
+//! [`installer`] holds Rancher's back. [`process`], [`boot`], [`probe`] and [`command`] look, [`runtime`] looks for RKE2's images and
+//! [`kept_runtime`] keeps the old one;
 //! [`etcd`] asks the machine's own etcd over [`grpc`], [`etcd_snapshot`] finds what that saved, [`rke2_config`] reads what RKE2 was
 //! told; [`lock`] keeps a second agent away. Under all of it is [`effects`]: [`kernel`] in production, a machine in memory in
 //! rehearsals.
@@ -22,6 +23,7 @@ pub mod grpc;
 pub mod http;
 pub mod images;
 pub mod installer;
+pub mod kept_runtime;
 pub mod kernel;
 pub mod lock;
 pub mod oci;

@@ -80,23 +80,42 @@ pub async fn stage(
 ) -> Result<PathBuf, ReleaseError> {
     let fs = root.fs();
     let dest = root.at(dest);
-    let mut folder = dest.as_os_str().to_owned();
-    folder.push(".fetched");
-    let folder = PathBuf::from(folder);
+    let folder = fetched(&dest);
     let staged = fetch_and_unpack(root, artifacts, &folder, &dest, deadline).await;
     let is_staged = staged.is_ok();
     let tidied = fs.blocking(move |fs| {
-        remove_all(fs, &folder)?;
-        // The folder of all that is staged, where nothing is.
-        let above = parent(&dest);
-        if !is_staged && fs.is_dir(above) && fs.list_dir(above)?.is_empty() {
-            remove_all(fs, above)?;
+        fs.remove_tree(&folder)?;
+        if !is_staged {
+            remove_if_empty(fs, parent(&dest))?;
         }
         Ok::<_, ReleaseError>(())
     });
     let tidied = tidied.await;
     // Why it failed says more than what could not be tidied up.
     staged.and_then(|binary| tidied.map(|()| binary))
+}
+
+/// Removes what is staged in the folder `dest` of the machine, what was fetched for it, and the folder of all that is staged where
+/// nothing else is.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn remove(root: &HostRoot, dest: &Path) -> Result<(), FsError> {
+    let (fs, dest) = (root.fs(), root.at(dest));
+    fs.remove_tree(&dest)?;
+    fs.remove_tree(&fetched(&dest))?;
+    remove_if_empty(fs, parent(&dest))
+}
+
+/// Where what has to be fetched for `dest` comes to.
+fn fetched(dest: &Path) -> PathBuf {
+    let mut folder = dest.as_os_str().to_owned();
+    folder.push(".fetched");
+    PathBuf::from(folder)
+}
+
+fn remove_if_empty(fs: &Fs, folder: &Path) -> Result<(), FsError> {
+    if fs.is_dir(folder) && fs.list_dir(folder)?.is_empty() { fs.remove_tree(folder) } else { Ok(()) }
 }
 
 impl From<std::io::Error> for ReleaseError {
@@ -211,7 +230,7 @@ fn unpack_source(fs: &Fs, source: &Path, expected: &str, dest: &Path) -> Result<
     if fs.is_dir(source) || !is_archive(source) {
         let staged = unpack::stage_binary(fs, source, expected, &dest.join(&binary));
         if staged.is_err() && fs.list_dir(&dest.join("bin"))?.is_empty() {
-            remove_all(fs, dest)?;
+            fs.remove_tree(dest)?;
         }
         staged?;
         return Ok(binary);
@@ -220,7 +239,7 @@ fn unpack_source(fs: &Fs, source: &Path, expected: &str, dest: &Path) -> Result<
     if unpacked.files.contains(&binary) {
         return Ok(binary);
     }
-    remove_all(fs, dest)?;
+    fs.remove_tree(dest)?;
     let why = "has no bin/rke2 in it; give a release tarball of RKE2".to_owned();
     Err(ReleaseError::Unfit { path: source.to_path_buf(), why })
 }
@@ -256,12 +275,4 @@ fn release_in(fs: &Fs, source: &Path) -> Result<Option<PathBuf>, ReleaseError> {
 fn binary_in(fs: &Fs, folder: &Path) -> PathBuf {
     let inside = [folder.join("bin/rke2"), folder.join("rke2")];
     inside.into_iter().find(|path| fs.effects().stat(path).is_ok()).unwrap_or_else(|| folder.to_path_buf())
-}
-
-fn remove_all(fs: &Fs, dir: &Path) -> Result<(), FsError> {
-    match fs.effects().remove_dir_all(dir) {
-        Ok(()) => fs.sync_dir(parent(dir)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(FsError::on("remove", dir)(error)),
-    }
 }

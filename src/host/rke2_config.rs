@@ -1,7 +1,8 @@
-//! What RKE2's configuration files say, as far as it decides where its files are. Reads
+//! What RKE2's configuration files say, as far as it decides where its files are, and which those are. Reads
 //! `config.yaml` and then `config.yaml.d/*.yaml` in the order of their names; the later one wins (reference
 //! `rke2-and-rancher.md` §2.1). Does not know what was given on RKE2's command line or in its environment.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -61,6 +62,42 @@ impl Rke2Config {
             config.data_dir = file.data_dir.unwrap_or(config.data_dir);
         }
         Ok(config)
+    }
+
+    /// The folder of what RKE2 has unpacked, one data folder for each runtime image; as this process sees it.
+    ///
+    /// # Errors
+    /// The way to it cannot be followed.
+    pub fn unpacked(&self, root: &HostRoot) -> Result<PathBuf, FsError> {
+        self.below(root, "data")
+    }
+
+    /// The folder whose archives RKE2 imports, and looks for its runtime image in; as this process sees it.
+    ///
+    /// # Errors
+    /// The way to it cannot be followed.
+    pub fn images(&self, root: &HostRoot) -> Result<PathBuf, FsError> {
+        self.below(root, "agent/images")
+    }
+
+    /// The folder of etcd's data, as this process sees it; none where this machine has no etcd: on an agent, or on a server with
+    /// an external datastore.
+    ///
+    /// # Errors
+    /// Nobody can tell.
+    pub fn etcd(&self, root: &HostRoot) -> Result<Option<PathBuf>, FsError> {
+        let data = self.data_dir.join("server/db/etcd");
+        let found = root.resolve(&data).and_then(|found| root.fs().effects().stat(&found).map(|_| found));
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(FsError::on("look at", &data)(error)),
+        }
+    }
+
+    fn below(&self, root: &HostRoot, folder: &str) -> Result<PathBuf, FsError> {
+        let path = self.data_dir.join(folder);
+        root.resolve(&path).map_err(FsError::on("find", &path))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::flow::runtime_image::{Archive, Contents, Folder, is_any_runtime, tag}
 use crate::flow::version::Rke2Version;
 use crate::host::effects::FileKind;
 use crate::host::fs::{Fs, FsError};
+use crate::host::rke2_config::Rke2Config;
 use crate::host::root::HostRoot;
 
 /// RKE2 packs its images with a window of 32 MiB.
@@ -28,35 +29,39 @@ const DEEPEST: usize = 4;
 /// The data folder cannot be read.
 pub fn folders(
     root: &HostRoot,
-    data_dir: &Path,
+    config: &Rke2Config,
     version: &Rke2Version,
 ) -> Result<Vec<(String, Folder)>, FsError> {
     let fs = root.fs();
-    let data = resolved(root, &data_dir.join("data"))?;
+    let data = config.unpacked(root)?;
     let prefix = format!("{}-", tag(version));
     let mut found = Vec::new();
     for path in fs.list_dir(&data)? {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let digits = name.strip_prefix(&prefix).unwrap_or_default();
         if digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let mark = fs.effects().stat(&path.join(".extracted"));
-            let folder = Folder {
-                has_bin: fs.is_dir(&path.join("bin")),
-                has_charts: fs.is_dir(&path.join("charts")),
-                has_mark: mark.is_ok_and(|mark| mark.kind == FileKind::File),
-            };
-            found.push((name, folder));
+            found.push((name, look(fs, &path)));
         }
     }
     Ok(found)
+}
+
+/// What a data folder has; of one that is not there nothing.
+pub(in crate::host) fn look(fs: &Fs, folder: &Path) -> Folder {
+    let mark = fs.effects().stat(&folder.join(".extracted"));
+    Folder {
+        has_bin: fs.is_dir(&folder.join("bin")),
+        has_charts: fs.is_dir(&folder.join("charts")),
+        has_mark: mark.is_ok_and(|mark| mark.kind == FileKind::File),
+    }
 }
 
 /// The image archives of this machine with the runtime images in them. Reads every one to its list, which may take some seconds.
 ///
 /// # Errors
 /// The folder of images cannot be read.
-pub fn archives(root: &HostRoot, data_dir: &Path) -> Result<Vec<Archive>, FsError> {
-    let images = resolved(root, &data_dir.join("agent/images"))?;
+pub fn archives(root: &HostRoot, config: &Rke2Config) -> Result<Vec<Archive>, FsError> {
+    let images = config.images(root)?;
     let mut paths = Vec::new();
     gather(root.fs(), &images, DEEPEST, &mut paths)?;
     let archive = |path: PathBuf| {
@@ -71,12 +76,18 @@ pub fn archives(root: &HostRoot, data_dir: &Path) -> Result<Vec<Archive>, FsErro
 /// # Errors
 /// The way to it cannot be followed.
 pub fn archive_at(root: &HostRoot, path: &str) -> Result<Archive, FsError> {
-    let found = resolved(root, Path::new(path))?;
+    let found = root.resolve(path).map_err(FsError::on("find", Path::new(path)))?;
     Ok(Archive { name: path.to_owned(), contents: contents(root.fs(), &found) })
 }
 
-fn resolved(root: &HostRoot, path: &Path) -> Result<PathBuf, FsError> {
-    root.resolve(path).map_err(FsError::on("find", path))
+/// One that is still on a server: nobody knows what it holds, and of some it is known that nobody will.
+#[must_use]
+pub fn archive_from(url: &str) -> Archive {
+    let contents = match Packing::of(url) {
+        Some(Packing::Foreign(why)) => Contents::Closed(why.to_owned()),
+        Some(_) | None => Contents::Unseen,
+    };
+    Archive { name: url.to_owned(), contents }
 }
 
 fn gather(fs: &Fs, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), FsError> {

@@ -47,6 +47,10 @@ fn zstd_long(bytes: &[u8], window: u32) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn config(data_dir: &str) -> Rke2Config {
+    Rke2Config { data_dir: data_dir.into() }
+}
+
 fn images(contents: &Contents) -> Vec<&str> {
     match contents {
         Contents::Images(images) => images.iter().map(String::as_str).collect(),
@@ -59,9 +63,9 @@ fn images(contents: &Contents) -> Vec<&str> {
 fn looks_into_every_packing_that_it_can_and_names_what_it_cannot() {
     let dir = tempfile::tempdir().unwrap();
     let root = HostRoot::new(dir.path().to_path_buf());
-    let data = Path::new("/var/lib/rancher/rke2");
-    assert_eq!(archives(&root, data).unwrap(), [], "no folder, no archives");
-    let folder = root.at(data.join("agent/images"));
+    let config = config("/var/lib/rancher/rke2");
+    assert_eq!(archives(&root, &config).unwrap(), [], "no folder, no archives");
+    let folder = config.images(&root).unwrap();
     fs::create_dir_all(folder.join("more")).unwrap();
     let both = saved(&["rancher/hardened-etcd:v3.6", NEW]);
     let index = serde_json::json!({ "manifests": [
@@ -86,7 +90,7 @@ fn looks_into_every_packing_that_it_can_and_names_what_it_cannot() {
     ] {
         fs::write(folder.join(name), content).unwrap();
     }
-    let found = archives(&root, data).unwrap();
+    let found = archives(&root, &config).unwrap();
     let expected = [
         ("a.tar", NEW),
         ("b.tar.gz", NEW),
@@ -111,15 +115,16 @@ fn looks_into_every_packing_that_it_can_and_names_what_it_cannot() {
 fn sees_what_is_whole_of_a_data_folder() {
     let dir = tempfile::tempdir().unwrap();
     let root = HostRoot::new(dir.path().to_path_buf());
-    let (data_dir, version) = (Path::new("/data"), "v1.35.6+rke2r1".parse().unwrap());
-    assert_eq!(folders(&root, data_dir, &version).unwrap(), []);
+    let (config, version) = (config("/data"), "v1.35.6+rke2r1".parse().unwrap());
+    let data = config.unpacked(&root).unwrap();
+    assert_eq!(folders(&root, &config, &version).unwrap(), []);
     for name in
         ["v1.35.6-rke2r1-7a33eeffe5c4", "v1.35.6-rke2r1-7a33eeffe5c4.tmp", "v1.34.2-rke2r1-0123456789ab"]
     {
-        fs::create_dir_all(root.at(data_dir.join("data").join(name).join("bin"))).unwrap();
+        fs::create_dir_all(data.join(name).join("bin")).unwrap();
     }
-    let whole = root.at(data_dir.join("data/v1.35.6-rke2r1-7a33eeffe5c4"));
-    let seen = || folders(&root, data_dir, &version).unwrap();
+    let whole = data.join("v1.35.6-rke2r1-7a33eeffe5c4");
+    let seen = || folders(&root, &config, &version).unwrap();
     let folder = |has_charts, has_mark| Folder { has_bin: true, has_charts, has_mark };
     let name = "v1.35.6-rke2r1-7a33eeffe5c4".to_owned();
     assert_eq!(seen(), [(name.clone(), folder(false, false))]);
@@ -129,4 +134,15 @@ fn sees_what_is_whole_of_a_data_folder() {
     fs::remove_dir(whole.join(".extracted")).unwrap();
     fs::write(whole.join(".extracted"), NEW).unwrap();
     assert_eq!(seen(), [(name, folder(true, true))]);
+}
+
+#[test]
+fn of_an_archive_on_a_server_only_a_packing_that_nobody_opens_is_known() {
+    for (url, closed) in [
+        ("https://mirror/rke2-images.linux-amd64.tar.zst", false),
+        ("https://mirror/rke2-images.linux-amd64.tar.lz4", true),
+    ] {
+        let archive = archive_from(url);
+        assert_eq!(matches!(archive.contents, Contents::Closed(_)), closed, "{archive:?}");
+    }
 }

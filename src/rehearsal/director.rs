@@ -123,8 +123,11 @@ impl Director {
         self.look();
         let now = self.clock.now();
         let mut inner = self.inner();
-        let Inner { judge, truth, .. } = &mut *inner;
+        let Inner { judge, truth, seats, .. } = &mut *inner;
         judge.run_ended(now, node, asks, truth);
+        if let Some(seat) = seats.get(node).filter(|_| asks.is_none()) {
+            judge.prefix_left(now, node, &seat.machine);
+        }
         if let Some(seat) = inner.seats.remove(node) {
             // One that has just lost its power still has to come up, and to say so.
             if seat.machine.rke2_is_running() {

@@ -181,8 +181,15 @@ pub fn help() -> String {
 mod tests {
     use super::*;
 
+    /// The first cells of the handbook's tables.
+    fn handbook() -> Vec<&'static str> {
+        let rows = include_str!("../../docs/rehearse.md").lines().filter(|line| line.starts_with("| `"));
+        rows.filter_map(|line| line.split(" | ").next()).collect()
+    }
+
     #[test]
-    fn every_fault_is_read_as_it_is_written() {
+    fn every_fault_is_read_as_it_is_written_and_is_in_help_and_handbook() {
+        let rows = handbook();
         for text in [
             "kill@1",
             "kill-after@57",
@@ -204,6 +211,9 @@ mod tests {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
             let word = text.split(['@', '=']).next().unwrap();
             assert!(help().contains(word), "{word} is not in the help");
+            let forms = [format!("`{word}`"), format!("`{word}@N")];
+            let is_it = |cell: &&str| forms.iter().any(|form| cell.contains(form));
+            assert!(rows.iter().any(is_it), "docs/rehearse.md has no row for {word}");
         }
     }
 

@@ -7,6 +7,7 @@ mod audit;
 pub mod cast;
 pub mod cluster;
 mod observe;
+pub mod saved;
 pub mod script;
 
 use std::path::{Path, PathBuf};

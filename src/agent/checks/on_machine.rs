@@ -138,7 +138,7 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
     });
     preflight.checks.push(install::prefix(host, &live, &unit.fragment_path).await);
     preflight.checks.push(install::room(host, plan, &live).await);
-    preflight.checks.extend(install::runtime_images(host, plan).await);
+    preflight.checks.extend(install::runtime_images(host, plan, role).await);
     preflight.found = Some(Preflighted { role, unit: unit.name.clone(), live, live_sha256 });
 }
 

@@ -4,6 +4,7 @@ mod bring_back;
 pub mod cordon;
 pub mod drain;
 pub mod fence;
+pub mod finish;
 pub mod installer;
 pub mod ledger;
 pub mod let_go;

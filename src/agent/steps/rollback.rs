@@ -10,6 +10,7 @@ use crate::agent::alien::put_in_place;
 use crate::agent::guard::mark_of;
 use crate::agent::observe::sha256_of;
 use crate::agent::run::Run;
+use crate::agent::runtime_images::{self, STOP};
 use crate::agent::step_error::{StepError, chain};
 use crate::cluster::nodes;
 use crate::flow::guard::{Kept, new_has_started};
@@ -23,8 +24,6 @@ use crate::host::swap_file;
 /// How much longer than a restart may take the cluster is waited for while its API server does not answer: RKE2 itself gives one
 /// 15 minutes, then ends and begins anew (reference `rke2-and-rancher.md` §2.4, §9.2).
 pub(super) const API_AWAY: Duration = Duration::from_mins(30);
-/// How long RKE2 may take to stop; a hanging start is cut off.
-const STOP: Duration = Duration::from_mins(3);
 /// How long the API server may take to say whether it is there.
 const ASK: Duration = Duration::from_secs(15);
 
@@ -197,6 +196,7 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
         // The rename happened; that its directory is on disk is not known after a crash.
         let folder = folder(&live);
         fs.blocking(move |fs| fs.sync_dir(&folder).map_err(StepError::from)).await?;
+        runtime_images::put_back(&run.host, &run.plan, &found.unit).await?;
         return Ok(run.record(Record::RolledBack)?);
     }
     if now != new {
@@ -213,6 +213,7 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
         )));
     }
     run.host.systemd.stop_fenced(&found.unit, Instant::now() + STOP).await?;
+    runtime_images::put_back(&run.host, &run.plan, &found.unit).await?;
     let given_up = live.with_file_name(format!("rke2.bad-{}", run.plan.rke2.to));
     let rename = move |fs: &Fs| {
         let swapped = swap_file::put_back(fs, &live, &kept, &given_up);

@@ -1,4 +1,5 @@
-//! Stage: the release, verified against the plan's digest, unpacked on the same mount as the live binary.
+//! Stage: the release, verified against the plan's digest, unpacked on the same mount as the live binary; and all that it needs to
+//! start. What is refused does not stay.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,9 @@ use tokio::time::Instant;
 use crate::agent::observe::sha256_of;
 use crate::agent::room;
 use crate::agent::run::Run;
+use crate::agent::runtime_images;
 use crate::agent::step_error::{StepError, chain};
+use crate::flow::plan::Role;
 use crate::flow::record::Record;
 use crate::flow::step::Step;
 use crate::flow::version::Rke2Version;
@@ -55,11 +58,11 @@ pub async fn check_staged(host: &Host, binary: &str, sha256: &str) -> Result<Sta
     }
 }
 
-/// Brings the release beside the live binary and the archives of images to where RKE2 imports them; checks its version,
-/// records it.
+/// Brings the release beside the live binary and the archives of images to where RKE2 imports them; checks its version
+/// and that it will find its runtime, records it.
 ///
 /// # Errors
-/// Refuses an artifact that is absent, has another digest, is unsafe, or is another version.
+/// Refuses an artifact that is absent, has another digest, is unsafe, is another version, or has no runtime image to start with.
 pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
         return Err(StepError::operator("staging was asked for before preflight; run the whole upgrade"));
@@ -69,17 +72,43 @@ pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
         let short: Vec<String> = shortages.iter().map(ToString::to_string).collect();
         return Err(StepError::refuse(format!("{}; {}", short.join("; "), room::CURE)));
     }
-    let prefix = Path::new(&found.live).parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-    let dest = prefix.join(".stage").join(run.plan.rke2.to.to_string());
+    let dest = folder(&found.live, &run.plan.rke2.to);
     let binary = tokio::select! {
         biased;
         // What was fetched stays, and the next start goes on from there.
         () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
         binary = Box::pin(bring(run, &dest)) => dest.join(binary?),
     };
-    check_version(run, &binary).await?;
-    let sha256 = sha256_of(&run.host, run.host.root.at(&binary)).await?;
+    let sha256 = match check(run, found.role, &binary).await {
+        Ok(sha256) => sha256,
+        Err(refused) => {
+            if let Err(error) = remove(run, dest).await {
+                // Why it was refused says more; the end of the run removes it, too.
+                tracing::warn!(error = chain(&error), "what was staged is left");
+            }
+            return Err(refused);
+        }
+    };
     Ok(run.record(Record::Staged { binary: binary.display().to_string(), sha256 })?)
+}
+
+/// The folder that the release `to` is staged in, beside the live binary; the machine's own path.
+#[must_use]
+pub fn folder(live: &str, to: &Rke2Version) -> PathBuf {
+    let prefix = Path::new(live).parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    prefix.join(".stage").join(to.to_string())
+}
+
+async fn remove(run: &Run, dest: PathBuf) -> Result<(), StepError> {
+    let root = run.host.root.clone();
+    run.host.root.fs().blocking(move |_| release::remove(&root, &dest).map_err(StepError::from)).await
+}
+
+/// Is it what the plan orders, and will it start on this machine? Its sha256.
+async fn check(run: &Run, role: Role, binary: &Path) -> Result<String, StepError> {
+    check_version(run, binary).await?;
+    runtime_images::settle(&run.host, &run.plan, role).await?;
+    sha256_of(&run.host, run.host.root.at(binary)).await
 }
 
 /// The images first: they are what may not fit.

@@ -155,6 +155,7 @@ fn rke2s_own_configuration_says_where() {
     let dir = tempfile::tempdir().unwrap();
     let root = HostRoot::new(dir.path().to_path_buf());
     let at = |folder: &str| root.at(format!("{folder}/agent/images"));
+    let folder = |root: &HostRoot| Rke2Config::read(root).map(|config| config.images(root).unwrap());
     assert_eq!(folder(&root).unwrap(), at("/var/lib/rancher/rke2"));
     std::fs::create_dir_all(root.at("/etc/rancher/rke2/config.yaml.d")).unwrap();
     for (file, text, expected) in [

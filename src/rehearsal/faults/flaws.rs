@@ -217,14 +217,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_handbook_has_every_script() {
-        let handbook = include_str!("../../../docs/rehearse.md");
-        for one in ALL.iter().filter(|one| one.script > 0) {
-            assert!(handbook.contains(&format!("`{}`", one.word)), "docs/rehearse.md lacks {}", one.word);
-        }
-    }
-
-    #[test]
     fn every_script_has_a_flaw_and_every_flaw_a_word_of_its_own() {
         let scripts: BTreeSet<u8> = ALL.iter().map(|one| one.script).filter(|script| *script > 0).collect();
         assert_eq!(scripts, (1..=19).collect());

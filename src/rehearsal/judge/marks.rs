@@ -1,12 +1,15 @@
 //! What the judge keeps of nodes and of Harvester's `Upgrade`: our marks, whose they are, and whether they are gone at the
 //! end.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Invariant, Judge, Truth};
 use crate::cluster::nodes::{DRAIN_TAINT, OWNER_ANNOTATION};
 use crate::flow::phase::Phase;
+use crate::sim::machine::SimMachine;
 
 /// A node before anything was done to it, and as it is now.
 #[derive(Debug, Clone)]
@@ -113,6 +116,16 @@ impl Judge {
                 Invariant::I6,
                 format!("{node} is said to be open again and its fence still stands"),
             );
+        }
+    }
+
+    /// A run that is called done leaves nothing of what it had staged.
+    pub fn prefix_left(&mut self, now: Timestamp, node: &str, machine: &SimMachine) {
+        let live = machine.live_path();
+        let folder = Path::new(&live).ancestors().nth(2).map(|prefix| prefix.join(".stage"));
+        if let Some(folder) = folder.filter(|folder| machine.disk().stat(folder, false).is_ok()) {
+            let what = format!("{node} was called done and {} is still there", folder.display());
+            self.note(now, Invariant::I6, what);
         }
     }
 
