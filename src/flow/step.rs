@@ -84,8 +84,9 @@ impl Step {
             Self::PreDrain => {
                 plan.evacuation.migration() + plan.evacuation.guest_shutdown(Some(24 * 3600)) + minutes(10)
             }
-            // Ten minutes for an agent and twenty for a server, and half an hour while the API server is away.
-            Self::Restart | Self::ProbeRestart => minutes(55),
+            // Half an hour until etcd can spare the member, ten minutes for an agent and twenty for a server, and half an hour
+            // while the API server is away.
+            Self::Restart | Self::ProbeRestart => minutes(85),
             // All that they wait for is an API server that is away.
             Self::PostDrain | Self::Release => minutes(45),
         }

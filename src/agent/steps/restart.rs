@@ -2,21 +2,26 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::agent::gate;
 use crate::agent::observe::{observe, sha256_of_process};
 use crate::agent::run::Run;
-use crate::agent::step_error::{StepError, chain};
+use crate::agent::step_error::{Reaction, StepError, chain};
 use crate::agent::steps::rollback::{self, API_AWAY, Evidence};
+use crate::agent::{gate, quorum};
 use crate::flow::plan::Role;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::host::systemd::{Restarted, SystemdError, UnitState};
 
 /// While the API server is away, a start that is under way is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// How long the other members of etcd may take to be well, and an API server to say so, before an operator is asked.
+const UNSPARED: Duration = API_AWAY;
+/// They are asked this often.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Restarts `RKE2` and waits until another process serves.
 ///
@@ -27,14 +32,17 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
         return Ok(());
     }
     let unit = unit(run)?;
-    let before = run.host.systemd.unit(&unit).await?;
-    if is_started(run, &before).await {
-        run.record(Record::RestartIntent { invocation: String::new() })?;
-        wait_for(run, &unit);
-        let up = run.host.systemd.wait_active(&unit, None, deadline(run)).await;
-        let up = or_later(run, &unit, up).await;
-        return record(run, up).await;
-    }
+    let wait = Waiting::begin(run);
+    let before = loop {
+        let before = run.host.systemd.unit(&unit).await?;
+        if is_started(run, &before).await {
+            run.record(Record::RestartIntent { invocation: String::new() })?;
+            return wait_until_up(run, &unit, None).await;
+        }
+        if may_go(run, &before, &wait).await? {
+            break before;
+        }
+    };
     ask_gate(run, &unit, before.is_at_rest()).await?;
     run.record(Record::RestartIntent { invocation: before.invocation_id })?;
     restart_and_record(run, &unit).await
@@ -128,15 +136,64 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
         Work::Intended(invocation) => invocation.clone(),
         Work::Not | Work::Done(_) => return Err(StepError::operator("no restart is open; nothing to probe")),
     };
-    let state = run.host.systemd.unit(&unit).await?;
-    // The same process as before, or none at all: the restart did not happen, or stopped half way.
-    if state.invocation_id == before || state.is_at_rest() {
-        ask_gate(run, &unit, state.is_at_rest()).await?;
-        return restart_and_record(run, &unit).await;
+    let wait = Waiting::begin(run);
+    loop {
+        let state = run.host.systemd.unit(&unit).await?;
+        // Neither the same process as before nor none at all: the restart has happened.
+        if state.invocation_id != before && !state.is_at_rest() {
+            return wait_until_up(run, &unit, Some(&before)).await;
+        }
+        if may_go(run, &state, &wait).await? {
+            ask_gate(run, &unit, state.is_at_rest()).await?;
+            return restart_and_record(run, &unit).await;
+        }
     }
-    wait_for(run, &unit);
-    let up = run.host.systemd.wait_active(&unit, Some(&before), deadline(run)).await;
-    let up = or_later(run, &unit, up).await;
+}
+
+/// Since when etcd is waited for, and until when.
+struct Waiting {
+    since: Timestamp,
+    until: Instant,
+}
+
+impl Waiting {
+    fn begin(run: &Run) -> Self {
+        Self { since: run.now(), until: Instant::now() + UNSPARED }
+    }
+}
+
+/// May this RKE2 go away now, as far as etcd is concerned? Hours may lie between the swap, which has asked as well, and this. One
+/// that is at rest has gone already: to bring it up is the cure. False after a pause, in which that may have changed.
+async fn may_go(run: &mut Run, state: &UnitState, wait: &Waiting) -> Result<bool, StepError> {
+    if state.is_at_rest() {
+        return Ok(true);
+    }
+    let error = match quorum::spared(run).await {
+        Ok(()) => return Ok(true),
+        Err(error) if error.reaction == Reaction::Retry => error.sentence(),
+        Err(error) => return Err(error),
+    };
+    let version = rollback::wanted(run);
+    let what = format!("rke2 {version} is in place and waits for its restart: {error}");
+    if Instant::now() >= wait.until {
+        return Err(StepError::operator(format!("{what}; mend that, then resume")));
+    }
+    run.publish_blockers(vec![Blocker {
+        what,
+        since: wait.since,
+        owner: NOBODY.to_owned(),
+        deadline: Some(wait.since + UNSPARED),
+        then: "hold".to_owned(),
+    }]);
+    run.pause(ASK_AGAIN).await?;
+    Ok(false)
+}
+
+/// Waits for a start that is under way: `before` is the life of RKE2 that it is to follow, where that is known.
+async fn wait_until_up(run: &mut Run, unit: &str, before: Option<&str>) -> Result<(), StepError> {
+    wait_for(run, unit);
+    let up = run.host.systemd.wait_active(unit, before, deadline(run)).await;
+    let up = or_later(run, unit, up).await;
     record(run, up).await
 }
 
@@ -146,7 +203,7 @@ fn wait_for(run: &mut Run, unit: &str) {
     run.publish_blockers(vec![Blocker {
         what: format!("{unit} is restarting on {}", rollback::wanted(run)),
         since,
-        owner: "nobody has to act yet".to_owned(),
+        owner: NOBODY.to_owned(),
         deadline: Some(since + patience(run)),
         then: "hold".to_owned(),
     }]);

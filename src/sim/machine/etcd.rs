@@ -1,6 +1,7 @@
 //! etcd on a server in memory: the members that the world says there are, answered over the same messages as a real one. The
 //! machine's own member outlives RKE2, as the container that it is.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -149,7 +150,7 @@ impl SimMachine {
 
     pub(super) fn answer_grpc(&self, call: &GrpcCall<'_>) -> Result<Bytes, GrpcError> {
         let server = || call.server.to_owned();
-        let no_answer = |why: &str| GrpcError::NoAnswer { server: server(), source: why.into() };
+        let no_answer = |why: io::Error| GrpcError::NoAnswer { server: server(), source: why.into() };
         let hook = self.hooks().etcd.clone();
         let members = match hook {
             Some(members) => members(),
@@ -160,9 +161,9 @@ impl SimMachine {
             if call.server == LOCAL { member.is_own } else { call.server == member.client_url() }
         });
         let asked = asked.filter(|member| member.answers() && (is_up || !member.is_own));
-        let Some(asked) = asked else { return Err(no_answer("connection refused")) };
+        let Some(asked) = asked else { return Err(no_answer(io::ErrorKind::ConnectionRefused.into())) };
         if !trusts(call) {
-            return Err(no_answer("invalid peer certificate"));
+            return Err(no_answer(io::Error::other("invalid peer certificate")));
         }
         let answer = match call.method {
             MEMBER_LIST => {
