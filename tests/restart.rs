@@ -13,8 +13,8 @@ use http::Method;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 use upgrade_agent::agent::run::Run;
-use upgrade_agent::agent::step_error::StepError;
-use upgrade_agent::agent::steps::restart;
+use upgrade_agent::agent::step_error::{Reaction, StepError};
+use upgrade_agent::agent::steps::{restart, rollback};
 use upgrade_agent::flow::record::Record;
 use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
 use upgrade_agent::sim::machine::release::{binary, sha256};
@@ -30,6 +30,10 @@ type Troubles = Arc<Mutex<[Option<EtcdTrouble>; 3]>>;
 
 /// One of three servers, on which the new binary has just been put in place. Nobody runs there.
 async fn swapped() -> (NodeInMemory, Troubles) {
+    swapped_from("old").await
+}
+
+async fn swapped_from(old: &str) -> (NodeInMemory, Troubles) {
     let preset = Preset { storage: Storage::None, ..Preset::sized(3, 0, 0) };
     let mut node = NodeInMemory::new(&preset).await;
     let troubles = Troubles::default();
@@ -46,7 +50,7 @@ async fn swapped() -> (NodeInMemory, Troubles) {
         Record::PreDrained,
         Record::Drained { evicted: 0 },
         Record::SwapIntent {
-            from_sha256: "old".to_owned(),
+            from_sha256: old.to_owned(),
             to_sha256: sha256(&new),
             previous: format!("{LIVE}.prev"),
         },
@@ -62,6 +66,12 @@ async fn swapped() -> (NodeInMemory, Troubles) {
 fn goes_back(node: &mut NodeInMemory) {
     node.run.record(Record::RollbackIntent { why: "it does not serve".to_owned() }).unwrap();
     node.run.record(Record::RolledBack).unwrap();
+}
+
+/// The new binary is in place and runs, and the run has decided to go back; the old one is kept.
+fn gives_up(node: &mut NodeInMemory, old: Vec<u8>) {
+    node.machine.change_disk(|disk| disk.install(format!("{LIVE}.prev"), old, 0o755)).unwrap();
+    node.run.record(Record::RollbackIntent { why: "it does not serve".to_owned() }).unwrap();
 }
 
 fn set_trouble(troubles: &Troubles, member: usize, trouble: Option<EtcdTrouble>) {
@@ -151,6 +161,24 @@ async fn an_rke2_that_is_at_rest_is_started_whatever_the_others_do() {
     assert!(is_restarted(&node.run));
 }
 
+/// RKE2 gives up on an API server after a quarter of an hour; where systemd leaves it at that, it is started again.
+#[tokio::test(start_paused = true)]
+async fn an_rke2_that_gave_up_on_the_cluster_is_started_again_and_not_put_back() {
+    let (mut node, _) = swapped().await;
+    let (machine, systemd) = (node.machine.clone(), node.run.host.systemd.clone());
+    let gives_up = async {
+        while machine.starts().is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        machine.cut_off(Duration::from_mins(17));
+        tokio::time::sleep(Duration::from_mins(16)).await;
+        systemd.stop_fenced("rke2-server.service", Instant::now() + Duration::from_mins(3)).await.unwrap();
+    };
+    let (restarted, ()) = tokio::join!(restart::restart_rke2(&mut node.run), gives_up);
+    restarted.unwrap();
+    assert!(is_restarted(&node.run) && !node.run.journal.progress().goes_back());
+}
+
 #[tokio::test(start_paused = true)]
 async fn on_the_way_back_only_the_others_count() {
     // The own member is what is broken: that is no reason to leave it so, unless another one is away as well.
@@ -182,4 +210,21 @@ async fn on_the_way_back_only_the_others_count() {
     set_trouble(&troubles, 0, Some(EtcdTrouble::Silent));
     let held = restart(&mut node).await.unwrap_err().sentence();
     assert!(held.contains("etcd cannot be asked"), "{held}");
+}
+
+/// etcd's container runs on until the old RKE2 replaces it: the new one is not stopped while another member is away.
+#[tokio::test(start_paused = true)]
+async fn the_old_binary_is_put_back_once_the_others_can_spare_the_member() {
+    let old = binary("v1.34.2+rke2r1");
+    let (mut node, troubles) = swapped_from(&sha256(&old)).await;
+    gives_up(&mut node, old);
+    set_trouble(&troubles, 0, Some(EtcdTrouble::Alarm(2)));
+    set_trouble(&troubles, 1, Some(EtcdTrouble::Silent));
+    let waits = rollback::put_old_back(&mut node.run).await.unwrap_err();
+    assert!(waits.sentence().contains("node2-etcd does not answer"), "{}", waits.sentence());
+    assert!(waits.reaction == Reaction::Retry && node.machine.rke2_is_running());
+    // Its own member is gone: nothing can be taken away any more.
+    set_trouble(&troubles, 0, Some(EtcdTrouble::Silent));
+    rollback::put_old_back(&mut node.run).await.unwrap();
+    assert!(!node.machine.rke2_is_running());
 }
