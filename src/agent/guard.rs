@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::flow::guard::{Ground, Verdict, decide};
+use crate::flow::progress::Progress;
 use crate::host::fs::{Fs, FsError};
-use crate::host::process;
+use crate::host::rke2_config::Rke2Config;
 use crate::host::root::HostRoot;
 use crate::host::swap_file::{self, SwapError};
+use crate::host::{kept_runtime, process};
 use crate::journal::{self, Journal, JournalError};
 
 /// What the guard did.
@@ -60,6 +62,17 @@ pub enum Barred {
         /// What is there.
         found: String,
     },
+    /// The old one would not find its runtime.
+    #[error(
+        "rke2 is not started: the runtime of the old one, which the new one has removed, cannot be put back; mend the disk, or {config}"
+    )]
+    Runtime {
+        /// Where RKE2's settings are.
+        config: &'static str,
+        /// What failed.
+        #[source]
+        source: std::io::Error,
+    },
     /// It could not be put back.
     #[error("rke2 is not started: {why}, and the kept one cannot be put back")]
     Swap {
@@ -95,7 +108,17 @@ pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barr
     };
     let mark = mark_of(state_dir, uid);
     let is_marked = fs.read_opt(&mark)?.is_some();
-    match decide(&progress, &Ground { live_sha256: &live_sha256, guests: &guests, is_marked }) {
+    let verdict = decide(&progress, &Ground { live_sha256: &live_sha256, guests: &guests, is_marked });
+    let old = Some(found.live_sha256.as_str());
+    let starts = match &verdict {
+        Verdict::PutBack { sha256, .. } => Some(sha256.as_str()),
+        Verdict::Start => Some(live_sha256.as_str()),
+        Verdict::StartForGood | Verdict::Bar => None,
+    };
+    if starts == old && progress.swap_begun() {
+        put_runtime_back(root, &progress)?;
+    }
+    match verdict {
         Verdict::Start => Ok(Stood::Starts),
         Verdict::StartForGood => {
             fs.write_atomic(&mark, b"", 0o600)?;
@@ -117,6 +140,16 @@ pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barr
     }
 }
 
+/// A new RKE2 that has run removed the old one's runtime.
+fn put_runtime_back(root: &HostRoot, progress: &Progress) -> Result<(), Barred> {
+    let Some(plan) = progress.plan() else { return Ok(()) };
+    let failed = |source| Barred::Runtime { config: "/etc/rancher/rke2/config.yaml", source };
+    let config = Rke2Config::read(root).map_err(|error| failed(std::io::Error::other(error)))?;
+    kept_runtime::put_back(root, &config, &plan.rke2.from)
+        .map(|_| ())
+        .map_err(|error| failed(std::io::Error::other(error)))
+}
+
 /// sha256 of a file; empty when there is none.
 fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
     match fs.sha256_file(path) {
@@ -129,6 +162,49 @@ fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::guard::Kept;
+    use crate::flow::progress::tests::whole_run;
+    use crate::flow::record::Record;
+    use crate::host::clock::Clock;
+
+    const PREFIX: &str = "/opt/rke2/bin";
+    const DATA: &str = "/var/lib/rancher/rke2/data";
+
+    fn put(root: &HostRoot, path: &str, text: &str) {
+        let path = root.at(path);
+        root.fs().create_dir_sync(path.parent().unwrap()).unwrap();
+        root.fs().write_atomic(&path, text.as_bytes(), 0o755).unwrap();
+    }
+
+    #[test]
+    fn the_old_one_is_put_back_with_the_runtime_that_the_new_one_has_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::new(dir.path().to_path_buf());
+        let state = root.at("/state");
+        let run = whole_run();
+        let Record::Opened { plan, .. } = &run[0].record else { panic!("a run begins with its plan") };
+        let mut journal = Journal::open(root.fs(), &state, plan, "boot-1", Clock::system()).unwrap();
+        let kept = Kept::of("/opt/rke2/bin/rke2", &plan.rke2);
+        put(&root, "/opt/rke2/bin/rke2", "somebody else's");
+        put(&root, &kept.old, "the old one");
+        let old = root.fs().sha256_file(&root.at(&kept.old)).unwrap();
+        for entry in &run[1..18] {
+            let mut record = entry.record.clone();
+            if let Record::Preflighted { live_sha256, .. } = &mut record {
+                live_sha256.clone_from(&old);
+            }
+            journal.append(record).unwrap();
+        }
+        let runtime = format!("{}-0123456789ab", plan.rke2.from.to_string().replace('+', "-"));
+        for file in ["bin/kubelet", "charts/canal.yaml", ".extracted"] {
+            put(&root, &format!("{DATA}/.upgrade-agent-keeps-{runtime}/{file}"), "x");
+        }
+        let stood = stand(&root, &state, &plan.upgrade_uid).unwrap();
+        assert!(matches!(&stood, Stood::PutBack { kept: from, .. } if *from == kept.old), "{stood:?}");
+        assert_eq!(root.fs().sha256_file(&root.at(format!("{PREFIX}/rke2"))).unwrap(), old);
+        assert!(root.fs().is_dir(&root.at(format!("{DATA}/{runtime}/bin"))), "it finds its runtime");
+        assert_eq!(stand(&root, &state, &plan.upgrade_uid).unwrap(), Stood::Starts);
+    }
 
     #[test]
     fn without_its_journal_nothing_starts_and_the_file_is_named() {

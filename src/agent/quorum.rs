@@ -1,7 +1,12 @@
-//! etcd's own word on its members, as `flow::quorum` takes it. Asks; decides nothing.
+//! Whether etcd can spare this server's member for a restart: etcd's own word on its members, and what the other servers' Nodes
+//! say. Asks; what to think of the answers is `flow::quorum`'s and `flow::skew`'s.
 
-use crate::agent::step_error::chain;
-use crate::flow::quorum::{Alarm, EtcdSeen, Health, Member, Spare, Status, spare};
+use crate::agent::run::Run;
+use crate::agent::step_error::{StepError, chain};
+use crate::cluster::nodes;
+use crate::flow::plan::Role;
+use crate::flow::quorum::{Alarm, EtcdSeen, Health, Member, Spare, Status, spare, spare_unwell};
+use crate::flow::skew::{self, Objection};
 use crate::host::etcd::wire::StatusResponse;
 use crate::host::etcd::{self, EtcdError, EtcdLook};
 use crate::host::root::HostRoot;
@@ -13,6 +18,74 @@ use crate::host::root::HostRoot;
 pub async fn ask(root: &HostRoot) -> Result<Option<Spare>, EtcdError> {
     let look = etcd::look(root).await?;
     Ok(look.map(|look| spare(&seen(look))))
+}
+
+/// A restart of RKE2 takes this server's etcd member away for a minute or two: the others have to be there for it, by what etcd
+/// says and by what their Nodes say. On the way back the own member may be broken, and only the others count.
+///
+/// # Errors
+/// Retries while they cannot spare it, or nobody can tell; the sentence names the member.
+pub async fn spared(run: &Run) -> Result<(), StepError> {
+    let progress = run.journal.progress();
+    match progress.preflighted().map(|found| found.role) {
+        Some(Role::Agent) => Ok(()),
+        // Where nobody has said that it is none, it is a server.
+        Some(Role::Server) | None if progress.goes_back() => spared_on_the_way_back(run).await,
+        Some(Role::Server) | None => {
+            match ask(&run.host.root).await {
+                Ok(said) => obey(run, said)?,
+                Err(error) => return Err(cannot_be_asked(&chain(&error))),
+            }
+            others_are_fit(run, &nodes::other_servers(&run.cluster.client, &run.plan.node_name).await?)
+        }
+    }
+}
+
+/// What is broken there is no reason to leave it broken; a member that is gone cannot be taken away. The API may be away with it.
+async fn spared_on_the_way_back(run: &Run) -> Result<(), StepError> {
+    let etcd = match etcd::look(&run.host.root).await {
+        Ok(look) => {
+            obey(run, look.map(|look| spare_unwell(&seen(look))))?;
+            Ok(())
+        }
+        Err(error) if error.own_is_gone() => {
+            tracing::info!(
+                error = chain(&error),
+                "this server's etcd member is gone: its restart takes nothing away"
+            );
+            return Ok(());
+        }
+        Err(error) => Err(error),
+    };
+    match (etcd, nodes::other_servers(&run.cluster.client, &run.plan.node_name).await) {
+        // What etcd says itself is enough where no API server answers; and where one does, the others have a quorum without a
+        // member that cannot say who they are.
+        (Ok(()), Err(_)) => Ok(()),
+        (Ok(()) | Err(_), Ok(others)) => others_are_fit(run, &others),
+        (Err(etcd), Err(api)) => {
+            Err(cannot_be_asked(&format!("{}; nor does an API server answer: {}", chain(&etcd), chain(&api))))
+        }
+    }
+}
+
+fn obey(run: &Run, said: Option<Spare>) -> Result<(), StepError> {
+    match said {
+        None | Some(Spare::Yes(_) | Spare::ApiAway(_)) => Ok(()),
+        Some(Spare::No(Objection { why, fix })) => Err(not_spared(run, &format!("{why}; {fix}"))),
+    }
+}
+
+fn others_are_fit(run: &Run, others: &[skew::Server]) -> Result<(), StepError> {
+    let unfit = skew::unfit(others);
+    if unfit.is_empty() { Ok(()) } else { Err(not_spared(run, &unfit.join("; "))) }
+}
+
+fn not_spared(run: &Run, why: &str) -> StepError {
+    StepError::retry(format!("etcd cannot spare the member of {} now: {why}", run.plan.node_name))
+}
+
+fn cannot_be_asked(why: &str) -> StepError {
+    StepError::retry(format!("no restart of RKE2 while etcd cannot be asked: {why}"))
 }
 
 fn seen(look: EtcdLook) -> EtcdSeen {

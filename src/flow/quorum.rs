@@ -155,166 +155,59 @@ impl Member {
 /// answers, has no complaint and is up to date; with an alarm never.
 #[must_use]
 pub fn spare(seen: &EtcdSeen) -> Spare {
-    let no = |why: String, fix: &str| Spare::No(Objection { why, fix: fix.to_owned() });
-    if let Some((id, alarm)) = seen.alarms.first() {
-        let who = seen.members.iter().find(|member| member.id == *id);
-        let label = who.map_or_else(|| format!("member {id:x}"), Member::label);
-        return no(format!("etcd has raised {alarm} for {label}"), alarm.cure());
+    if let Some(raised) = seen.alarms.first() {
+        return seen.refuse_for(raised);
     }
-    let Some(own) = seen.members.iter().find(|member| member.id == seen.me) else {
+    if !seen.members.iter().any(|member| member.id == seen.me) {
         let why = format!("this machine's member {:x} is not in etcd's own list of members", seen.me);
         return no(why, "it was removed from the cluster: let this server join anew first");
-    };
-    let voters = seen.members.iter().filter(|member| !member.is_learner).count();
-    if voters < 3 {
-        return Spare::ApiAway(voters);
     }
-    let statuses = seen.members.iter().filter_map(|member| match &member.health {
-        Health::Answers(status) => Some(status.committed.max(status.applied)),
-        Health::Silent(_) => None,
-    });
-    let newest = statuses.max().unwrap_or(0);
-    let others = || seen.members.iter().filter(|member| member.id != own.id);
-    let complaints =
-        others().filter_map(|member| Some(format!("{} {}", member.label(), member.complaint(newest)?)));
-    let complaints: Vec<String> = complaints.collect();
-    if complaints.is_empty() {
-        return Spare::Yes(others().count());
+    seen.without_own()
+}
+
+/// The same where this server's own member may be what is broken, as on the way back from an RKE2 that does not serve: what is
+/// wrong with it is what the restart is to mend, so only the others count.
+#[must_use]
+pub fn spare_unwell(seen: &EtcdSeen) -> Spare {
+    match seen.alarms.iter().find(|(id, _)| *id != seen.me) {
+        Some(raised) => seen.refuse_for(raised),
+        None => seen.without_own(),
     }
-    no(complaints.join("; "), "mend them first: etcd loses its quorum when this member is away as well")
+}
+
+fn no(why: String, fix: &str) -> Spare {
+    Spare::No(Objection { why, fix: fix.to_owned() })
+}
+
+impl EtcdSeen {
+    fn refuse_for(&self, (id, alarm): &(u64, Alarm)) -> Spare {
+        let who = self.members.iter().find(|member| member.id == *id);
+        let label = who.map_or_else(|| format!("member {id:x}"), Member::label);
+        no(format!("etcd has raised {alarm} for {label}"), alarm.cure())
+    }
+
+    /// Whether the others are enough.
+    fn without_own(&self) -> Spare {
+        let voters = self.members.iter().filter(|member| !member.is_learner).count();
+        if voters < 3 {
+            return Spare::ApiAway(voters);
+        }
+        let statuses = self.members.iter().filter_map(|member| match &member.health {
+            Health::Answers(status) => Some(status.committed.max(status.applied)),
+            Health::Silent(_) => None,
+        });
+        let newest = statuses.max().unwrap_or(0);
+        let others = || self.members.iter().filter(|member| member.id != self.me);
+        let complaints =
+            others().filter_map(|member| Some(format!("{} {}", member.label(), member.complaint(newest)?)));
+        let complaints: Vec<String> = complaints.collect();
+        if complaints.is_empty() {
+            return Spare::Yes(others().count());
+        }
+        no(complaints.join("; "), "mend them first: etcd loses its quorum when this member is away as well")
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(id: u64) -> Member {
-        let url = format!("https://10.0.0.{id}:2379");
-        Member {
-            id,
-            name: format!("node{id}-1f2e3d"),
-            peer_urls: vec![format!("https://10.0.0.{id}:2380")],
-            client_urls: vec![url],
-            is_learner: false,
-            health: Health::Answers(Status {
-                leader: 1,
-                committed: 9000,
-                applied: 9000,
-                ..Status::default()
-            }),
-        }
-    }
-
-    fn seen(members: Vec<Member>) -> EtcdSeen {
-        EtcdSeen { me: 1, members, alarms: Vec::new() }
-    }
-
-    fn says(status: Status) -> Health {
-        Health::Answers(Status { leader: 1, committed: 9000, applied: 9000, ..status })
-    }
-
-    #[test]
-    fn every_other_member_has_to_be_well() {
-        let added = Member { name: String::new(), client_urls: Vec::new(), ..member(3) };
-        let silent = Health::Silent("connection refused".to_owned());
-        let table: [(Member, Option<&str>); 9] = [
-            (member(3), None),
-            (added, Some("member at https://10.0.0.3:2380 was added and has not started")),
-            (Member { is_learner: true, ..member(3) }, Some("is a learner")),
-            (
-                Member { health: silent, ..member(3) },
-                Some("node3-1f2e3d does not answer: connection refused"),
-            ),
-            (
-                Member { health: says(Status { is_learner: true, ..Status::default() }), ..member(3) },
-                Some("says that it is a learner"),
-            ),
-            (
-                Member {
-                    health: says(Status {
-                        errors: vec!["etcdserver: no leader".into()],
-                        ..Status::default()
-                    }),
-                    ..member(3)
-                },
-                Some("says: etcdserver: no leader"),
-            ),
-            (
-                Member {
-                    health: Health::Answers(Status { committed: 9000, applied: 9000, ..Status::default() }),
-                    ..member(3)
-                },
-                Some("knows no leader"),
-            ),
-            (
-                Member {
-                    health: Health::Answers(Status {
-                        leader: 1,
-                        committed: 8000,
-                        applied: 7999,
-                        ..Status::default()
-                    }),
-                    ..member(3)
-                },
-                Some("1001 entries behind"),
-            ),
-            (
-                Member {
-                    health: Health::Answers(Status {
-                        leader: 1,
-                        committed: 9000,
-                        applied: 8000,
-                        ..Status::default()
-                    }),
-                    ..member(3)
-                },
-                None,
-            ),
-        ];
-        for (third, expected) in table {
-            // A fourth keeps the voters at three where the third does not vote.
-            let spared = spare(&seen(vec![member(1), member(2), third.clone(), member(4)]));
-            match (&spared, expected) {
-                (Spare::Yes(3), None) => {}
-                (Spare::No(objection), Some(words)) => {
-                    assert!(objection.why.contains(words) && !objection.fix.is_empty(), "{objection:?}");
-                }
-                other => panic!("{third:?}: {other:?}"),
-            }
-        }
-        let (down, late) = (Health::Silent("gone".to_owned()), Member { is_learner: true, ..member(4) });
-        let Spare::No(objection) =
-            spare(&seen(vec![member(1), member(2), Member { health: down, ..member(3) }, late]))
-        else {
-            panic!("two are unfit");
-        };
-        assert_eq!(objection.why.matches("member node").count(), 2, "both are named: {}", objection.why);
-    }
-
-    #[test]
-    fn one_or_two_voters_have_no_quorum_to_keep() {
-        assert_eq!(spare(&seen(vec![member(1)])), Spare::ApiAway(1));
-        let down = Member { health: Health::Silent("gone".to_owned()), ..member(2) };
-        assert_eq!(spare(&seen(vec![member(1), down])), Spare::ApiAway(2));
-        let learner = Member { is_learner: true, ..member(3) };
-        assert_eq!(spare(&seen(vec![member(1), member(2), learner])), Spare::ApiAway(2));
-        assert!(spare(&seen(vec![member(1)])).to_string().contains("API is away"));
-    }
-
-    #[test]
-    fn an_alarm_and_a_stranger_are_refused_whatever_the_size() {
-        for (alarm, words) in
-            [(Alarm::NoSpace, "NOSPACE"), (Alarm::Corrupt, "CORRUPT"), (Alarm::Other(9), "alarm 9")]
-        {
-            for members in [vec![member(1)], vec![member(1), member(2), member(3)]] {
-                let alarms = vec![(1, alarm.clone())];
-                let Spare::No(objection) = spare(&EtcdSeen { alarms, ..seen(members) }) else {
-                    panic!("{alarm} is no reason to go on");
-                };
-                assert!(objection.why.contains(words) && objection.why.contains("node1"), "{objection:?}");
-            }
-        }
-        let stranger = EtcdSeen { me: 7, ..seen(vec![member(1), member(2), member(3)]) };
-        assert!(matches!(spare(&stranger), Spare::No(_)));
-    }
-}
+#[path = "quorum_tests.rs"]
+mod tests;

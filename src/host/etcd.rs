@@ -73,6 +73,14 @@ pub enum EtcdError {
     },
 }
 
+impl EtcdError {
+    /// Is this machine's own member not there at all?
+    #[must_use]
+    pub fn own_is_gone(&self) -> bool {
+        matches!(self, Self::NoAnswer(error) if error.nobody_listens())
+    }
+}
+
 /// Asks etcd, where this machine has a member of it; none on a machine without etcd's data (another datastore, or a control plane
 /// that uses the etcd of other servers).
 ///

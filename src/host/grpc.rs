@@ -1,6 +1,7 @@
 //! One unary gRPC call with a certificate of our own: a message in, a message out, as bytes. etcd's client port speaks nothing
 //! else under RKE2. Knows no message, keeps no connection and retries nothing.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -85,6 +86,22 @@ pub enum GrpcError {
         /// Its own words.
         message: String,
     },
+}
+
+impl GrpcError {
+    /// Is nobody there at all? One that hangs, or that trusts nobody, is there.
+    #[must_use]
+    pub fn nobody_listens(&self) -> bool {
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let refused = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if refused == Some(io::ErrorKind::ConnectionRefused) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 /// Makes the call.

@@ -168,7 +168,10 @@ pub fn help() -> String {
         ("full@N", "the disk is full; a request or call is refused"),
         ("broken@N", "the disk answers with an error; a request or call is not sent"),
         ("lost@N", "it happens, and its answer is lost"),
-        ("away@N+SECONDS", "the API server is away for so long from there on"),
+        (
+            "away@N+SECONDS",
+            "neither API server nor other etcd members can be reached for so long; RKE2 bears 15 minutes of it",
+        ),
         ("await@N", "the agent is killed where it waits for the Nth time"),
     ] {
         // Writing to a String cannot fail.

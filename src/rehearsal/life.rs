@@ -1,7 +1,7 @@
 //! One life of the agent on a node: the production role on the life's own wires, until it ends or dies. Dying is being
 //! dropped where it waits, as `kill -9` does it; nothing of it is told.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -85,9 +85,9 @@ pub(super) struct Stage {
 }
 
 /// The faults of a whole rehearsal, as one life meets them: its own numbers begin behind those of the lives before it.
-pub(super) fn plan_of(faults: &[Fault], seed: u64, before: u64) -> (LifePlan, BTreeMap<u64, Blow>) {
+pub(super) fn plan_of(faults: &[Fault], seed: u64, before: u64) -> (LifePlan, BTreeSet<u64>) {
     let mut plan = LifePlan::quiet();
-    let mut on_wire = BTreeMap::new();
+    let mut on_wire = BTreeSet::new();
     for fault in faults {
         let Fault::At(number, blow) = fault else { continue };
         let Some(number) = number.checked_sub(before).filter(|number| *number > 0) else { continue };
@@ -100,8 +100,9 @@ pub(super) fn plan_of(faults: &[Fault], seed: u64, before: u64) -> (LifePlan, BT
             Blow::PowerTorn => life::Blow::PowerAfter(torn),
             Blow::Full => life::Blow::Fail { errno: Errno::ENOSPC, times: 1 },
             Blow::Broken => life::Blow::Fail { errno: Errno::EIO, times: 1 },
-            Blow::Lost | Blow::Away(_) => {
-                on_wire.insert(number, *blow);
+            Blow::Away(seconds) => life::Blow::CutOff(Duration::from_secs(u64::from(seconds))),
+            Blow::Lost => {
+                on_wire.insert(number);
                 continue;
             }
         };
@@ -115,7 +116,7 @@ pub(super) async fn live(
     stage: &Stage,
     machine: &SimMachine,
     plan: NodePlan,
-    (blows, on_wire): (LifePlan, BTreeMap<u64, Blow>),
+    (blows, on_wire): (LifePlan, BTreeSet<u64>),
     killed_at_await: Option<u64>,
 ) -> Account {
     let life = machine.life(blows);

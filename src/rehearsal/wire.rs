@@ -1,33 +1,29 @@
 //! The agent's way to the API server in memory: every request is an effect of its life, so it can be refused, lost, cut off,
 //! or the last thing that the agent does. While the server is away, requests and watches break as they do on a real wire.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, select};
 use futures::{FutureExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use kube::client::Body;
 use nix::errno::Errno;
-use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 
-use crate::rehearsal::faults::Blow;
 use crate::sim::api::{ApiBody, ApiService, Status};
 use crate::sim::machine::life::{Life, Verdict};
 use crate::sim::troubles::Troubles;
 
-/// What is wrong with the way to the API server, and when it last broke.
+/// What is wrong with the way to the API server.
 #[derive(Debug, Default)]
 struct Trouble {
-    /// Blows by the number of the life's effect.
-    blows: BTreeMap<u64, Blow>,
-    away_until: Option<Instant>,
+    /// Requests whose answers are lost, by the number of the life's effect.
+    lost: BTreeSet<u64>,
     /// Cancelled when connections break; the next ones get a new one.
     connections: CancellationToken,
     requests: u64,
@@ -43,18 +39,8 @@ pub(super) struct LifeWire {
 }
 
 impl LifeWire {
-    pub(super) fn new(
-        server: ApiService,
-        life: Life,
-        blows: BTreeMap<u64, Blow>,
-        troubles: Troubles,
-    ) -> Self {
-        Self {
-            server,
-            life,
-            trouble: Arc::new(Mutex::new(Trouble { blows, ..Trouble::default() })),
-            troubles,
-        }
+    pub(super) fn new(server: ApiService, life: Life, lost: BTreeSet<u64>, troubles: Troubles) -> Self {
+        Self { server, life, trouble: Arc::new(Mutex::new(Trouble { lost, ..Trouble::default() })), troubles }
     }
 
     /// The client that production code gets.
@@ -77,11 +63,6 @@ impl LifeWire {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_away(&self) -> bool {
-        let away = self.trouble().away_until.is_some_and(|until| Instant::now() < until);
-        away || !self.life.machine().api_is_up()
-    }
-
     async fn send(mut self, request: Request<Body>) -> Result<Response<ApiBody>, BoxError> {
         self.trouble().requests += 1;
         let what = format!("{} {}", request.method(), request.uri().path());
@@ -91,16 +72,12 @@ impl LifeWire {
             Verdict::Fail(_) => return Err(broken("connection reset by peer")),
             Verdict::Go(pass) => pass,
         };
-        let blow = {
+        let is_lost = {
             let number = self.life.count_so_far();
-            self.trouble().blows.remove(&number)
+            self.trouble().lost.remove(&number)
         };
-        if let Some(Blow::Away(seconds)) = blow {
-            self.trouble().away_until = Some(Instant::now() + Duration::from_secs(u64::from(seconds)));
-            self.hang_up();
-        }
         // Whatever becomes of the request, what was to come after it comes.
-        let answer = if self.is_away() {
+        let answer = if !self.life.machine().api_is_up() {
             Err(broken("connection refused"))
         } else if let Some(met) = self.troubles.meets(request.method(), request.uri()) {
             Ok(said(&met))
@@ -111,11 +88,12 @@ impl LifeWire {
             return Err(broken("the agent is dead"));
         }
         let answer = answer?;
-        if blow == Some(Blow::Lost) {
+        if is_lost {
             return Err(broken("connection reset by peer, after the request was sent"));
         }
-        let ends = self.trouble().connections.clone().cancelled_owned();
-        Ok(answer.map(|body| breakable(body, ends)))
+        let hung_up = self.trouble().connections.clone().cancelled_owned();
+        let cut_off = self.life.machine().reach().cancelled_owned();
+        Ok(answer.map(|body| breakable(body, select(Box::pin(hung_up), Box::pin(cut_off)))))
     }
 }
 
@@ -142,10 +120,11 @@ fn refused() -> Response<ApiBody> {
 }
 
 /// The same answer, which ends early when its connection breaks.
-fn breakable(body: ApiBody, broke: WaitForCancellationFutureOwned) -> ApiBody {
-    let (mut pieces, mut broke) = (body.into_stream(), Box::pin(broke));
+fn breakable<F: Future + Send + Unpin + 'static>(body: ApiBody, mut broke: F) -> ApiBody {
+    let (mut pieces, mut is_broken) = (body.into_stream(), false);
     let pieces = futures::stream::poll_fn(move |context| {
-        if broke.as_mut().poll(context).is_ready() {
+        is_broken = is_broken || broke.poll_unpin(context).is_ready();
+        if is_broken {
             return Poll::Ready(Some(Err(broken("connection reset by peer"))));
         }
         pieces.poll_next_unpin(context)

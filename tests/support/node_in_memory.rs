@@ -40,7 +40,7 @@ pub(crate) struct NodeInMemory {
     pub(crate) server: ApiServer,
     pub(crate) run: Run,
     pub(crate) machine: SimMachine,
-    _ears: Published,
+    pub(crate) ears: Published,
     stop: CancellationToken,
 }
 
@@ -115,7 +115,7 @@ impl NodeInMemory {
             shutdown: CancellationToken::new(),
             publisher,
         };
-        Self { server, run, machine, _ears: ears, stop }
+        Self { server, run, machine, ears, stop }
     }
 
     fn call(&self, method: &Method, path: &str, body: &Value) {

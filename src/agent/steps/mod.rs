@@ -1,7 +1,9 @@
 //! One file a step. A step reads what it needs, does one thing, and records it.
 
+mod absence;
 mod bring_back;
 pub mod cordon;
+mod deaths;
 pub mod drain;
 pub mod fence;
 pub mod finish;

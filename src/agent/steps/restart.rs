@@ -1,22 +1,27 @@
 //! Restart: `RKE2` on the new binary, through systemd, without opening the fence.
 
+use std::pin::Pin;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::agent::gate;
 use crate::agent::observe::{observe, sha256_of_process};
 use crate::agent::run::Run;
-use crate::agent::step_error::{StepError, chain};
-use crate::agent::steps::rollback::{self, API_AWAY, Evidence};
+use crate::agent::step_error::{Reaction, StepError, chain};
+use crate::agent::steps::absence::{API_AWAY, Absence, RKE2_BEARS};
+use crate::agent::steps::rollback::{self, Evidence};
+use crate::agent::{gate, quorum};
 use crate::flow::plan::Role;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::host::systemd::{Restarted, SystemdError, UnitState};
 
-/// While the API server is away, a start that is under way is looked at this often.
-const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// How long the other members of etcd may take to be well, and an API server to say so, before an operator is asked.
+const UNSPARED: Duration = API_AWAY;
+/// They are asked this often.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Restarts `RKE2` and waits until another process serves.
 ///
@@ -27,14 +32,17 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
         return Ok(());
     }
     let unit = unit(run)?;
-    let before = run.host.systemd.unit(&unit).await?;
-    if is_started(run, &before).await {
-        run.record(Record::RestartIntent { invocation: String::new() })?;
-        wait_for(run, &unit);
-        let up = run.host.systemd.wait_active(&unit, None, deadline(run)).await;
-        let up = or_later(run, &unit, up).await;
-        return record(run, up).await;
-    }
+    let wait = Waiting::begin(run);
+    let before = loop {
+        let before = run.host.systemd.unit(&unit).await?;
+        if is_started(run, &before).await {
+            run.record(Record::RestartIntent { invocation: String::new() })?;
+            return wait_until_up(run, &unit, None, How::Waits).await;
+        }
+        if may_go(run, &before, &wait).await? {
+            break before;
+        }
+    };
     ask_gate(run, &unit, before.is_at_rest()).await?;
     run.record(Record::RestartIntent { invocation: before.invocation_id })?;
     restart_and_record(run, &unit).await
@@ -57,41 +65,74 @@ async fn is_started(run: &Run, state: &UnitState) -> bool {
 }
 
 async fn restart_and_record(run: &mut Run, unit: &str) -> Result<(), StepError> {
-    wait_for(run, unit);
-    let up = run.host.systemd.restart_fenced(unit, deadline(run)).await;
-    let up = or_later(run, unit, up).await;
-    record(run, up).await
-}
-
-/// RKE2 waits for an API server before it says that it is ready: while there is none, it is not its fault.
-async fn or_later(
-    run: &Run,
-    unit: &str,
-    mut up: Result<Restarted, SystemdError>,
-) -> Result<Restarted, SystemdError> {
     let before = match run.journal.progress().restart() {
         Work::Intended(invocation) if !invocation.is_empty() => Some(invocation.clone()),
         Work::Intended(_) | Work::Not | Work::Done(_) => None,
     };
-    let end = Instant::now() + API_AWAY;
-    while let Err(SystemdError::TimedOut { .. }) = up
-        && Instant::now() < end
-        && rollback::api_answers(run).await.is_err()
-    {
-        up = run.host.systemd.wait_active(unit, before.as_deref(), Instant::now() + LOOK_AGAIN).await;
-    }
-    up
+    wait_until_up(run, unit, before.as_deref(), How::Restart).await
+}
+
+/// How RKE2 comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// We restart it.
+    Restart,
+    /// It had ended, and we start it.
+    Start,
+    /// It is on its way.
+    Waits,
+}
+
+/// Waits until RKE2 is up, and records what came of it. `before` is the life that this one follows, where that is known. RKE2 waits
+/// for an API server before it says that it is ready, and ends when it has waited for a quarter of an hour: the time in which there
+/// is none does not count against it, within reason.
+async fn wait_until_up(
+    run: &mut Run,
+    unit: &str,
+    before: Option<&str>,
+    mut how: How,
+) -> Result<(), StepError> {
+    let (since, began, mut absence) = (run.now(), Instant::now(), Absence::none_yet());
+    let (up, evidence) = loop {
+        let end = began + patience(run) + absence.allowed();
+        say_how_long(run, unit, since, &absence);
+        let tried = Instant::now();
+        let systemd = &run.host.systemd;
+        let work: Pin<Box<dyn Future<Output = _> + Send + '_>> = match how {
+            How::Restart => Box::pin(systemd.restart_fenced(unit, end)),
+            How::Start => Box::pin(systemd.start_fenced(unit, end)),
+            How::Waits => Box::pin(systemd.wait_active(unit, before, end)),
+        };
+        let up = absence.during(run, work).await;
+        how = match &up {
+            Err(SystemdError::TimedOut { .. }) => How::Waits,
+            // It gave up by itself, and systemd leaves it at that.
+            Err(SystemdError::Failed { state, .. })
+                if state.is_at_rest() && tried.elapsed() >= RKE2_BEARS =>
+            {
+                How::Start
+            }
+            Ok(_) | Err(_) => break (up, Evidence::Local),
+        };
+        absence.look(run).await;
+        if Instant::now() >= began + patience(run) + absence.allowed() {
+            // One that no API server answered for too long has not had its time.
+            break (up, if absence.is_too_long() { Evidence::Away } else { Evidence::Silence });
+        }
+    };
+    record(run, up, evidence).await
 }
 
 /// What came of a start: another process, or a reason to go back.
-async fn record(run: &mut Run, up: Result<Restarted, SystemdError>) -> Result<(), StepError> {
+async fn record(
+    run: &mut Run,
+    up: Result<Restarted, SystemdError>,
+    evidence: Evidence,
+) -> Result<(), StepError> {
     match up {
         Ok(up) => Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?),
-        Err(error @ SystemdError::Failed { .. }) => {
-            rollback::give_up(run, chain(&error), Evidence::Local).await
-        }
-        Err(error @ SystemdError::TimedOut { .. }) => {
-            rollback::give_up(run, chain(&error), Evidence::Silence).await
+        Err(error @ (SystemdError::Failed { .. } | SystemdError::TimedOut { .. })) => {
+            rollback::give_up(run, chain(&error), evidence).await
         }
         Err(error) => Err(error.into()),
     }
@@ -128,26 +169,72 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
         Work::Intended(invocation) => invocation.clone(),
         Work::Not | Work::Done(_) => return Err(StepError::operator("no restart is open; nothing to probe")),
     };
-    let state = run.host.systemd.unit(&unit).await?;
-    // The same process as before, or none at all: the restart did not happen, or stopped half way.
-    if state.invocation_id == before || state.is_at_rest() {
-        ask_gate(run, &unit, state.is_at_rest()).await?;
-        return restart_and_record(run, &unit).await;
+    let wait = Waiting::begin(run);
+    loop {
+        let state = run.host.systemd.unit(&unit).await?;
+        // Neither the same process as before nor none at all: the restart has happened.
+        if state.invocation_id != before && !state.is_at_rest() {
+            return wait_until_up(run, &unit, Some(&before), How::Waits).await;
+        }
+        if may_go(run, &state, &wait).await? {
+            ask_gate(run, &unit, state.is_at_rest()).await?;
+            return restart_and_record(run, &unit).await;
+        }
     }
-    wait_for(run, &unit);
-    let up = run.host.systemd.wait_active(&unit, Some(&before), deadline(run)).await;
-    let up = or_later(run, &unit, up).await;
-    record(run, up).await
+}
+
+/// Since when etcd is waited for, and until when.
+struct Waiting {
+    since: Timestamp,
+    until: Instant,
+}
+
+impl Waiting {
+    fn begin(run: &Run) -> Self {
+        Self { since: run.now(), until: Instant::now() + UNSPARED }
+    }
+}
+
+/// May this RKE2 go away now, as far as etcd is concerned? Hours may lie between the swap, which has asked as well, and this. One
+/// that is at rest has gone already: to bring it up is the cure. False after a pause, in which that may have changed.
+async fn may_go(run: &mut Run, state: &UnitState, wait: &Waiting) -> Result<bool, StepError> {
+    if state.is_at_rest() {
+        return Ok(true);
+    }
+    let error = match quorum::spared(run).await {
+        Ok(()) => return Ok(true),
+        Err(error) if error.reaction == Reaction::Retry => error.sentence(),
+        Err(error) => return Err(error),
+    };
+    let version = rollback::wanted(run);
+    let what = format!("rke2 {version} is in place and waits for its restart: {error}");
+    if Instant::now() >= wait.until {
+        return Err(StepError::operator(format!("{what}; mend that, then resume")));
+    }
+    run.publish_blockers(vec![Blocker {
+        what,
+        since: wait.since,
+        owner: NOBODY.to_owned(),
+        deadline: Some(wait.since + UNSPARED),
+        then: "hold".to_owned(),
+    }]);
+    run.pause(ASK_AGAIN).await?;
+    Ok(false)
 }
 
 /// The restart takes minutes, and people look.
-fn wait_for(run: &mut Run, unit: &str) {
-    let since = run.now();
+fn say_how_long(run: &mut Run, unit: &str, since: Timestamp, absence: &Absence) {
+    let mut what = format!("{unit} is restarting on {}", rollback::wanted(run));
+    let allowed = absence.allowed();
+    if !allowed.is_zero() {
+        let minutes = allowed.as_secs().div_ceil(60);
+        what = format!("{what}; no API server answered for {minutes} min of that, which does not count");
+    }
     run.publish_blockers(vec![Blocker {
-        what: format!("{unit} is restarting on {}", rollback::wanted(run)),
+        what,
         since,
-        owner: "nobody has to act yet".to_owned(),
-        deadline: Some(since + patience(run)),
+        owner: NOBODY.to_owned(),
+        deadline: Some(since + patience(run) + allowed),
         then: "hold".to_owned(),
     }]);
 }
@@ -158,10 +245,6 @@ fn patience(run: &Run) -> Duration {
         Some(Role::Agent) => Duration::from_mins(10),
         Some(Role::Server) | None => Duration::from_mins(20),
     }
-}
-
-fn deadline(run: &Run) -> Instant {
-    Instant::now() + patience(run)
 }
 
 fn unit(run: &Run) -> Result<String, StepError> {

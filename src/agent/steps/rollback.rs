@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::agent::alien::put_in_place;
 use crate::agent::guard::mark_of;
 use crate::agent::observe::sha256_of;
+use crate::agent::quorum;
 use crate::agent::run::Run;
 use crate::agent::runtime_images::{self, STOP};
 use crate::agent::step_error::{StepError, chain};
@@ -21,20 +22,18 @@ use crate::flow::way_back::WayBack;
 use crate::host::fs::Fs;
 use crate::host::swap_file;
 
-/// How much longer than a restart may take the cluster is waited for while its API server does not answer: RKE2 itself gives one
-/// 15 minutes, then ends and begins anew (reference `rke2-and-rancher.md` §2.4, §9.2).
-pub(super) const API_AWAY: Duration = Duration::from_mins(30);
 /// How long the API server may take to say whether it is there.
 const ASK: Duration = Duration::from_secs(15);
 
 /// What speaks against the new RKE2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
-    /// It ends by itself, cannot be executed, or its own ports are silent: its own fault, whatever the cluster does.
+    /// It dies within seconds again and again, cannot be executed, or its own ports are silent: its own fault, whatever the cluster
+    /// does.
     Local,
-    /// It waits, or the Node says nothing good; that may be the cluster's fault as well.
+    /// It waits, etcd has no leader, or the Node says nothing good; that is the cluster's fault where no API server answers.
     Silence,
-    /// The API server does not answer, so nobody can tell.
+    /// No API server answers, or for too long none did, so nobody can tell.
     Away,
 }
 
@@ -50,9 +49,20 @@ pub fn wanted(run: &Run) -> &Rke2Version {
 /// Needs an operator when there is no way back, or nobody can tell whose fault it is.
 pub async fn give_up(run: &mut Run, what: String, evidence: Evidence) -> Result<(), StepError> {
     let (from, to) = (run.plan.rke2.from.clone(), run.plan.rke2.to.clone());
+    let doubt = match (evidence, api_answers(run).await) {
+        (Evidence::Local, _) | (Evidence::Silence, Ok(())) => None,
+        (Evidence::Silence | Evidence::Away, Err(why)) => {
+            Some(format!("the API server does not answer, so it may be the cluster's fault ({why})"))
+        }
+        (Evidence::Away, Ok(())) => {
+            Some("the API server did not answer for too long, so it may be the cluster's fault".to_owned())
+        }
+    };
     if run.journal.progress().goes_back() {
-        let what =
-            format!("the old {from} does not serve either after the way back: {what}; mend it, then resume");
+        let doubt = doubt.map(|doubt| format!("; {doubt}")).unwrap_or_default();
+        let what = format!(
+            "the old {from} does not serve either after the way back: {what}{doubt}; mend it, then resume"
+        );
         return Err(StepError::operator(what));
     }
     let kept = match run.journal.progress().swap() {
@@ -63,12 +73,8 @@ pub async fn give_up(run: &mut Run, what: String, evidence: Evidence) -> Result<
         let what = format!("{to} does not serve after the restart: {what}{kept}");
         StepError::operator(format!("{what}. It is not put back by itself: {why}; mend it, then resume"))
     };
-    if evidence != Evidence::Local
-        && let Err(why) = api_answers(run).await
-    {
-        return Err(held(&format!(
-            "the API server does not answer, so it may be the cluster's fault ({why})"
-        )));
+    if let Some(doubt) = doubt {
+        return Err(held(&doubt));
     }
     match is_open(run).await {
         Ok(()) => Ok(run.record(Record::RollbackIntent { why: format!("{to} does not serve: {what}") })?),
@@ -184,7 +190,8 @@ pub(super) async fn api_answers(run: &Run) -> Result<(), String> {
 /// Stops RKE2 and puts the old binary back; after a crash half-way it looks first.
 ///
 /// # Errors
-/// Needs an operator when live or kept binary is neither the old nor the new one; both are left as they are then.
+/// Retries while etcd's other members cannot spare this one. Needs an operator when live or kept binary is neither the old nor the
+/// new one; both are left as they are then.
 pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
     let (found, fact) = facts(run)?;
     let folder = |path: &Path| path.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -211,6 +218,10 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
             "{} is not the rke2 that was kept (sha256 {there}, was {old}); put that one there, then resume",
             fact.previous
         )));
+    }
+    // etcd runs on without RKE2 until the old one replaces it: this is the moment to ask whether it can be spared.
+    if !run.host.systemd.unit(&found.unit).await?.is_at_rest() {
+        quorum::spared(run).await?;
     }
     run.host.systemd.stop_fenced(&found.unit, Instant::now() + STOP).await?;
     runtime_images::put_back(&run.host, &run.plan, &found.unit).await?;

@@ -8,13 +8,10 @@ use crate::agent::quorum;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::stage::{StagedBinary, check_staged};
-use crate::cluster::nodes;
 use crate::flow::guard::Kept;
 use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, StagedFact, Work};
-use crate::flow::quorum::Spare;
 use crate::flow::record::Record;
-use crate::flow::skew::{self, Objection};
 use crate::host::fs::Fs;
 use crate::host::{Host, swap_file};
 
@@ -78,7 +75,7 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         ));
     }
     if found.role == Role::Server {
-        spared_by_quorum(run).await?;
+        quorum::spared(run).await?;
         // That may have taken a while: the leave is to be from right before the rename.
         permit = ask_gate(run, &found).await?;
     }
@@ -95,25 +92,6 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         run.host.root.fs().blocking(move |fs| swap_file::lock(fs, &live).map_err(StepError::from)).await?;
     }
     Ok(())
-}
-
-/// The restart takes this server's etcd member away for a minute or two: the others have to be there for it, by what their Nodes
-/// say and by what etcd says.
-async fn spared_by_quorum(run: &Run) -> Result<(), StepError> {
-    let node = &run.plan.node_name;
-    let others = nodes::other_servers(&run.cluster.client, node).await?;
-    let unfit = skew::unfit(&others);
-    if !unfit.is_empty() {
-        let what = format!("etcd cannot spare the member of {node} now: {}", unfit.join("; "));
-        return Err(StepError::retry(what));
-    }
-    match quorum::ask(&run.host.root).await {
-        Ok(None | Some(Spare::Yes(_) | Spare::ApiAway(_))) => Ok(()),
-        Ok(Some(Spare::No(Objection { why, fix }))) => {
-            Err(StepError::retry(format!("etcd cannot spare the member of {node} now: {why}; {fix}")))
-        }
-        Err(error) => Err(StepError::retry(format!("no swap while etcd cannot be asked: {}", chain(&error)))),
-    }
 }
 
 fn no_record(run: &Run) -> String {

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use crate::agent::observe::sha256_of_process;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
-use crate::agent::steps::rollback::{self, API_AWAY, Evidence};
+use crate::agent::steps::absence::Absence;
+use crate::agent::steps::deaths::Deaths;
+use crate::agent::steps::rollback::{self, Evidence};
 use crate::cluster::nodes;
 use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, Work};
@@ -40,14 +42,14 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
     let (found, sha256, invocation) = facts(run)?;
     let begun = run.now();
     // An API server that is away says nothing about this node: that time does not count, within reason.
-    let (mut away, mut last) = (Duration::ZERO, Instant::now());
+    let mut absence = Absence::none_yet();
     let deadline = Instant::now() + VERIFY_DEADLINE;
     let mut good_since: Option<Good> = None;
-    // Restarts from before this look are not the fault of what is looked at.
-    let mut restarts = u32::MAX;
+    let mut deaths = Deaths::none_yet();
     loop {
-        match look(run, &found, &sha256, &invocation, &mut restarts).await? {
+        match look(run, &found, &sha256, &invocation, &mut deaths).await? {
             Look::Good { kubelet_version, life } => {
+                absence.saw(false);
                 let new = || Good { since: Instant::now(), at: run.now(), life: life.clone() };
                 let good = good_since.take().filter(|good| good.life == life).unwrap_or_else(new);
                 if good.since.elapsed() >= run.soak {
@@ -67,18 +69,18 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
             }
             Look::NotYet(what, evidence) => {
                 good_since = None;
-                if evidence == Evidence::Away {
-                    away = (away + last.elapsed()).min(API_AWAY);
-                }
-                last = Instant::now();
-                if Instant::now() >= deadline + away {
+                absence.saw(evidence == Evidence::Away);
+                if Instant::now() >= deadline + absence.allowed() {
+                    // One that the API server was away from for too long has not had its time.
+                    let in_doubt = evidence == Evidence::Silence && absence.is_too_long();
+                    let evidence = if in_doubt { Evidence::Away } else { evidence };
                     return rollback::give_up(run, what, evidence).await;
                 }
                 run.publish_blockers(vec![Blocker {
                     what,
                     since: begun,
                     owner: NOBODY.to_owned(),
-                    deadline: Some(begun + VERIFY_DEADLINE + away),
+                    deadline: Some(begun + VERIFY_DEADLINE + absence.allowed()),
                     then: "hold".to_owned(),
                 }]);
             }
@@ -125,18 +127,16 @@ async fn look(
     found: &Preflighted,
     sha256: &str,
     invocation: &str,
-    restarts: &mut u32,
+    deaths: &mut Deaths,
 ) -> Result<Look, StepError> {
     let unit = run.host.systemd.unit(&found.unit).await?;
-    *restarts = unit.n_restarts.min(*restarts);
-    let since = unit.n_restarts - *restarts;
-    if unit.invocation_id != invocation && since >= 3 {
-        let what =
-            format!("{} was restarted {since} times by systemd; see journalctl -u {}", unit.name, unit.name);
-        return Ok(Look::Bad(what));
+    if deaths.are_a_loop(Instant::now(), unit.n_restarts) && unit.invocation_id != invocation {
+        let what = format!("{} dies again and again, and systemd restarts it", unit.name);
+        return Ok(Look::Bad(format!("{what}; see journalctl -u {}", unit.name)));
     }
     if unit.active_state != "active" || unit.main_pid == 0 {
-        return Ok(Look::NotYet(format!("{} is {}", unit.name, unit.active_state), Evidence::Local));
+        // It may have given up on an API server, and waits for one now.
+        return Ok(unless_the_cluster(run, format!("{} is {}", unit.name, unit.active_state)).await);
     }
     let pid = unit.main_pid;
     match sha256_of_process(&run.host, pid).await {
@@ -145,15 +145,31 @@ async fn look(
             let what = "runs another binary than the one put in place; another installer is at work: stop it, then resume";
             return Ok(Look::Alien(format!("pid {pid} of {} {what}", unit.name)));
         }
-        Err(error) => return Ok(Look::NotYet(error.sentence(), Evidence::Local)),
+        // It ends just now.
+        Err(error) => return Ok(unless_the_cluster(run, error.sentence()).await),
     }
     if let Some(what) = sick_port(run, found.role).await {
         return Ok(Look::NotYet(what, Evidence::Local));
     }
+    if found.role == Role::Server
+        && let Some(what) = sick_etcd(run).await
+    {
+        // So it says also when it is the other members that are away.
+        return Ok(unless_the_cluster(run, what).await);
+    }
     node_says(run, unit.invocation_id).await
 }
 
-/// The first health port that does not answer as it should.
+/// What speaks against the new RKE2, unless no API server answers either: then it may be waiting for one, as etcd does for the other
+/// members.
+async fn unless_the_cluster(run: &Run, what: String) -> Look {
+    match rollback::api_answers(run).await {
+        Ok(()) => Look::NotYet(what, Evidence::Silence),
+        Err(why) => Look::NotYet(format!("{what}; no API server answers: {why}"), Evidence::Away),
+    }
+}
+
+/// The first health port that does not answer as it should, of those that no other machine has a say in.
 async fn sick_port(run: &Run, role: Role) -> Option<String> {
     let kubelet = SocketAddr::new(run.local_address, KUBELET_PORT);
     if let Some(what) = sick_http(run, "kubelet", kubelet, "/healthz").await {
@@ -162,18 +178,21 @@ async fn sick_port(run: &Run, role: Role) -> Option<String> {
     match role {
         Role::Agent => None,
         Role::Server => {
-            // A server with an external datastore has none; where nobody can tell, it has to answer.
-            let has_etcd = !matches!(etcd_snapshot::folder(&run.host.root), Ok(None));
-            let etcd = SocketAddr::new(run.local_address, ETCD_PORT);
-            if has_etcd && let Some(what) = sick_http(run, "etcd", etcd, "/health").await {
-                return Some(what);
-            }
             // Its TLS needs the cluster's own CA; that it accepts a connection is what can be told without.
             let supervisor = SocketAddr::new(run.local_address, SUPERVISOR_PORT);
             let answer = run.host.root.fs().effects().connect(supervisor, PROBE).await;
             answer.err().map(|error| format!("supervisor {supervisor} does not answer: {error}"))
         }
     }
+}
+
+/// Why etcd is not well. A server with an external datastore has none; where nobody can tell, it has to answer.
+async fn sick_etcd(run: &Run) -> Option<String> {
+    if matches!(etcd_snapshot::folder(&run.host.root), Ok(None)) {
+        return None;
+    }
+    let etcd = SocketAddr::new(run.local_address, ETCD_PORT);
+    sick_http(run, "etcd", etcd, "/health").await
 }
 
 async fn sick_http(run: &Run, name: &str, address: SocketAddr, path: &str) -> Option<String> {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::rehearsal::schedule::EffectKind;
+use crate::sim::seed::Storage;
 
 fn patch_level(faults: &[&str]) -> Order {
     Order { to: "v1.34.5+rke2r1".parse().unwrap(), ..order(Preset::small(), faults) }
@@ -63,29 +64,93 @@ fn without_a_whole_snapshot_of_etcd_a_server_keeps_its_version() {
     }
 }
 
-/// Its own fault it is not: the node waits until somebody can say how it is.
+fn patch_of(preset: &Preset, faults: &[&str]) -> Order {
+    Order { to: "v1.34.5+rke2r1".parse().unwrap(), ..order(preset.clone(), faults) }
+}
+
+/// The effects of an upgrade to another patch, by number, of this kind.
+fn numbers_of(preset: &Preset, wanted: EffectKind) -> Vec<usize> {
+    let effects = rehearse(&patch_of(preset, &[])).unwrap().places.effects;
+    (1..).zip(effects).filter(|(_, kind)| *kind == wanted).map(|(number, _)| number).collect()
+}
+
+/// The order to stop RKE2, on a world's first node: of each node the last calls to systemd are stop RKE2, done with that, start
+/// RKE2, done with that, the fence is away.
+fn restart_of(preset: &Preset) -> usize {
+    let calls = numbers_of(preset, EffectKind::Call);
+    let of_first = calls.len() / preset.nodes;
+    calls[of_first - 5]
+}
+
+/// Its own fault it is not: the node waits until somebody can say how it is. RKE2 itself bears it for a quarter of an hour, then
+/// ends and is started again, and etcd has no leader meanwhile.
 #[test]
-fn an_api_server_that_is_away_for_a_quarter_of_an_hour_during_the_restart_costs_nothing_but_time() {
+fn an_api_server_that_is_away_during_the_restart_or_after_it_costs_nothing_but_time() {
     for preset in [Preset::small(), Preset::pair()] {
-        let patch = |faults: &[&str]| Order {
-            to: "v1.34.5+rke2r1".parse().unwrap(),
-            ..order(preset.clone(), faults)
-        };
-        let effects = rehearse(&patch(&[])).unwrap().places.effects;
-        let numbers_of = |wanted: EffectKind| -> Vec<usize> {
-            (1..).zip(&effects).filter(|(_, kind)| **kind == wanted).map(|(number, _)| number).collect()
-        };
-        // The last calls to systemd: stop RKE2, done with that, start RKE2, done with that, the fence is away.
-        let calls = numbers_of(EffectKind::Call);
-        let restart = calls[calls.len() - 5];
-        let asked = numbers_of(EffectKind::Request).into_iter().filter(|number| *number > restart);
-        for number in asked.take(4) {
-            let fault = format!("away@{number}+900");
-            let rehearsed = rehearse(&patch(&[&fault])).unwrap();
+        let restart = restart_of(&preset);
+        let after = numbers_of(&preset, EffectKind::Request).into_iter().filter(|number| *number > restart);
+        let places: Vec<usize> = [restart].into_iter().chain(after.take(4)).collect();
+        for (number, seconds) in
+            places.iter().flat_map(|number| [(number, 900), (number, 1200), (number, 1790)])
+        {
+            let fault = format!("away@{number}+{seconds}");
+            let rehearsed = rehearse(&patch_of(&preset, &[&fault])).unwrap();
             assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{fault}");
             let line = chart::chart(&rehearsed.timeline);
-            assert!(rehearsed.timeline.succeeded, "{fault}: {line}");
-            assert!(rehearsed.timeline.seconds > 900.0, "{fault}: {line}");
+            assert!(rehearsed.timeline.succeeded && rehearsed.asked == 0, "{fault}: {line}");
+            assert!(rehearsed.timeline.seconds > f64::from(seconds), "{fault}: {line}");
+        }
+    }
+}
+
+/// An agent node, after its three servers: no etcd, and half of a server's time.
+#[test]
+fn the_same_goes_for_a_node_that_is_no_server() {
+    let preset = Preset { storage: Storage::None, ..Preset::sized(4, 1, 0) };
+    let calls = numbers_of(&preset, EffectKind::Call);
+    let restart = calls[calls.len() - 5];
+    let verify =
+        numbers_of(&preset, EffectKind::Request).into_iter().find(|number| *number > restart).unwrap();
+    for (place, seconds) in [(restart, 1200), (restart, 1790), (verify, 1200), (verify, 1790)] {
+        let fault = format!("away@{place}+{seconds}");
+        let rehearsed = rehearse(&patch_of(&preset, &[&fault])).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{fault}");
+        let line = chart::chart(&rehearsed.timeline);
+        assert!(rehearsed.timeline.succeeded && rehearsed.asked == 0, "{fault}: {line}");
+    }
+    let wrong = ["rke2-crashes=node4", &format!("away@{restart}+1200")];
+    let rehearsed = rehearse(&patch_of(&preset, &wrong)).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    assert_eq!(rehearsed.timeline.nodes[3].ended, "Rolled back", "{}", chart::chart(&rehearsed.timeline));
+}
+
+/// Longer than anybody waits: an operator is asked, and nothing goes back for it.
+#[test]
+fn an_api_server_that_is_away_for_hours_is_no_reason_to_go_back() {
+    for preset in [Preset::small(), Preset::pair()] {
+        let restart = restart_of(&preset);
+        let after = numbers_of(&preset, EffectKind::Request).into_iter().find(|number| *number > restart);
+        for number in [Some(restart), after].into_iter().flatten() {
+            for minutes in [33, 45, 47, 49, 55, 70] {
+                let fault = format!("away@{number}+{}", minutes * 60);
+                let rehearsed = rehearse(&patch_of(&preset, &[&fault])).unwrap();
+                let line = chart::chart(&rehearsed.timeline);
+                assert!(rehearsed.timeline.succeeded, "{fault}: {:?} {line}", rehearsed.timeline.blocked);
+            }
+        }
+    }
+}
+
+/// A new RKE2 that dies at once is the one at fault also while the cluster is away.
+#[test]
+fn an_rke2_that_crashes_while_the_api_server_is_away_is_put_back() {
+    for preset in [Preset::small(), Preset::pair()] {
+        let fault = format!("away@{}+1200", restart_of(&preset));
+        for wrong in ["rke2-crashes", "rke2-dies"] {
+            let rehearsed = rehearse(&patch_of(&preset, &[&format!("{wrong}=node1"), &fault])).unwrap();
+            assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{wrong}");
+            let line = &rehearsed.timeline.nodes[0];
+            assert_eq!(line.ended, "Rolled back", "{wrong}: {}", chart::chart(&rehearsed.timeline));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! etcd on a server in memory: the members that the world says there are, answered over the same messages as a real one. The
 //! machine's own member outlives RKE2, as the container that it is.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,6 +89,10 @@ impl EtcdMember {
         }
     }
 
+    fn votes(&self) -> bool {
+        !self.is(EtcdTrouble::Learner)
+    }
+
     fn status(&self, leader: u64) -> StatusResponse {
         let applied = match self.trouble {
             Some(EtcdTrouble::Behind(entries)) => NEWEST - entries,
@@ -97,7 +102,7 @@ impl EtcdMember {
             leader,
             raft_index: applied,
             raft_applied_index: applied,
-            errors: Vec::new(),
+            errors: if leader == 0 { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() },
             is_learner: self.is(EtcdTrouble::Learner),
         }
     }
@@ -111,6 +116,24 @@ impl EtcdMember {
 
     fn answers(&self) -> bool {
         !self.is(EtcdTrouble::Silent) && !self.is(EtcdTrouble::NotStarted)
+    }
+}
+
+/// etcd at one moment, from this machine.
+struct Seen {
+    members: Vec<EtcdMember>,
+    own_is_up: bool,
+    others_are_near: bool,
+}
+
+impl Seen {
+    fn is_there(&self, member: &EtcdMember) -> bool {
+        member.answers() && if member.is_own { self.own_is_up } else { self.others_are_near }
+    }
+
+    fn has_quorum(&self) -> bool {
+        let voters = || self.members.iter().filter(|member| member.votes());
+        voters().filter(|member| self.is_there(member)).count() > voters().count() / 2
     }
 }
 
@@ -147,31 +170,48 @@ impl SimMachine {
         self.hooks().etcd = Some(members);
     }
 
-    pub(super) fn answer_grpc(&self, call: &GrpcCall<'_>) -> Result<Bytes, GrpcError> {
-        let server = || call.server.to_owned();
-        let no_answer = |why: &str| GrpcError::NoAnswer { server: server(), source: why.into() };
+    /// The members, and who of them could answer from here.
+    fn etcd_seen(&self) -> Seen {
         let hook = self.hooks().etcd.clone();
         let members = match hook {
             Some(members) => members(),
             None => vec![EtcdMember { is_own: true, ..EtcdMember::well("own") }],
         };
-        let is_up = self.look(State::etcd_is_up);
+        let (own_is_up, others_are_near) =
+            self.look(|state| (state.etcd_is_up(), state.is_cut_off_for().is_none()));
+        Seen { members, own_is_up, others_are_near }
+    }
+
+    /// Do enough members reach each other for a leader?
+    pub(super) fn etcd_has_quorum(&self) -> bool {
+        self.etcd_seen().has_quorum()
+    }
+
+    pub(super) fn answer_grpc(&self, call: &GrpcCall<'_>) -> Result<Bytes, GrpcError> {
+        let server = || call.server.to_owned();
+        let no_answer = |why: io::Error| GrpcError::NoAnswer { server: server(), source: why.into() };
+        let seen = self.etcd_seen();
+        let (members, has_quorum) = (&seen.members, seen.has_quorum());
         let asked = members.iter().find(|member| {
             if call.server == LOCAL { member.is_own } else { call.server == member.client_url() }
         });
-        let asked = asked.filter(|member| member.answers() && (is_up || !member.is_own));
-        let Some(asked) = asked else { return Err(no_answer("connection refused")) };
+        let asked = asked.filter(|member| seen.is_there(member));
+        let Some(asked) = asked else { return Err(no_answer(io::ErrorKind::ConnectionRefused.into())) };
         if !trusts(call) {
-            return Err(no_answer("invalid peer certificate"));
+            return Err(no_answer(io::Error::other("invalid peer certificate")));
         }
         let answer = match call.method {
+            // Both ask the leader.
+            MEMBER_LIST | ALARM if !has_quorum => {
+                return Err(GrpcError::TimedOut { server: server(), deadline: call.deadline });
+            }
             MEMBER_LIST => {
                 let header = Some(Header { member_id: asked.id() });
                 let members = members.iter().map(EtcdMember::shown).collect();
                 MemberListResponse { header, members }.encode_to_vec()
             }
             STATUS => {
-                let leads = |member: &&EtcdMember| member.answers() && !member.is(EtcdTrouble::Learner);
+                let leads = |member: &&EtcdMember| has_quorum && seen.is_there(member) && member.votes();
                 asked.status(members.iter().find(leads).map_or(0, EtcdMember::id)).encode_to_vec()
             }
             ALARM => AlarmResponse { alarms: members.iter().filter_map(EtcdMember::alarm).collect() }

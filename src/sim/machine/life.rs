@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,8 @@ pub enum Blow {
     PowerBefore(CutMode),
     /// The power fails after the effect, before the agent hears of it.
     PowerAfter(CutMode),
+    /// From this effect on no API server and no other member of etcd can be reached for so long.
+    CutOff(Duration),
     /// This effect and the next ones, `times` in all, fail. What a failed write had room for is written.
     Fail {
         /// With what.
@@ -89,7 +92,7 @@ impl Pass {
         match self.after {
             Some(Blow::KillAfter) => self.life.die(),
             Some(Blow::PowerAfter(mode)) => self.life.machine.power_cut(mode),
-            Some(Blow::KillBefore | Blow::PowerBefore(_) | Blow::Fail { .. }) | None => {}
+            Some(Blow::KillBefore | Blow::PowerBefore(_) | Blow::CutOff(_) | Blow::Fail { .. }) | None => {}
         }
         !self.life.is_dead()
     }
@@ -151,6 +154,10 @@ impl Life {
                 Verdict::Dead
             }
             Some(Blow::Fail { errno, .. }) => Verdict::Fail(errno),
+            Some(Blow::CutOff(length)) => {
+                self.machine.cut_off(length);
+                Verdict::Go(Pass { life: self.clone(), after: None })
+            }
             after @ (Some(Blow::KillAfter | Blow::PowerAfter(_)) | None) => {
                 Verdict::Go(Pass { life: self.clone(), after })
             }

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use disk::{CutMode, Disk};
 use hooks::Hooks;
@@ -84,6 +85,8 @@ impl SimMachine {
             web: BTreeMap::new(),
             containers: false,
             locks: BTreeMap::new(),
+            cut_off_until: Duration::ZERO,
+            reach: CancellationToken::new(),
             lives: Vec::new(),
             next_life: 1,
             next_pid: 1000,
@@ -149,12 +152,25 @@ impl SimMachine {
         self.look(State::is_on)
     }
 
-    /// Does the cluster's API answer, as far as this machine is concerned? Only the one server of a cluster can take it
-    /// away: while it has no power, and while its RKE2 comes up and replaces the API server's container.
+    /// From now on neither an API server nor another member of etcd can be reached from here, for so long. RKE2 bears that for a
+    /// quarter of an hour, and etcd has no leader without the others.
+    pub fn cut_off(&self, length: Duration) {
+        self.with(|state| state.cut_off(length));
+    }
+
+    /// Cancelled when it is cut off the next time: connections to the API end with it.
+    pub(crate) fn reach(&self) -> CancellationToken {
+        self.look(|state| state.reach.clone())
+    }
+
+    /// Does the cluster's API answer, as far as this machine is concerned? While it is cut off from it, none does; besides, only
+    /// the one server of a cluster can take it away: while it has no power, and while its RKE2 comes up and replaces the API
+    /// server's container.
     #[must_use]
     pub fn api_is_up(&self) -> bool {
         self.look(|state| {
-            !state.spec.is_only_server || (state.is_on() && state.containers && !state.service.is_coming_up())
+            let is_here = state.is_on() && state.containers && !state.service.is_coming_up();
+            state.is_cut_off_for().is_none() && (!state.spec.is_only_server || is_here)
         })
     }
 

@@ -31,7 +31,7 @@ enum Port {
 }
 
 impl State {
-    fn port(&self, address: SocketAddr) -> Port {
+    fn port(&self, address: SocketAddr, has_quorum: bool) -> Port {
         let server = self.spec.role == Role::Server;
         let (open, body) = match address.port() {
             KUBELET => (self.service.is_running(), "ok"),
@@ -44,6 +44,10 @@ impl State {
             return Port::Closed;
         }
         match self.ports.get(&address.port()) {
+            // So it says of itself also when it is the others that are away.
+            None if address.port() == ETCD && !has_quorum => {
+                Port::Says(503, "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}".to_owned())
+            }
             None => Port::Says(200, body.to_owned()),
             Some(PortFault::Silent) => Port::Silent,
             Some(PortFault::Says(code, body)) => Port::Says(*code, body.clone()),
@@ -72,7 +76,8 @@ impl SimMachine {
         deadline: Duration,
     ) -> Result<(u16, String), ProbeError> {
         let path = path.to_owned();
-        match self.look(|state| state.port(addr)) {
+        let has_quorum = addr.port() != ETCD || self.etcd_has_quorum();
+        match self.look(|state| state.port(addr, has_quorum)) {
             Port::Says(code, body) => Ok((code, body)),
             Port::Closed => {
                 let source = io::ErrorKind::ConnectionRefused.into();
@@ -86,7 +91,7 @@ impl SimMachine {
     }
 
     pub(super) fn answer_connect(&self, address: SocketAddr) -> io::Result<()> {
-        match self.look(|state| state.port(address)) {
+        match self.look(|state| state.port(address, true)) {
             Port::Says(..) | Port::Silent => Ok(()),
             Port::Closed => Err(io::ErrorKind::ConnectionRefused.into()),
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
 use super::image::MachineSpec;
@@ -35,8 +36,10 @@ pub(super) enum Event {
 /// What time does to the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tick {
-    /// It has notified systemd.
+    /// It has come so far that it notifies systemd, if an API server answers it.
     Ready,
+    /// It has lost the API server for as long as it bears.
+    GivesUp,
     /// Its main process ended with this status.
     Exit(i32),
     /// `RestartSec` is over.
@@ -67,6 +70,10 @@ pub(super) struct State {
     pub(super) containers: bool,
     /// Lock files by number, with the life that has it.
     pub(super) locks: BTreeMap<u64, u64>,
+    /// Until when no API server and no other member of etcd can be reached, since the rehearsal began.
+    pub(super) cut_off_until: Duration,
+    /// Cancelled when that begins; the next connections get a new one.
+    pub(super) reach: CancellationToken,
     pub(super) lives: Vec<Weak<LifeCore>>,
     pub(super) next_life: u64,
     pub(super) next_pid: u32,
@@ -78,6 +85,11 @@ pub(super) struct State {
 impl State {
     pub(super) fn now(&self) -> Duration {
         self.origin.elapsed()
+    }
+
+    /// For how long no API server will answer yet; none when one can be reached.
+    pub(super) fn is_cut_off_for(&self) -> Option<Duration> {
+        self.cut_off_until.checked_sub(self.now()).filter(|left| !left.is_zero())
     }
 
     /// Drop-ins of RKE2's unit that outlive a boot.

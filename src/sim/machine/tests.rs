@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::disk::CutMode;
+use super::etcd::EtcdMember;
 use super::image::{ARTIFACT, Layout, MachineImage, MachineSpec, STATE_DIR};
 use super::life::{Blow, Life, LifePlan};
 use super::ports::PortFault;
@@ -250,6 +251,39 @@ async fn tells_the_world_when_rke2_comes_and_goes() {
     let starts = machine.starts();
     assert_eq!((starts[0].cause.clone(), starts[1].cause.clone()), (Cause::Stranger, Cause::Boot));
     assert_eq!(starts[0].guests, ["left/behind"]);
+}
+
+/// Reference `rke2-and-rancher.md` §2.4, §9.2: RKE2 waits for an API server, a quarter of an hour and no longer, and systemd starts it
+/// again; etcd knows no leader meanwhile, unless it is alone.
+#[tokio::test(start_paused = true)]
+async fn an_rke2_that_is_cut_off_ends_after_a_quarter_of_an_hour_and_begins_anew() {
+    let machine = machine();
+    let life = machine.life(LifePlan::quiet());
+    let health = async || {
+        let etcd = SocketAddr::from(([127, 0, 0, 1], 2381));
+        life.effects().http_get(etcd, "/health", Duration::from_secs(1)).await.unwrap().0
+    };
+    let minutes = async |minutes| tokio::time::sleep(Duration::from_mins(minutes)).await;
+    machine.cut_off(Duration::from_mins(40));
+    assert_eq!(health().await, 200, "a single member needs nobody");
+    let other = EtcdMember::well("b");
+    let own = EtcdMember { is_own: true, ..EtcdMember::well("a") };
+    machine.set_etcd(Arc::new(move || vec![own.clone(), other.clone()]));
+    assert_eq!(health().await, 503);
+    minutes(14).await;
+    assert!(machine.rke2_is_running() && !machine.api_is_up() && machine.starts().is_empty());
+    minutes(2).await;
+    assert_eq!(machine.starts().len(), 1, "it has ended, and is started again");
+    minutes(15).await;
+    assert_eq!(machine.starts().len(), 2, "that one has waited in vain as well");
+    assert!(!machine.rke2_is_running());
+    minutes(10).await;
+    assert!(machine.rke2_is_running() && machine.api_is_up() && machine.starts().len() == 2);
+    assert_eq!(health().await, 200);
+    // A short one costs nothing.
+    machine.cut_off(Duration::from_mins(14));
+    minutes(30).await;
+    assert_eq!(machine.starts().len(), 2);
 }
 
 /// A restart with a power cut in the middle, told in full.

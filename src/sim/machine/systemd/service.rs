@@ -12,6 +12,9 @@ use crate::sim::machine::state::{Event, State, Tick};
 const RESTART_SEC: Duration = Duration::from_secs(5);
 /// A crash at the start takes this long.
 const CRASH: Duration = Duration::from_secs(2);
+/// So long RKE2 bears it that no API server answers, at its start and later; then it ends by itself (reference
+/// `rke2-and-rancher.md` §2.4, §9.2).
+const BEARS: Duration = Duration::from_mins(15);
 /// `TimeoutStopSec=` is systemd's default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 const EXIT_EXEC: i32 = 203;
@@ -53,6 +56,8 @@ pub(in crate::sim::machine) struct Service {
     /// The next stop ends with `SIGKILL` after `TimeoutStopSec`.
     pub(in crate::sim::machine) ignores_stop: bool,
     fate: Fate,
+    /// When it was executed, since the rehearsal began.
+    executed: Duration,
 }
 
 impl Service {
@@ -171,6 +176,7 @@ impl State {
             None => Fate::CannotExecute,
         };
         self.service.fate = fate.clone();
+        self.service.executed = self.now();
         self.service.main_pid = self.new_pid();
         self.service.exe = Some((content, unit.program.clone()));
         self.enter(Phase::Starting);
@@ -223,32 +229,51 @@ impl State {
         self.events.push(Event::Stopped);
     }
 
+    pub(in crate::sim::machine) fn cut_off(&mut self, length: Duration) {
+        self.cut_off_until = self.cut_off_until.max(self.now() + length);
+        std::mem::take(&mut self.reach).cancel();
+        if self.service.is_running() {
+            self.later(BEARS, Tick::GivesUp);
+        }
+    }
+
+    /// It waits for an API server before it says that it is ready, and not for ever.
+    fn wait_for_api(&mut self, left: Duration) {
+        match (self.service.executed + BEARS).checked_sub(self.now()).filter(|bears| !bears.is_zero()) {
+            Some(bears) => self.later(bears.min(left), Tick::Ready),
+            None => self.exit(1),
+        }
+    }
+
+    fn ready(&mut self) {
+        let running = self.service.exe.as_ref().and_then(|(content, _)| version_of(content));
+        let (mut reported, mut dies) = (running.unwrap_or_default(), None);
+        match &self.service.fate {
+            Fate::Reports(version) => reported.clone_from(version),
+            Fate::DiesAfter(time) => dies = Some(*time),
+            Fate::ComesUp | Fate::Crashes | Fate::CannotExecute | Fate::Hangs | Fate::ComesUpAfter(_) => {}
+        }
+        (self.service.job, self.service.result, self.service.status) = (0, "success", 0);
+        self.containers = true;
+        self.enter(Phase::Running);
+        self.events.push(Event::Ready(reported));
+        if let Some(time) = dies {
+            self.later(time, Tick::Exit(1));
+        }
+    }
+
     /// What time does; `generation` is that of the moment when the timer was set.
     pub(in crate::sim::machine) fn tick(&mut self, generation: u64, tick: Tick) {
         if generation != self.service.generation || !self.is_on() {
             return;
         }
         match tick {
-            Tick::Ready => {
-                let running = self.service.exe.as_ref().and_then(|(content, _)| version_of(content));
-                let (mut reported, mut dies) = (running.unwrap_or_default(), None);
-                match &self.service.fate {
-                    Fate::Reports(version) => reported.clone_from(version),
-                    Fate::DiesAfter(time) => dies = Some(*time),
-                    Fate::ComesUp
-                    | Fate::Crashes
-                    | Fate::CannotExecute
-                    | Fate::Hangs
-                    | Fate::ComesUpAfter(_) => {}
-                }
-                (self.service.job, self.service.result, self.service.status) = (0, "success", 0);
-                self.containers = true;
-                self.enter(Phase::Running);
-                self.events.push(Event::Ready(reported));
-                if let Some(time) = dies {
-                    self.later(time, Tick::Exit(1));
-                }
-            }
+            Tick::Ready => match self.is_cut_off_for() {
+                None => self.ready(),
+                Some(left) => self.wait_for_api(left),
+            },
+            Tick::GivesUp if self.is_cut_off_for().is_some() => self.exit(1),
+            Tick::GivesUp => {}
             Tick::Exit(status) => self.exit(status),
             Tick::Again => self.spawn(Cause::AutoRestart),
             Tick::Stopped => self.stopped(),
