@@ -199,6 +199,10 @@ mod tests {
         for file in ["bin/kubelet", "charts/canal.yaml", ".extracted"] {
             put(&root, &format!("{DATA}/.upgrade-agent-keeps-{runtime}/{file}"), "x");
         }
+        // Without any data folder as well: there is nothing to put back.
+        let none = tempfile::tempdir().unwrap();
+        let bare = HostRoot::new(none.path().to_path_buf());
+        put_runtime_back(&bare, journal.progress()).unwrap();
         let stood = stand(&root, &state, &plan.upgrade_uid).unwrap();
         assert!(matches!(&stood, Stood::PutBack { kept: from, .. } if *from == kept.old), "{stood:?}");
         assert_eq!(root.fs().sha256_file(&root.at(format!("{PREFIX}/rke2"))).unwrap(), old);

@@ -60,6 +60,9 @@ pub fn put_back(
 ) -> Result<Vec<PathBuf>, FsError> {
     let fs = root.fs();
     let lost = lost(root, config, version)?;
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
     for (kept, place) in &lost {
         fs.remove_tree(place)?;
         fs.effects().rename(kept, place).map_err(FsError::on("rename to", place))?;
