@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use http::Method;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
+use upgrade_agent::agent::guard::mark_of;
 use upgrade_agent::agent::run::Run;
 use upgrade_agent::agent::step_error::{Reaction, StepError};
-use upgrade_agent::agent::steps::{restart, rollback};
+use upgrade_agent::agent::steps::{restart, rollback, swap};
 use upgrade_agent::flow::record::Record;
 use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
 use upgrade_agent::sim::machine::release::{binary, sha256};
@@ -24,16 +25,25 @@ use node_in_memory::NodeInMemory;
 
 const LIVE: &str = "/opt/rke2/bin/rke2";
 const NEW: &str = "v1.35.6+rke2r1";
+const OLD: &str = "v1.34.2+rke2r1";
 
 /// What is wrong with each of the three members; the first is the machine's own.
 type Troubles = Arc<Mutex<[Option<EtcdTrouble>; 3]>>;
 
 /// One of three servers, on which the new binary has just been put in place. Nobody runs there.
 async fn swapped() -> (NodeInMemory, Troubles) {
-    swapped_from("old").await
+    swapped_from(&sha256(&binary(OLD))).await
 }
 
 async fn swapped_from(old: &str) -> (NodeInMemory, Troubles) {
+    let (mut node, troubles) = swapping_from(old).await;
+    node.run.record(Record::Swapped).unwrap();
+    node.machine.change_disk(|disk| disk.install(LIVE, binary(NEW), 0o755)).unwrap();
+    (node, troubles)
+}
+
+/// The intent is on disk; the old binary is live.
+async fn swapping_from(old: &str) -> (NodeInMemory, Troubles) {
     let preset = Preset { storage: Storage::None, ..Preset::sized(3, 0, 0) };
     let mut node = NodeInMemory::new(&preset).await;
     let troubles = Troubles::default();
@@ -54,16 +64,15 @@ async fn swapped_from(old: &str) -> (NodeInMemory, Troubles) {
             to_sha256: sha256(&new),
             previous: format!("{LIVE}.prev"),
         },
-        Record::Swapped,
     ] {
         node.run.record(record).unwrap();
     }
-    node.machine.change_disk(|disk| disk.install(LIVE, new, 0o755)).unwrap();
     (node, troubles)
 }
 
 /// The run goes back, and an RKE2 that is not the one in place still runs.
 fn goes_back(node: &mut NodeInMemory) {
+    node.machine.change_disk(|disk| disk.install(LIVE, binary(OLD), 0o755)).unwrap();
     node.run.record(Record::RollbackIntent { why: "it does not serve".to_owned() }).unwrap();
     node.run.record(Record::RolledBack).unwrap();
 }
@@ -215,7 +224,7 @@ async fn on_the_way_back_only_the_others_count() {
 /// etcd's container runs on until the old RKE2 replaces it: the new one is not stopped while another member is away.
 #[tokio::test(start_paused = true)]
 async fn the_old_binary_is_put_back_once_the_others_can_spare_the_member() {
-    let old = binary("v1.34.2+rke2r1");
+    let old = binary(OLD);
     let (mut node, troubles) = swapped_from(&sha256(&old)).await;
     gives_up(&mut node, old);
     set_trouble(&troubles, 0, Some(EtcdTrouble::Alarm(2)));
@@ -227,4 +236,63 @@ async fn the_old_binary_is_put_back_once_the_others_can_spare_the_member() {
     set_trouble(&troubles, 0, Some(EtcdTrouble::Silent));
     rollback::put_old_back(&mut node.run).await.unwrap();
     assert!(!node.machine.rke2_is_running());
+}
+
+fn has(run: &Run, wanted: impl Fn(&Record) -> bool) -> bool {
+    run.journal.entries().iter().any(|entry| wanted(&entry.record))
+}
+
+/// Somebody installs another release while RKE2 stops for the restart, and the guard puts the old one back: that is no new RKE2.
+#[tokio::test(start_paused = true)]
+async fn what_the_guard_let_start_instead_is_not_taken_for_the_new_one() {
+    let old = binary(OLD);
+    let (mut node, _troubles) = swapped_from(&sha256(&old)).await;
+    let machine = node.machine.clone();
+    let own = machine.clone();
+    machine.set_guard(Arc::new(move |_| {
+        own.change_disk(|disk| disk.install(LIVE, old.clone(), 0o755)).unwrap();
+        true
+    }));
+    restart(&mut node).await.unwrap();
+    assert!(!is_restarted(&node.run), "the new one has not run");
+    assert!(
+        has(&node.run, |record| matches!(record, Record::RollbackIntent { .. })),
+        "the run ends with the old one"
+    );
+}
+
+/// The fence is raised again before the restart, whoever took it away: without it no guard would be asked.
+#[tokio::test(start_paused = true)]
+async fn no_restart_goes_past_a_fence_that_somebody_has_taken_away() {
+    let (mut node, _troubles) = swapped().await;
+    let asked = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&asked);
+    node.machine.set_guard(Arc::new(move |_| {
+        *counted.lock().unwrap() += 1;
+        true
+    }));
+    restart(&mut node).await.unwrap();
+    assert!(is_restarted(&node.run));
+    assert_eq!(*asked.lock().unwrap(), 1, "the guard was asked");
+}
+
+/// Renamed, not recorded, started by the boot under the guard, and then an old release is unpacked over it.
+#[tokio::test(start_paused = true)]
+async fn a_swap_that_has_run_for_good_is_not_taken_for_absent() {
+    let old = binary(OLD);
+    for is_marked in [false, true] {
+        let (mut node, _troubles) = swapping_from(&sha256(&old)).await;
+        let next = format!("{LIVE}.next-{NEW}");
+        for (path, content) in [(LIVE, &old), (next.as_str(), &binary(NEW))] {
+            node.machine.change_disk(|disk| disk.install(path, content.clone(), 0o755)).unwrap();
+        }
+        if is_marked {
+            let mark = mark_of(node.run.journal.state_dir(), &node.run.plan.upgrade_uid);
+            node.run.host.root.fs().write_atomic(&mark, b"", 0o600).unwrap();
+        }
+        swap::probe_swap(&mut node.run).await.unwrap();
+        assert_eq!(has(&node.run, |record| *record == Record::Swapped), is_marked);
+        let live = node.run.host.root.fs().sha256_file(LIVE.as_ref()).unwrap();
+        assert_eq!(live, sha256(&if is_marked { binary(NEW) } else { old.clone() }));
+    }
 }

@@ -194,7 +194,13 @@ pub async fn stop_the_line(run: &mut Run, alien: Alien) -> StepError {
     let put_back = put_back(run, &alien).await;
     let back = match &put_back {
         Ok(()) => "the approved one is in place again".to_owned(),
-        Err(error) => format!("it could not be put back ({})", error.sentence()),
+        Err(error) => {
+            let approved = facts(run).map(|(_, approved)| approved.expected).unwrap_or_default();
+            format!(
+                "it could not be put back ({}): put the one with sha256 {approved} there",
+                error.sentence()
+            )
+        }
     };
     let Some((live, approved)) = facts(run) else {
         return StepError::operator("the journal has no preflight; ask for help");

@@ -140,6 +140,9 @@ pub fn check_restart(now: &Observed, rke2_at_rest: bool) -> Result<(), Refusal> 
             return Err(Refusal::VmsPresent(present.clone()));
         }
     }
+    if !*known("whether the fence is up", &now.fenced)? {
+        return Err(Refusal::NotFenced);
+    }
     Ok(())
 }
 
@@ -205,6 +208,8 @@ mod tests {
             Ok(())
         );
         assert!(check_restart(&Observed { processes: unknown(), ..empty() }, true).is_err());
+        let open = Observed { fenced: Reading::Known(false), ..empty() };
+        assert_eq!(check_restart(&open, true), Err(Refusal::NotFenced), "the guard has to be asked");
     }
 
     #[test]

@@ -66,9 +66,7 @@ struct Daemon {
 impl Daemon {
     async fn serve(&mut self, node: &str, once: bool) -> Result<Exit, Failure> {
         let unfinished = self.unfinished(node)?;
-        if unfinished.is_empty() {
-            self.name_armed_node().await;
-        }
+        let is_idle = unfinished.is_empty();
         for plan in unfinished {
             self.terminal.dated(Clock::system().now(), &format!("going on with {plan}"));
             let exit = self.carry_out(plan, None, None, once).await?;
@@ -79,6 +77,9 @@ impl Daemon {
         let (sender, mut orders) = mpsc::channel(16);
         let mut watcher = tokio::spawn(watch_orders(self.cluster.clone(), node.to_owned(), sender));
         wait_for_orders();
+        if is_idle {
+            self.name_armed_node().await;
+        }
         loop {
             let order = tokio::select! {
                 // Cancel-safe: a received order is carried out at once.

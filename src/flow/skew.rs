@@ -61,6 +61,8 @@ pub struct Server {
     pub ready: bool,
     /// Whether its etcd member votes, as RKE2 says in the Node's condition `EtcdIsVoter`; none where it does not say.
     pub votes: Option<bool>,
+    /// The upgrade whose marks it carries: it is being upgraded itself.
+    pub upgraded_by: Option<String>,
 }
 
 /// Why a version must not come to a node now, and what to do.
@@ -120,10 +122,14 @@ pub fn unfit(others: &[Server]) -> Vec<String> {
         return Vec::new();
     }
     let said = others.iter().filter_map(|server| {
-        let why = match (server.ready, server.votes) {
-            (false, _) => "is not Ready",
-            (true, Some(false)) => "has an etcd member that does not vote",
-            (true, Some(true) | None) => return None,
+        let why = match (server.ready, server.votes, &server.upgraded_by) {
+            (false, _, _) => "is not Ready".to_owned(),
+            (true, Some(false), _) => "has an etcd member that does not vote".to_owned(),
+            // Its restart may come at any moment.
+            (true, Some(true) | None, Some(upgrade)) => {
+                format!("is being upgraded (marks of upgrade {upgrade})")
+            }
+            (true, Some(true) | None, None) => return None,
         };
         Some(format!("server {} {why}", server.name))
     });
@@ -139,7 +145,13 @@ mod tests {
     }
 
     fn server(name: &str, text: &str) -> Server {
-        Server { name: name.to_owned(), version: Some(version(text)), ready: true, votes: None }
+        Server {
+            name: name.to_owned(),
+            version: Some(version(text)),
+            ready: true,
+            votes: None,
+            upgraded_by: None,
+        }
     }
 
     #[test]
@@ -201,6 +213,12 @@ mod tests {
     fn a_quorum_of_three_needs_both_others() {
         let fit = server("a", "v1.34.2+rke2r1");
         let down = Server { ready: false, ..server("b", "v1.34.2+rke2r1") };
+        let upgraded = Server { upgraded_by: Some("uid-2".to_owned()), ..server("c", "v1.34.2+rke2r1") };
+        let said = unfit(&[server("b", "v1.34.2+rke2r1"), upgraded]);
+        assert!(
+            said.len() == 1 && said[0].contains("server c is being upgraded (marks of upgrade uid-2)"),
+            "{said:?}"
+        );
         let learner = Server { votes: Some(false), ..server("c", "v1.34.2+rke2r1") };
         assert_eq!(unfit(&[fit.clone(), fit.clone()]), Vec::<String>::new());
         assert_eq!(unfit(&[fit.clone(), down.clone()]), ["server b is not Ready"]);

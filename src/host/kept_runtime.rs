@@ -60,14 +60,15 @@ pub fn put_back(
 ) -> Result<Vec<PathBuf>, FsError> {
     let fs = root.fs();
     let lost = lost(root, config, version)?;
-    if lost.is_empty() {
-        return Ok(Vec::new());
-    }
     for (kept, place) in &lost {
         fs.remove_tree(place)?;
         fs.effects().rename(kept, place).map_err(FsError::on("rename to", place))?;
     }
-    fs.sync_dir(&config.unpacked(root)?)?;
+    // Also where nothing is lost: an earlier call may have been cut off before this.
+    let data = config.unpacked(root)?;
+    if fs.is_dir(&data) {
+        fs.sync_dir(&data)?;
+    }
     Ok(lost.into_iter().map(|(_, place)| place).collect())
 }
 

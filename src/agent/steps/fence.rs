@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::agent::observe::sha256_of;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::installer::hold_installer;
@@ -23,8 +24,40 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
         return Err(StepError::operator("fencing was asked for before preflight; run the whole upgrade"));
     };
+    // Before anything is touched: what lies there now could not be put back from anywhere.
+    if sha256_of(&run.host, run.host.root.at(&found.live)).await? != found.live_sha256 {
+        return Err(changed_since_preflight(&found));
+    }
     run.record(Record::FenceIntent { units: vec![found.unit.clone()] })?;
     keep_old(run, &found).await?;
+    raise(run, &found).await?;
+    hold_installer(run).await?;
+    Ok(run.record(Record::Fenced)?)
+}
+
+/// Raises a fence that should stand: somebody may have taken it away, and the guard's program may be another agent's, which does
+/// not know every line of this one's journal.
+///
+/// # Errors
+/// Needs an operator when systemd does not load it.
+pub async fn raise_again(run: &Run) -> Result<(), StepError> {
+    match run.journal.progress().preflighted() {
+        Some(found) if run.journal.progress().fenced() && !run.journal.progress().post_drained() => {
+            raise(run, found).await
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn changed_since_preflight(found: &Preflighted) -> StepError {
+    let Preflighted { live, live_sha256, .. } = found;
+    StepError::operator(format!(
+        "{live} changed since preflight; another installer is at work: stop it, put the rke2 with sha256 {live_sha256} there again, \
+         then run again"
+    ))
+}
+
+async fn raise(run: &Run, found: &Preflighted) -> Result<(), StepError> {
     let state_dir = run.journal.state_dir().to_path_buf();
     let (program, folder) = (run.program.clone(), state_dir.clone());
     let install = move |fs: &Fs| own_program::install(fs, &program, &folder).map_err(StepError::from);
@@ -35,22 +68,18 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
         &guard,
         &["guard", "--upgrade", uid, "--host-root", "/", "--state-dir", &state_dir],
     );
-    fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid, &call).await?;
-    hold_installer(run).await?;
-    Ok(run.record(Record::Fenced)?)
+    Ok(fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid, &call).await?)
 }
 
 /// The boot guard puts it back when somebody else replaces it.
 async fn keep_old(run: &Run, found: &Preflighted) -> Result<(), StepError> {
     let kept = run.host.root.at(Kept::of(&found.live, &run.plan.rke2).old);
-    let (live, expected, name) =
-        (run.host.root.at(&found.live), found.live_sha256.clone(), found.live.clone());
+    let (live, found) = (run.host.root.at(&found.live), found.clone());
     let immutable = run.plan.immutable_binary;
     let keep = move |fs: &Fs| {
-        swap_file::keep(fs, &live, &live, &expected, &kept).map_err(|error| {
+        swap_file::keep(fs, &live, &live, &found.live_sha256, &kept).map_err(|error| {
             if let SwapError::NotKept(UnpackError::WrongDigest { .. }) = error {
-                let what = "changed since preflight; another installer is at work: stop it, then run again";
-                return StepError::operator(format!("{name} {what}"));
+                return changed_since_preflight(&found);
             }
             StepError::operator(chain(&error))
         })?;

@@ -32,7 +32,6 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
     let units: Vec<String> = run.journal.progress().fenced_units().to_vec();
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
     fence::lower(&run.host, &names, &run.plan.upgrade_uid).await?;
-    take_guard_away(run).await?;
     if let Some(before) = run.journal.progress().cordon_before() {
         let name = run.plan.node_name.clone();
         // A node that is gone carries no marks.
@@ -55,6 +54,8 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
             }
         }
     }
+    // As long as this step may be tried again, what somebody else installs can be undone.
+    take_guard_away(run).await?;
     // KubeVirt refuses this as long as the drain taint is on the node.
     let_go::unmark_evictions(run).await;
     Ok(run.record(Record::PostDrained)?)

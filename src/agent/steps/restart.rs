@@ -10,6 +10,7 @@ use crate::agent::observe::{observe, sha256_of_process};
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError, chain};
 use crate::agent::steps::absence::{API_AWAY, Absence, RKE2_BEARS};
+use crate::agent::steps::fence::raise_again;
 use crate::agent::steps::rollback::{self, Evidence};
 use crate::agent::{gate, quorum};
 use crate::flow::plan::Role;
@@ -130,7 +131,12 @@ async fn record(
     evidence: Evidence,
 ) -> Result<(), StepError> {
     match up {
-        Ok(up) => Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?),
+        Ok(up) => {
+            if !runs_what_was_placed(run, up.main_pid).await? {
+                return started_another(run, up.main_pid).await;
+            }
+            Ok(run.record(Record::Restarted { invocation: up.invocation_id, pid: up.main_pid })?)
+        }
         Err(error @ (SystemdError::Failed { .. } | SystemdError::TimedOut { .. })) => {
             rollback::give_up(run, chain(&error), evidence).await
         }
@@ -138,8 +144,33 @@ async fn record(
     }
 }
 
+/// Does this process run the binary that the run has placed?
+async fn runs_what_was_placed(run: &Run, pid: u32) -> Result<bool, StepError> {
+    let runs = sha256_of_process(&run.host, pid).await.map_err(|error| {
+        let why = error.sentence();
+        StepError::operator(format!(
+            "RKE2 came up (pid {pid}), and it cannot be told what it runs ({why}); resume to look again"
+        ))
+    })?;
+    Ok(Some(runs.as_str()) == run.journal.progress().placed_sha256())
+}
+
+/// The boot guard has let another one start than this run has placed: somebody else was at the live path, or a VM came back.
+async fn started_another(run: &mut Run, pid: u32) -> Result<(), StepError> {
+    if rollback::goes_back_unasked(run).await? {
+        return Ok(());
+    }
+    let version = rollback::wanted(run);
+    Err(StepError::operator(format!(
+        "RKE2 came up (pid {pid}) with another binary than {version}, which is in place (see journalctl of its unit for the boot \
+         guard's reason); stop what installs RKE2 here, then resume: it is restarted"
+    )))
+}
+
 /// A restart kills the guests of VMs that came back since the swap (reference `kubevirt.md` §5): look again.
 async fn ask_gate(run: &Run, unit: &str, rke2_at_rest: bool) -> Result<(), StepError> {
+    // What starts now has to pass the guard, whoever has taken the fence away meanwhile.
+    raise_again(run).await?;
     let live = run.journal.progress().preflighted().map(|found| found.live.clone()).unwrap_or_default();
     let (node, uid) = (&run.plan.node_name, &run.plan.upgrade_uid);
     let observed = observe(&run.host, &run.cluster.client, node, unit, uid, &live).await;
@@ -172,8 +203,8 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
     let wait = Waiting::begin(run);
     loop {
         let state = run.host.systemd.unit(&unit).await?;
-        // Neither the same process as before nor none at all: the restart has happened.
-        if state.invocation_id != before && !state.is_at_rest() {
+        // Neither the same process as before nor none at all: the restart has happened, unless the guard let another one start.
+        if state.invocation_id != before && !state.is_at_rest() && !runs_another(run, &state).await {
             return wait_until_up(run, &unit, Some(&before), How::Waits).await;
         }
         if may_go(run, &state, &wait).await? {
@@ -181,6 +212,12 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
             return restart_and_record(run, &unit).await;
         }
     }
+}
+
+/// Is it up, with another binary than the run has placed?
+async fn runs_another(run: &Run, state: &UnitState) -> bool {
+    state.active_state == "active"
+        && runs_what_was_placed(run, state.main_pid).await.is_ok_and(|placed| !placed)
 }
 
 /// Since when etcd is waited for, and until when.

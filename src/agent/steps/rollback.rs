@@ -73,10 +73,12 @@ pub async fn give_up(run: &mut Run, what: String, evidence: Evidence) -> Result<
         let what = format!("{to} does not serve after the restart: {what}{kept}");
         StepError::operator(format!("{what}. It is not put back by itself: {why}; mend it, then resume"))
     };
+    let way = is_open(run).await;
     if let Some(doubt) = doubt {
-        return Err(held(&doubt));
+        let way = way.err().unwrap_or_else(|| "`upgrade-agent rollback` puts the old one back".to_owned());
+        return Err(held(&format!("{doubt}; {way}")));
     }
-    match is_open(run).await {
+    match way {
         Ok(()) => Ok(run.record(Record::RollbackIntent { why: format!("{to} does not serve: {what}") })?),
         Err(closed) => Err(held(&closed)),
     }
@@ -134,15 +136,22 @@ pub(super) async fn goes_back_unasked(run: &mut Run) -> Result<bool, StepError> 
 
 /// May the old binary run again? As long as the new one never started here, nothing speaks against it.
 async fn may_run_again(run: &Run) -> Result<(), String> {
+    match new_has_run(run).await {
+        Ok(true) => is_open(run).await,
+        Ok(false) => Ok(()),
+        Err(error) => Err(format!("it cannot be told whether the new one has run ({})", error.sentence())),
+    }
+}
+
+/// Has the boot guard, or a restart of ours, let the new one start?
+///
+/// # Errors
+/// The disk's.
+pub(super) async fn new_has_run(run: &Run) -> Result<bool, StepError> {
     let mark = mark_of(run.journal.state_dir(), &run.plan.upgrade_uid);
     let look = move |fs: &Fs| fs.read_opt(&mark).map_err(StepError::from);
-    let is_marked = match run.host.root.fs().blocking(look).await {
-        Ok(mark) => mark.is_some(),
-        Err(error) => {
-            return Err(format!("it cannot be told whether the new one has run ({})", error.sentence()));
-        }
-    };
-    if new_has_started(run.journal.progress(), is_marked) { is_open(run).await } else { Ok(()) }
+    let is_marked = run.host.root.fs().blocking(look).await?.is_some();
+    Ok(new_has_started(run.journal.progress(), is_marked))
 }
 
 /// Somebody has put the old binary in place where only the new one may run by now: it goes away again, and people look.

@@ -73,13 +73,21 @@ pub async fn stage_binary(run: &mut Run) -> Result<(), StepError> {
         return Err(StepError::refuse(format!("{}; {}", short.join("; "), room::CURE)));
     }
     let dest = folder(&found.live, &run.plan.rke2.to);
+    // Some time is left to unpack it in.
+    let deadline = Instant::now() + Step::Stage.deadline(&run.plan) / 2;
     let binary = tokio::select! {
         biased;
         // What was fetched stays, and the next start goes on from there.
         () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
-        binary = Box::pin(bring(run, &dest)) => dest.join(binary?),
+        binary = Box::pin(release::stage(&run.host.root, &run.plan.artifacts, &dest, deadline)) => binary,
     };
-    let sha256 = match check(run, found.role, &binary).await {
+    let binary = dest.join(binary.map_err(|error| StepError::refuse(chain(&error)))?);
+    let completed = tokio::select! {
+        biased;
+        () = run.shutdown.cancelled() => return Err(StepError::interrupted()),
+        completed = Box::pin(complete(run, found.role, &binary, deadline)) => completed,
+    };
+    let sha256 = match completed {
         Ok(sha256) => sha256,
         Err(refused) => {
             if let Err(error) = remove(run, dest).await {
@@ -104,23 +112,16 @@ async fn remove(run: &Run, dest: PathBuf) -> Result<(), StepError> {
     run.host.root.fs().blocking(move |_| release::remove(&root, &dest).map_err(StepError::from)).await
 }
 
-/// Is it what the plan orders, and will it start on this machine? Its sha256.
-async fn check(run: &Run, role: Role, binary: &Path) -> Result<String, StepError> {
+/// Is it what the plan orders, and will it start on this machine? Its sha256. The images come only now: where the release is refused,
+/// none of its images is where RKE2 imports them.
+async fn complete(run: &Run, role: Role, binary: &Path, deadline: Instant) -> Result<String, StepError> {
     check_version(run, binary).await?;
-    runtime_images::settle(&run.host, &run.plan, role).await?;
-    sha256_of(&run.host, run.host.root.at(binary)).await
-}
-
-/// The images first: they are what may not fit.
-async fn bring(run: &Run, dest: &Path) -> Result<PathBuf, StepError> {
     let (root, artifacts) = (&run.host.root, &run.plan.artifacts);
-    // Some time is left to unpack it in.
-    let deadline = Instant::now() + Step::Stage.deadline(&run.plan) / 2;
     let staged = images::stage(root, &artifacts.images, &run.plan.rke2.to, deadline).await;
     let staged = staged.map_err(|error| StepError::refuse(chain(&error)))?;
     tracing::debug!(?staged, "the archives of images are in place");
-    let binary = release::stage(root, artifacts, dest, deadline).await;
-    binary.map_err(|error| StepError::refuse(chain(&error)))
+    runtime_images::settle(&run.host, &run.plan, role).await?;
+    sha256_of(&run.host, run.host.root.at(binary)).await
 }
 
 async fn check_version(run: &Run, binary: &Path) -> Result<(), StepError> {

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use crate::agent::alien::put_in_place;
 use crate::agent::gate::{self, SwapPermit};
 use crate::agent::observe::{observe, sha256_of};
 use crate::agent::quorum;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
+use crate::agent::steps::rollback::new_has_run;
 use crate::agent::steps::stage::{StagedBinary, check_staged};
 use crate::flow::guard::Kept;
 use crate::flow::plan::Role;
@@ -149,6 +151,11 @@ pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
         // The rename happened; that its directory is on disk is not known after a crash.
         let folder = run.host.root.at(&found.live).parent().map(Path::to_path_buf).unwrap_or_default();
         fs.blocking(move |fs| fs.sync_dir(&folder).map_err(StepError::from)).await?;
+        Ok(run.record(Record::Swapped)?)
+    } else if live == fact.from_sha256 && new_has_run(run).await? {
+        // Somebody put the old one there after the boot guard had let the new one run for good.
+        let kept = Kept::of(&found.live, &run.plan.rke2).new;
+        put_in_place(run, &found.live, &kept, &fact.to_sha256).await?;
         Ok(run.record(Record::Swapped)?)
     } else if live == fact.from_sha256 {
         Ok(run.record(Record::SwapAbsent)?)
