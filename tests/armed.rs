@@ -23,6 +23,7 @@ use testbed::rke2::binary;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::names::safe_concat;
+use upgrade_agent::host::systemd::{BusAddress, Systemd};
 
 const OTHER: &str = "var/lib/other-rke2";
 
@@ -88,4 +89,32 @@ async fn an_agent_without_an_order_names_it_and_touches_nothing() {
     child.kill().await.unwrap();
     assert_eq!(stage.rke2_pid().await.unwrap(), pid);
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256, "nobody has ordered anything");
+}
+
+/// As in a pod: without RKE2 there is no kubelet, and nobody starts the agent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_rke2_that_the_agent_stopped_before_it_died_comes_back_by_itself() {
+    let stage = Stage::shared(Cast::named("revived")).await.unwrap();
+    let unit = "rke2-server.service";
+    let bus = BusAddress::Socket(stage.machine.bus());
+    {
+        let systemd = Systemd::connect(&bus).await.unwrap();
+        let minute = tokio::time::Instant::now() + Duration::from_mins(1);
+        // Twice: what an earlier stop has armed is armed anew.
+        systemd.stop_fenced(unit, minute).await.unwrap();
+        systemd.stop_fenced(unit, minute).await.unwrap();
+    }
+    let up = async || stage.machine.run(&["systemctl", "is-active", unit]).await.unwrap().status.success();
+    assert!(!up().await, "it is stopped");
+    let timers = stage.machine.must_run(&["systemctl", "list-timers"]).await.unwrap();
+    assert!(timers.contains("upgrade-agent-revives-rke2-server.timer"), "{timers}");
+    stage.wait("RKE2 to be started again", 240, up).await.unwrap();
+    let left =
+        stage.machine.must_run(&["systemctl", "list-units", "--all", "upgrade-agent-*"]).await.unwrap();
+    assert!(!left.contains("revives"), "{left}");
+    let systemd = Systemd::connect(&bus).await.unwrap();
+    let minute = tokio::time::Instant::now() + Duration::from_mins(1);
+    systemd.restart_fenced(unit, minute).await.unwrap();
+    let left = stage.machine.must_run(&["systemctl", "list-timers", "--all"]).await.unwrap();
+    assert!(!left.contains("revives"), "a start of ours disarms it: {left}");
 }

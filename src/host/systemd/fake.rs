@@ -169,6 +169,9 @@ impl Manager {
         _aux: Vec<(String, Vec<(String, OwnedVariant)>)>,
     ) -> OwnedObjectPath {
         for (name, _) in properties {
+            if name == "TimersMonotonic" {
+                self.0.with(|inner| inner.calls.push("Timer".to_owned()));
+            }
             if name == "Conflicts" || name == "Wants" {
                 self.0.with(|inner| inner.calls.push(format!("Transient {name}")));
                 if name == "Wants" {

@@ -1,13 +1,19 @@
 //! Stops and starts a unit behind its fence. `RefuseManualStart=` and `RefuseManualStop=` refuse everybody who names the
 //! unit, but not a dependency, so our orders go through short-lived units that conflict with it or want it. The fence
-//! stays up all the time: taking it down for the restart would open a gap for others.
+//! stays up all the time: taking it down for the restart would open a gap for others. What is stopped is started again by systemd
+//! itself, should the agent not live to do it: in a pod it may not, for without RKE2 there is no kubelet to start it.
 
 use std::hash::{BuildHasher, RandomState};
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 use zbus::Variant;
 
 use crate::host::systemd::{Restarted, Systemd, SystemdError, call};
+
+/// Longer than a stop takes (`TimeoutStopSec=` is 90 s) and what is done between a stop and a start.
+const REVIVAL: Duration = Duration::from_mins(3);
 
 /// Does nothing; the dependencies of the unit that runs it are what matters.
 const PROGRAM: &str = "/bin/true";
@@ -23,12 +29,14 @@ impl Systemd {
         self.start_fenced(unit, deadline).await
     }
 
-    /// Stops a fenced unit, also one that loops or hangs in its start, and waits until its main process is gone.
+    /// Stops a fenced unit, also one that loops or hangs in its start, and waits until its main process is gone. systemd starts it again
+    /// after [`REVIVAL`], unless [`Systemd::start_fenced`] comes first.
     ///
     /// # Errors
     /// [`SystemdError::NoSuchUnit`], [`SystemdError::TimedOut`], the bus's errors.
     pub async fn stop_fenced(&self, unit: &str, deadline: Instant) -> Result<(), SystemdError> {
         self.unit(unit).await?;
+        self.arm_revival(unit).await?;
         let brake = unique("stop");
         // It conflicts and comes after: by the time it runs, the unit has stopped. It stays until we have looked.
         let settings = [
@@ -65,12 +73,45 @@ impl Systemd {
             ("CollectMode", Variant::new("inactive-or-failed")),
         ];
         call(unit, "StartTransientUnit", self.transient(&wish, &settings)).await?;
+        // The start is systemd's affair by now.
+        self.discard(&revival(unit, "timer")).await;
         // A unit that is on its way up, as after a crash of ours half-way, comes up under the id that it has already.
         let ended = matches!(before.active_state.as_str(), "inactive" | "failed" | "deactivating");
         let old = (ended && !before.invocation_id.is_empty()).then_some(before.invocation_id.as_str());
         let started = self.wait_active(unit, old, deadline).await;
         self.discard(&wish).await;
         started
+    }
+
+    /// A timer on the machine that outlives the agent.
+    async fn arm_revival(&self, unit: &str) -> Result<(), SystemdError> {
+        let (timer, service) = (revival(unit, "timer"), revival(unit, "service"));
+        let why = format!("starts {unit}, which upgrade-agent has stopped");
+        let after = u64::try_from(REVIVAL.as_micros()).unwrap_or(u64::MAX);
+        let settings = [
+            ("Description", Variant::new(why.clone())),
+            ("TimersMonotonic", Variant::new(vec![("OnActiveSec", after)])),
+            ("AccuracyUSec", Variant::new(1_000_000_u64)),
+            ("RemainAfterElapse", Variant::new(false)),
+            ("CollectMode", Variant::new("inactive-or-failed")),
+        ];
+        let started = [
+            ("Description", Variant::new(why)),
+            ("Type", Variant::new("oneshot")),
+            ("Wants", Variant::new(vec![unit])),
+            ("ExecStart", command()),
+            ("CollectMode", Variant::new("inactive-or-failed")),
+        ];
+        let arm = || async {
+            let aux: [(&str, &[(&str, Variant<'_>)]); 1] = [(service.as_str(), &started)];
+            self.manager.start_transient_unit(&timer, "replace", &settings, &aux).await.map(|_| ())
+        };
+        if arm().await.is_ok() {
+            return Ok(());
+        }
+        // One of an earlier stop, whose time has run for a while.
+        self.discard(&timer).await;
+        call(unit, "StartTransientUnit", arm()).await
     }
 
     pub(super) async fn transient(&self, name: &str, settings: &[(&str, Variant<'_>)]) -> zbus::Result<()> {
@@ -91,6 +132,10 @@ impl Systemd {
 /// `a(sasb)`: program, arguments with the name first, whether a failure counts.
 fn command() -> Variant<'static> {
     Variant::new(vec![(PROGRAM, vec![PROGRAM], false)])
+}
+
+fn revival(unit: &str, kind: &str) -> String {
+    format!("upgrade-agent-revives-{}.{kind}", unit.strip_suffix(".service").unwrap_or(unit))
 }
 
 fn unique(purpose: &str) -> String {
@@ -115,7 +160,15 @@ mod tests {
         assert_ne!(after.invocation_id, before.invocation_id);
         assert_eq!(after.main_pid, 101);
         let calls = fake.calls();
-        assert_eq!(calls, ["Transient Conflicts", "StopUnit own", "Transient Wants", "StopUnit own"]);
+        let orders = [
+            "Timer",
+            "Transient Conflicts",
+            "StopUnit own",
+            "Transient Wants",
+            "StopUnit own",
+            "StopUnit own",
+        ];
+        assert_eq!(calls, orders);
         assert!(systemd.unit(UNIT).await.unwrap().refuse_manual_start);
     }
 

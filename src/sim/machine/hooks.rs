@@ -91,6 +91,13 @@ impl SimMachine {
                     machine.with(|state| state.tick(generation, tick));
                 });
             }
+            Event::Timer { after, name, timer, cause } => {
+                let machine = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    machine.with(|state| state.elapse(&name, timer, cause));
+                });
+            }
             Event::Ready(version) => hooks.ready.iter().for_each(|hook| hook(&version)),
             Event::Stopped => hooks.stopped.iter().for_each(|hook| hook()),
             Event::AskGuard { uid, generation, cause } => {

@@ -21,6 +21,8 @@ use super::systemd::{Service, SnapshotFault, Subscriber, Transient, UnitFile};
 pub(super) enum Event {
     /// `tick` after a while, unless the service has moved on since.
     Later { after: Duration, generation: u64, tick: Tick },
+    /// A timer runs for so long, unless it is stopped.
+    Timer { after: Duration, name: String, timer: u32, cause: Cause },
     /// RKE2 is up and its kubelet reports this version.
     Ready(String),
     /// RKE2 and its kubelet have ended.

@@ -100,7 +100,12 @@ fn transient(life: &Life, header: &Header<'_>, name: &str, settings: &Settings<'
     let remains =
         settings.iter().any(|(key, value)| *key == "RemainAfterExit" && *value == Variant::Bool(true));
     let argv = program_of(settings);
-    let unit = Transient { conflicts, remains, waits: false, runs: None };
+    if let Some(after) = timer_of(settings) {
+        let cause = Cause::Agent(life.number());
+        let order = |state: &mut State| state.start_timer(name, after, cause);
+        return finish(header, effect(life, "StartTransientUnit", name, order), job);
+    }
+    let unit = Transient { conflicts, remains, waits: false, runs: None, timer: None };
     let what = match (conflicts, wants) {
         (true, _) => format!("Conflicts={own}"),
         (false, true) => format!("Wants={own}"),
@@ -109,6 +114,16 @@ fn transient(life: &Life, header: &Header<'_>, name: &str, settings: &Settings<'
     let cause = Cause::Agent(life.number());
     let order = |state: &mut State| state.start_transient(name, unit, wants, &argv, cause);
     finish(header, effect(life, "StartTransientUnit", &what, order), job)
+}
+
+/// How long a timer runs; none for a unit that is no timer.
+fn timer_of(settings: &Settings<'_>) -> Option<Duration> {
+    let timers = settings.iter().find(|(key, _)| *key == "TimersMonotonic").map(|(_, value)| value)?;
+    let timers: Vec<(String, u64)> = timers.try_clone().ok()?.try_into().ok()?;
+    timers
+        .into_iter()
+        .find(|(base, _)| base == "OnActiveSec")
+        .map(|(_, micros)| Duration::from_micros(micros))
 }
 
 /// What `ExecStart=` runs, with its arguments; empty for what does nothing.

@@ -1,11 +1,13 @@
 //! Orders to the manager, by whoever gives them: refused where a drop-in says so, carried out otherwise. Dependencies of
 //! transient units go past those refusals, as they do in systemd.
 
+use std::time::Duration;
+
 use super::programs::Running;
 use super::service::Phase;
 use super::unit_file::UnitFile;
 use crate::sim::machine::rke2::Cause;
-use crate::sim::machine::state::State;
+use crate::sim::machine::state::{Event, State};
 
 /// A unit that `StartTransientUnit` made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub(in crate::sim::machine) struct Transient {
     pub(super) waits: bool,
     /// It is more than its dependencies.
     pub(super) runs: Option<Running>,
+    /// It is a timer, whose service wants RKE2's unit: the number of this one.
+    pub(super) timer: Option<u32>,
 }
 
 /// Why the manager does not.
@@ -110,6 +114,24 @@ impl State {
             self.transients.insert(name.to_owned(), Transient { waits: is_early, ..transient });
         }
         Ok(self.new_job())
+    }
+
+    /// Starts a timer, after which a service that wants RKE2's unit is started.
+    pub(super) fn start_timer(&mut self, name: &str, after: Duration, cause: Cause) -> Result<u32, Refusal> {
+        let timer = self.new_job();
+        let unit =
+            Transient { conflicts: false, remains: true, waits: false, runs: None, timer: Some(timer) };
+        let started = self.start_transient(name, unit, false, &[], cause.clone())?;
+        self.events.push(Event::Timer { after, name: name.to_owned(), timer, cause });
+        Ok(started)
+    }
+
+    /// The time of a timer is over, unless it was stopped.
+    pub(in crate::sim::machine) fn elapse(&mut self, name: &str, timer: u32, cause: Cause) {
+        if self.transients.get(name).is_some_and(|unit| unit.timer == Some(timer)) {
+            self.transients.remove(name);
+            self.begin_start(cause);
+        }
     }
 
     pub(super) fn after_stop(&mut self) {

@@ -89,9 +89,11 @@ async fn a_fence_counts_once_it_is_loaded_and_does_not_stop_our_own_restart() {
             "Reload ",
             "RestartUnit rke2-server.service",
             "StopUnit rke2-server.service",
+            "StartTransientUnit upgrade-agent-revives-rke2-server.timer",
             "StartTransientUnit Conflicts=rke2-server.service",
             "StopUnit upgrade-agent-stop",
             "StartTransientUnit Wants=rke2-server.service",
+            "StopUnit upgrade-agent-revives-rke2-server.timer",
             "StopUnit upgrade-agent-start",
         ]
     );
@@ -159,7 +161,7 @@ async fn a_new_life_takes_over_a_restart_half_way() {
     let machine = machine();
     fence(&machine);
     // The brake is pulled, and the agent dies before it hears of that.
-    let first = machine.life(LifePlan::at(1, Blow::KillAfter));
+    let first = machine.life(LifePlan::at(2, Blow::KillAfter));
     let systemd = client(&first).await;
     let lost = systemd.restart_fenced(UNIT, minutes(5)).await.unwrap_err();
     assert!(first.is_dead() && matches!(lost, SystemdError::Bus { .. }), "{lost}");
@@ -169,6 +171,25 @@ async fn a_new_life_takes_over_a_restart_half_way() {
     assert_eq!(systemd.unit(UNIT).await.unwrap().active_state, "inactive");
     systemd.restart_fenced(UNIT, minutes(5)).await.unwrap();
     assert_eq!(machine.starts().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_agent_has_stopped_systemd_starts_again() {
+    let machine = machine();
+    fence(&machine);
+    let first = machine.life(LifePlan::at(2, Blow::KillAfter));
+    client(&first).await.restart_fenced(UNIT, minutes(5)).await.unwrap_err();
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(!machine.rke2_is_running(), "the next agent has some time");
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(machine.rke2_is_running() && machine.starts().len() == 1);
+    // Where the agent lives, the timer is gone with its start.
+    let (_life, systemd) = quiet(&machine).await;
+    systemd.restart_fenced(UNIT, minutes(5)).await.unwrap();
+    systemd.stop_fenced(UNIT, minutes(5)).await.unwrap();
+    systemd.restart_fenced(UNIT, minutes(5)).await.unwrap();
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!(machine.starts().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
