@@ -76,7 +76,7 @@ fn obey(run: &Run, said: Option<Spare>) -> Result<(), StepError> {
 }
 
 fn others_are_fit(run: &Run, others: &[skew::Server]) -> Result<(), StepError> {
-    let unfit = skew::unfit(others);
+    let unfit = skew::unfit(others, &run.plan.upgrade_uid);
     if unfit.is_empty() { Ok(()) } else { Err(not_spared(run, &unfit.join("; "))) }
 }
 

@@ -115,9 +115,9 @@ pub fn objection(role: Role, change: &VersionChange, others: &[Server]) -> Optio
 }
 
 /// What keeps etcd from losing one member for a while: the other servers that it would then depend on, each with why it
-/// cannot be depended on. Empty for a cluster of one or two servers, which loses its API for the time of the restart.
+/// cannot be depended on. `upgrade_uid` is this run's. Empty for a cluster of one or two servers, which loses its API for the time of the restart.
 #[must_use]
-pub fn unfit(others: &[Server]) -> Vec<String> {
+pub fn unfit(others: &[Server], upgrade_uid: &str) -> Vec<String> {
     if others.len() < 2 {
         return Vec::new();
     }
@@ -126,10 +126,10 @@ pub fn unfit(others: &[Server]) -> Vec<String> {
             (false, _, _) => "is not Ready".to_owned(),
             (true, Some(false), _) => "has an etcd member that does not vote".to_owned(),
             // Its restart may come at any moment.
-            (true, Some(true) | None, Some(upgrade)) => {
-                format!("is being upgraded (marks of upgrade {upgrade})")
+            (true, Some(true) | None, Some(upgrade)) if upgrade == upgrade_uid => {
+                "is being upgraded by the same upgrade".to_owned()
             }
-            (true, Some(true) | None, None) => return None,
+            (true, Some(true) | None, Some(_) | None) => return None,
         };
         Some(format!("server {} {why}", server.name))
     });
@@ -214,15 +214,15 @@ mod tests {
         let fit = server("a", "v1.34.2+rke2r1");
         let down = Server { ready: false, ..server("b", "v1.34.2+rke2r1") };
         let upgraded = Server { upgraded_by: Some("uid-2".to_owned()), ..server("c", "v1.34.2+rke2r1") };
-        let said = unfit(&[server("b", "v1.34.2+rke2r1"), upgraded]);
+        let said = unfit(&[server("b", "v1.34.2+rke2r1"), upgraded], "uid-2");
         assert!(
-            said.len() == 1 && said[0].contains("server c is being upgraded (marks of upgrade uid-2)"),
+            said.len() == 1 && said[0].contains("server c is being upgraded by the same upgrade"),
             "{said:?}"
         );
         let learner = Server { votes: Some(false), ..server("c", "v1.34.2+rke2r1") };
-        assert_eq!(unfit(&[fit.clone(), fit.clone()]), Vec::<String>::new());
-        assert_eq!(unfit(&[fit.clone(), down.clone()]), ["server b is not Ready"]);
-        assert_eq!(unfit(&[fit, learner]), ["server c has an etcd member that does not vote"]);
-        assert_eq!(unfit(&[down]), Vec::<String>::new(), "two servers have no quorum to keep");
+        assert_eq!(unfit(&[fit.clone(), fit.clone()], "uid-2"), Vec::<String>::new());
+        assert_eq!(unfit(&[fit.clone(), down.clone()], "uid-2"), ["server b is not Ready"]);
+        assert_eq!(unfit(&[fit, learner], "uid-2"), ["server c has an etcd member that does not vote"]);
+        assert_eq!(unfit(&[down], "uid-2"), Vec::<String>::new(), "two servers have no quorum to keep");
     }
 }
