@@ -123,7 +123,7 @@ async fn room_is_computed_before_anything_is_written() {
     assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("/no/such/release"), "{row:?}");
     // A server that does not even say how long it is may send the most that is taken, twice over while it is unpacked.
     node.run.plan.artifacts.source = "http://127.0.0.1:9/rke2.linux-amd64.tar.gz".to_owned();
-    expect(&node, "disk space", true, "the fetched release").await;
+    expect(&node, "disk space", true, "fetched and unpacked").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use crate::flow::plan::NodePlan;
 use crate::flow::plan_error::PlanError;
 use crate::flow::room::{Facts, Shortage, Spot, Volume, fits, needs};
 use crate::host::Host;
+use crate::host::effects::FileKind;
 use crate::host::fs::{Fs, FsError};
 use crate::host::release::FETCHED_LIMIT;
 use crate::host::rke2_config::Rke2Config;
@@ -17,7 +18,7 @@ use crate::host::root::HostRoot;
 use crate::host::runtime;
 
 /// What to do about a disk that is too small.
-pub const CURE: &str = "free space there: old image archives, data folders of past versions and logs first";
+pub const CURE: &str = "free space there: old image archives, data folders and binaries (`rke2.prev-*`, `rke2.bad-*`) of past versions, and logs first";
 /// A server that says no length by then is asked again when the release is fetched.
 const HEADERS: Duration = Duration::from_secs(20);
 
@@ -36,14 +37,15 @@ pub async fn look(
     let measure = move |fs: &Fs| -> Result<_, StepError> {
         let config = Rke2Config::read(&root).map_err(|error| StepError::refuse(error.to_string()))?;
         let folders = runtime::folders(&root, &config, &version)?;
+        let prefix = live.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
         let facts = Facts {
             artifact,
             is_fetched,
             live: fs.length(&root.at(&live))?,
             has_runtime: folders.iter().any(|(_, folder)| folder.is_whole(&version)),
             archives,
+            staged: bytes_below(fs, &root.at(prefix.join(".stage")))?,
         };
-        let prefix = live.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
         let spots = [(Spot::Prefix, prefix), (Spot::Data, &config.data_dir), (Spot::Run, Path::new("/run"))];
         let mut volumes = BTreeMap::new();
         for (spot, path) in spots {
@@ -109,6 +111,16 @@ async fn announced(host: &Host, url: &str, limit: u64) -> Option<u64> {
     let answer = answer.ok()?.ok().filter(|answer| answer.status == 200)?;
     let length = answer.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
     length.parse().ok().filter(|length| *length <= limit)
+}
+
+/// What lies in a folder and below it; nothing where there is none.
+fn bytes_below(fs: &Fs, folder: &Path) -> Result<u64, FsError> {
+    let mut sum = 0;
+    for path in fs.list_dir(folder)? {
+        let found = fs.effects().stat_link(&path).map_err(FsError::on("look at", &path))?;
+        sum += if found.kind == FileKind::Dir { bytes_below(fs, &path)? } else { found.len };
+    }
+    Ok(sum)
 }
 
 /// The file system that a path of the machine is on, or will be: its nearest parent says which.

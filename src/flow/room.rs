@@ -39,6 +39,8 @@ pub struct Facts {
     pub has_runtime: bool,
     /// Image archives that are staged.
     pub archives: u64,
+    /// What an earlier attempt has brought to the prefix: it is gone on with, or removed first.
+    pub staged: u64,
 }
 
 /// One need.
@@ -71,15 +73,14 @@ pub struct Volume {
 #[must_use]
 pub fn needs(facts: &Facts) -> Vec<Need> {
     let need = |spot, bytes, files, what| Need { spot, bytes, files, what };
+    let release = facts.live * 2 + facts.artifact + if facts.is_fetched { facts.artifact } else { 0 };
+    let what = if facts.is_fetched { "the release, fetched and unpacked" } else { "the unpacked release" };
     let mut needs = vec![
-        need(Spot::Prefix, facts.live * 2 + facts.artifact, RELEASE_FILES, "the unpacked release"),
+        need(Spot::Prefix, release.saturating_sub(facts.staged), RELEASE_FILES, what),
         need(Spot::Prefix, facts.live * 2, 2, "the kept binaries"),
         need(Spot::Prefix, KEPT_FREE, 0, "what stays free"),
         need(Spot::Run, RELOAD, RELOAD_FILES, "systemd's reload"),
     ];
-    if facts.is_fetched {
-        needs.push(need(Spot::Prefix, facts.artifact, 1, "the fetched release"));
-    }
     if !facts.has_runtime {
         needs.push(need(Spot::Data, RUNTIME, RUNTIME_FILES, "the new runtime image"));
     }
@@ -195,6 +196,8 @@ mod tests {
                 assert!(said.contains(words), "{said} should say {words}");
             }
         }
+        let resumed = Facts { staged: 200 * MIB, ..facts() };
+        assert!(fits(&needs(&resumed), &volumes(538, 450, 16)).is_ok(), "what is there needs no room again");
         let nothing = Facts { has_runtime: true, ..facts() };
         assert!(fits(&needs(&nothing), &volumes(738, 0, 16)).is_ok(), "nothing is written there");
     }

@@ -37,7 +37,10 @@ pub fn install(fs: &Fs, program: &Path, state_dir: &Path) -> Result<PathBuf, FsE
 /// # Errors
 /// The disk's.
 pub fn remove(fs: &Fs, state_dir: &Path) -> Result<(), FsError> {
-    fs.remove_opt(&path_in(state_dir)).map(drop)
+    let place = path_in(state_dir);
+    let temp = beside(&place, "new");
+    fs.remove_if_there(&temp).map_err(FsError::on("remove", &temp))?;
+    fs.remove_opt(&place).map(drop)
 }
 
 fn copy(fs: &Fs, from: &Path, to: &Path) -> Result<(), FsError> {

@@ -112,6 +112,17 @@ pub fn discard(fs: &Fs, kept: &Path) -> Result<(), SwapError> {
     fs.sync_dir(parent(kept)).map_err(SwapError::StillOld)
 }
 
+/// Removes what calls that were cut off have left beside a file that they were about; none is fine.
+///
+/// # Errors
+/// The disk's.
+pub fn sweep(fs: &Fs, path: &Path) -> Result<(), SwapError> {
+    for left in [beside(path, "link"), beside(path, "back")] {
+        fs.remove_if_there(&left).map_err(still_old("remove", &left))?;
+    }
+    Ok(())
+}
+
 /// Makes the live file one that nobody can replace, change or remove, root included, until [`unlock`]. It keeps its other names.
 ///
 /// # Errors

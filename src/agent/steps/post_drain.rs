@@ -65,6 +65,7 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
 async fn take_guard_away(run: &Run) -> Result<(), StepError> {
     let state_dir = run.journal.state_dir().to_path_buf();
     let mark = mark_of(&state_dir, &run.plan.upgrade_uid);
+    let bad = format!("rke2.bad-{}", run.plan.rke2.to);
     let is_swapped = run.journal.progress().swap_begun();
     let names = run.journal.progress().preflighted().map(|found| {
         let kept = Kept::of(&found.live, &run.plan.rke2);
@@ -75,6 +76,10 @@ async fn take_guard_away(run: &Run) -> Result<(), StepError> {
         if let Some([live, old, new]) = names {
             swap_file::unlock(fs, &live).map_err(swap)?;
             swap_file::unlock(fs, &old).map_err(swap)?;
+            let (bad, barred) = (live.with_file_name(bad), live.with_file_name("rke2.barred"));
+            for path in [&live, &old, &bad, &barred] {
+                swap_file::sweep(fs, path).map_err(swap)?;
+            }
             swap_file::discard(fs, &new).map_err(swap)?;
             if !is_swapped {
                 swap_file::discard(fs, &old).map_err(swap)?;

@@ -17,7 +17,7 @@ use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, Work};
 use crate::flow::record::Record;
 use crate::flow::report::{Blocker, NOBODY};
-use crate::host::etcd_snapshot;
+use crate::host::{etcd_snapshot, swap_file};
 
 /// Health ports have no watch; they are asked this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -40,6 +40,11 @@ const SUPERVISOR_PORT: u16 = 9345;
 /// Needs an operator when a sign stays bad; the sentence names it and where the old binary is.
 pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
     let (found, sha256, invocation) = facts(run)?;
+    if run.plan.immutable_binary {
+        // Whoever has put a binary back, or a crash after the rename, has left it without the flag.
+        let live = run.host.root.at(&found.live);
+        run.host.root.fs().blocking(move |fs| swap_file::lock(fs, &live).map_err(StepError::from)).await?;
+    }
     let begun = run.now();
     // An API server that is away says nothing about this node: that time does not count, within reason.
     let mut absence = Absence::none_yet();
