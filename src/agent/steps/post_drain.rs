@@ -11,8 +11,7 @@ use crate::flow::guard::Kept;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
-use crate::host::swap_file::{self, SwapError};
-use crate::host::{fence, own_program};
+use crate::host::{fence, own_program, swap_file};
 use crate::mutation::{self, Mutation};
 
 /// Takes our marks away. Doing it twice is harmless.
@@ -54,36 +53,24 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
             }
         }
     }
-    // As long as this step may be tried again, what somebody else installs can be undone.
     take_guard_away(run).await?;
     // KubeVirt refuses this as long as the drain taint is on the node.
     let_go::unmark_evictions(run).await;
     Ok(run.record(Record::PostDrained)?)
 }
 
-/// Nobody asks the guard any more. The old binary is kept beside a new one; where nothing was swapped it needs no second name.
+/// Nobody asks the guard any more. The copies of both binaries stay until the run ends: as long as this step may be tried again, what
+/// somebody else installs can be undone.
 async fn take_guard_away(run: &Run) -> Result<(), StepError> {
     let state_dir = run.journal.state_dir().to_path_buf();
     let mark = mark_of(&state_dir, &run.plan.upgrade_uid);
-    let bad = format!("rke2.bad-{}", run.plan.rke2.to);
-    let is_swapped = run.journal.progress().swap_begun();
-    let names = run.journal.progress().preflighted().map(|found| {
+    let locked = run.journal.progress().preflighted().map(|found| {
         let kept = Kept::of(&found.live, &run.plan.rke2);
-        [&found.live, &kept.old, &kept.new].map(|name| run.host.root.at(name))
+        [&found.live, &kept.old].map(|name| run.host.root.at(name))
     });
     let remove = move |fs: &Fs| {
-        let swap = |error: SwapError| StepError::operator(chain(&error));
-        if let Some([live, old, new]) = names {
-            swap_file::unlock(fs, &live).map_err(swap)?;
-            swap_file::unlock(fs, &old).map_err(swap)?;
-            let (bad, barred) = (live.with_file_name(bad), live.with_file_name("rke2.barred"));
-            for path in [&live, &old, &bad, &barred] {
-                swap_file::sweep(fs, path).map_err(swap)?;
-            }
-            swap_file::discard(fs, &new).map_err(swap)?;
-            if !is_swapped {
-                swap_file::discard(fs, &old).map_err(swap)?;
-            }
+        for path in locked.iter().flatten() {
+            swap_file::unlock(fs, path).map_err(|error| StepError::operator(chain(&error)))?;
         }
         own_program::remove(fs, &state_dir)?;
         fs.remove_opt(&mark)?;
