@@ -94,6 +94,12 @@ impl Stage {
         Self::raise(Arc::new(cluster), Cast::first_light(), &say).await
     }
 
+    /// On a cluster of its own.
+    pub async fn alone(cast: Cast) -> Result<Self> {
+        let cluster = Cluster::start(Timing::fast, &|_: &str| {}).await?;
+        Self::raise(Arc::new(cluster), cast, &|_| {}).await
+    }
+
     /// On the cluster that the tests of a program share.
     pub async fn shared(cast: Cast) -> Result<Self> {
         let cluster = tokio::task::spawn_blocking(Cluster::shared).await??;
