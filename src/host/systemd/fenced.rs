@@ -30,7 +30,7 @@ impl Systemd {
     }
 
     /// Stops a fenced unit, also one that loops or hangs in its start, and waits until its main process is gone. systemd starts it again
-    /// after [`REVIVAL`], unless [`Systemd::start_fenced`] comes first.
+    /// after 3 minutes, unless [`Systemd::start_fenced`] comes first.
     ///
     /// # Errors
     /// [`SystemdError::NoSuchUnit`], [`SystemdError::TimedOut`], the bus's errors.
