@@ -15,8 +15,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use asserts::{agent, said};
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
 use support::cast::Cast;
 use support::{LIVE, Stage, TO};
 use testbed::rke2::binary;
@@ -35,12 +33,6 @@ async fn install_over(stage: &Stage) {
     stage.machine.must_run(&["cp", "--remove-destination", &format!("/{OTHER}"), LIVE]).await.unwrap();
 }
 
-async fn set_control(stage: &Stage, control: Control) {
-    let patch = json!({ "spec": { "control": control } });
-    let name = safe_concat(&[&stage.upgrade, &stage.node]);
-    stage.orders().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_undoes_it_and_asks_for_somebody() {
     let stage = Stage::shared(Cast::named("paused").bound("pci", |_| {})).await.unwrap();
@@ -49,7 +41,7 @@ async fn a_paused_run_undoes_it_and_asks_for_somebody() {
     let mut command = stage.agent(agent(), &["node", "--once"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     stage.wait("the cordon", 60, async || stage.records("cordoned") > 0).await.unwrap();
-    set_control(&stage, Control::Pause).await;
+    stage.set_control(Control::Pause).await.unwrap();
     let name = safe_concat(&[&stage.upgrade, &stage.node]);
     let paused = async || {
         let order = stage.orders().get(&name).await.unwrap();
@@ -62,7 +54,7 @@ async fn a_paused_run_undoes_it_and_asks_for_somebody() {
     assert_eq!(held.status.code(), Some(4), "{}", said(&held));
     assert!(said(&held).contains("replaced by somebody else"), "{}", said(&held));
     assert_eq!((stage.live_sha256().await.unwrap(), stage.rke2_pid().await.unwrap()), (old, pid));
-    set_control(&stage, Control::Run).await;
+    stage.set_control(Control::Run).await.unwrap();
     let output = stage.run_agent(agent(), &["node", "--once"]).await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);

@@ -11,18 +11,11 @@ mod support;
 
 use asserts::{agent, said, stage, unhurried};
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use kube::api::Api;
 use support::{NODE, Stage, UPGRADE};
 use upgrade_agent::cluster::brief::BriefNode;
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::nodes;
-
-async fn set_control(stage: &Stage, control: Control) {
-    let patch = json!({ "spec": { "control": control } });
-    let name = format!("{UPGRADE}-{NODE}");
-    stage.orders().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-}
 
 async fn phase(stage: &Stage) -> String {
     let order = stage.orders().get(&format!("{UPGRADE}-{NODE}")).await.unwrap();
@@ -45,9 +38,9 @@ async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back()
         "paused before anything is touched"
     );
 
-    set_control(&stage, Control::Run).await;
+    stage.set_control(Control::Run).await.unwrap();
     stage.wait("the first guest to be stopped", 60, async || stage.records("stopIntent") > 0).await.unwrap();
-    set_control(&stage, Control::Cancel).await;
+    stage.set_control(Control::Cancel).await.unwrap();
     let output = child.wait_with_output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "a cancelled upgrade is no success: {}", said(&output));
 

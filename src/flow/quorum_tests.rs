@@ -18,6 +18,10 @@ fn seen(members: Vec<Member>) -> EtcdSeen {
     EtcdSeen { me: 1, members, alarms: Vec::new() }
 }
 
+fn at(committed: u64, applied: u64) -> Health {
+    Health::Answers(Status { leader: 1, committed, applied, ..Status::default() })
+}
+
 fn says(status: Status) -> Health {
     Health::Answers(Status { leader: 1, committed: 9000, applied: 9000, ..status })
 }
@@ -49,30 +53,8 @@ fn every_other_member_has_to_be_well() {
             },
             Some("knows no leader"),
         ),
-        (
-            Member {
-                health: Health::Answers(Status {
-                    leader: 1,
-                    committed: 8000,
-                    applied: 7999,
-                    ..Status::default()
-                }),
-                ..member(3)
-            },
-            Some("1001 entries behind"),
-        ),
-        (
-            Member {
-                health: Health::Answers(Status {
-                    leader: 1,
-                    committed: 9000,
-                    applied: 8000,
-                    ..Status::default()
-                }),
-                ..member(3)
-            },
-            None,
-        ),
+        (Member { health: at(8000, 7999), ..member(3) }, Some("1001 entries behind")),
+        (Member { health: at(9000, 8000), ..member(3) }, None),
     ];
     for (third, expected) in table {
         // A fourth keeps the voters at three where the third does not vote.

@@ -34,30 +34,23 @@ pub fn is_any_runtime(reference: &str) -> bool {
 /// Does this release mark a folder that it has unpacked to its end? Older ones take whatever has `bin` and `charts`.
 #[must_use]
 pub fn marks(version: &Rke2Version) -> bool {
-    match version.minor() {
-        (1, ..=31) => false,
-        (1, 32) => is_since(version, "v1.32.10-rc1+rke2r1"),
-        (1, 33) => is_since(version, "v1.33.6-rc1+rke2r1"),
-        (1, 34) => is_since(version, "v1.34.2-rc1+rke2r1"),
-        _ => true,
-    }
+    has_change(version, &["v1.32.10-rc1+rke2r1", "v1.33.6-rc1+rke2r1", "v1.34.2-rc1+rke2r1"])
 }
 
 /// Does this release remove other versions' data folders when it starts? It spares those that a process or a container still runs
 /// from, so the old one goes with the last container that the old RKE2 started, or with a reboot.
 #[must_use]
 pub fn cleans(version: &Rke2Version) -> bool {
-    match version.minor() {
-        (1, ..=32) => false,
-        (1, 33) => is_since(version, "v1.33.11-rc1+rke2r1"),
-        (1, 34) => is_since(version, "v1.34.7-rc1+rke2r1"),
-        (1, 35) => is_since(version, "v1.35.4-rc1+rke2r1"),
-        _ => true,
-    }
+    has_change(version, &["v1.33.11-rc1+rke2r1", "v1.34.7-rc1+rke2r1", "v1.35.4-rc1+rke2r1"])
 }
 
-fn is_since(version: &Rke2Version, first: &str) -> bool {
-    first.parse::<Rke2Version>().is_ok_and(|first| *version >= first)
+/// Does this release have a change that came to each of these minors with that version, to no older minor, and is in all younger ones?
+fn has_change(version: &Rke2Version, firsts: &[&str]) -> bool {
+    let firsts: Vec<Rke2Version> = firsts.iter().filter_map(|first| first.parse().ok()).collect();
+    match firsts.iter().find(|first| first.minor() == version.minor()) {
+        Some(first) => version >= first,
+        None => firsts.iter().all(|first| version > first),
+    }
 }
 
 /// Has the upgrade itself to keep the old version's data folder, because the way back may lead there and `to` removes it?

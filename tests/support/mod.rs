@@ -212,6 +212,14 @@ impl Stage {
         Ok(())
     }
 
+    /// The operator changes their mind.
+    pub async fn set_control(&self, control: Control) -> Result<()> {
+        let patch = json!({ "spec": { "control": control } });
+        let name = safe_concat(&[&self.upgrade, &self.node]);
+        self.orders().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
     /// The release's tarball, as it lies on this computer.
     pub fn tarball(&self) -> &Path {
         &self.release.tarball

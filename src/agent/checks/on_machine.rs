@@ -15,6 +15,7 @@ use crate::host::{Host, command};
 use crate::journal::{self, Journal};
 
 const SCOPE: &str = "machine";
+const ARMED: &str = "armed node";
 
 pub(super) async fn check(preflight: &mut Preflight, host: &Host, plan: &NodePlan, state_dir: &Path) {
     preflight.checks.push(persistence(host.root.fs(), state_dir));
@@ -144,17 +145,16 @@ async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: R
 
 /// sha256 of what lies at the live path, and whether that is what runs.
 async fn is_armed(host: &Host, unit: &UnitState, live: &str) -> Result<(String, Check), StepError> {
-    const NAME: &str = "armed node";
     let live_sha256 = sha256_of(host, host.root.at(live)).await?;
     let running = sha256_of_process(host, unit.main_pid).await?;
     let check = if live_sha256 == running {
-        Check::pass(NAME, SCOPE, "the running RKE2 is the binary on disk")
+        Check::pass(ARMED, SCOPE, "the running RKE2 is the binary on disk")
     } else {
         let why =
             format!("{live} is not the binary that runs: the next restart of {} would upgrade it", unit.name);
         let fix =
             "drain this node by hand and restart RKE2, or put the old binary back, before you upgrade it";
-        Check::fail(NAME, SCOPE, why, fix)
+        Check::fail(ARMED, SCOPE, why, fix)
     };
     Ok((live_sha256, check))
 }
@@ -162,18 +162,17 @@ async fn is_armed(host: &Host, unit: &UnitState, live: &str) -> Result<(String, 
 /// Would the next restart of RKE2 upgrade this machine? For an agent that has nothing else to do; a machine without a running RKE2
 /// has nothing to be armed with.
 pub async fn armed_node(host: &Host) -> Check {
-    const NAME: &str = "armed node";
     let (_, unit) = match find_unit(host, None).await {
         Ok(found) => found,
-        Err(check) if check.verdict == CheckVerdict::Fail => return Check::pass(NAME, SCOPE, check.why),
+        Err(check) if check.verdict == CheckVerdict::Fail => return Check::pass(ARMED, SCOPE, check.why),
         Err(check) => return check,
     };
     let Some(live) = unit.exec_start_path.clone() else {
-        return Check::pass(NAME, SCOPE, format!("{} has no ExecStart", unit.name));
+        return Check::pass(ARMED, SCOPE, format!("{} has no ExecStart", unit.name));
     };
     is_armed(host, &unit, &live)
         .await
-        .map_or_else(|error| Check::unknown(NAME, SCOPE, &error), |(_, check)| check)
+        .map_or_else(|error| Check::unknown(ARMED, SCOPE, &error), |(_, check)| check)
 }
 
 fn version(plan: &NodePlan, live: &str, text: &str) -> Check {

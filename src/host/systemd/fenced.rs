@@ -4,7 +4,6 @@
 //! itself, should the agent not live to do it: in a pod it may not, for without RKE2 there is no kubelet to start it.
 
 use std::hash::{BuildHasher, RandomState};
-
 use std::time::Duration;
 
 use tokio::time::Instant;
