@@ -232,6 +232,7 @@ async fn the_way_back_brings_the_old_runtime_with_it() {
             from_sha256: live,
             to_sha256: text("new"),
             previous: text("/opt/rke2/bin/rke2.prev"),
+            is_only_server: false,
         },
         Record::Swapped,
         Record::RollbackIntent { why: text("it does not serve") },

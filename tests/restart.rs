@@ -10,11 +10,14 @@ mod node_in_memory;
 use std::sync::{Arc, Mutex};
 
 use http::Method;
+use kube::Client;
+use kube::client::Body;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 use upgrade_agent::agent::guard::mark_of;
 use upgrade_agent::agent::run::Run;
 use upgrade_agent::agent::step_error::{Reaction, StepError};
+use upgrade_agent::agent::steps::rollback::Evidence;
 use upgrade_agent::agent::steps::{restart, rollback, swap};
 use upgrade_agent::flow::record::Record;
 use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
@@ -63,6 +66,7 @@ async fn swapping_from(old: &str) -> (NodeInMemory, Troubles) {
             from_sha256: old.to_owned(),
             to_sha256: sha256(&new),
             previous: format!("{LIVE}.prev"),
+            is_only_server: false,
         },
     ] {
         node.run.record(record).unwrap();
@@ -236,6 +240,30 @@ async fn the_old_binary_is_put_back_once_the_others_can_spare_the_member() {
     set_trouble(&troubles, 0, Some(EtcdTrouble::Silent));
     rollback::put_old_back(&mut node.run).await.unwrap();
     assert!(!node.machine.rke2_is_running());
+}
+
+/// On a server whose own API server is the one that is asked, its silence is nobody else's fault where etcd's other members are well.
+#[tokio::test(start_paused = true)]
+async fn a_silent_api_server_is_the_clusters_fault_only_while_the_other_members_are_not_well() {
+    for (trouble, goes) in [(None, true), (Some(EtcdTrouble::Silent), false)] {
+        let (mut node, troubles) = swapped().await;
+        node.run.plan.rke2.from = "v1.35.2+rke2r1".parse().unwrap();
+        set_trouble(&troubles, 1, trouble);
+        node.run.cluster.client = Client::new(
+            tower::service_fn(async |_: http::Request<Body>| {
+                Err::<http::Response<Body>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
+            }),
+            "default",
+        );
+        let what = "it waits for its API server".to_owned();
+        match rollback::give_up(&mut node.run, what, Evidence::Silence).await {
+            Ok(()) => assert!(goes && node.run.journal.progress().goes_back(), "{trouble:?}"),
+            Err(held) => {
+                let held = held.sentence();
+                assert!(!goes && held.contains("API server does not answer"), "{trouble:?}: {held}");
+            }
+        }
+    }
 }
 
 fn has(run: &Run, wanted: impl Fn(&Record) -> bool) -> bool {

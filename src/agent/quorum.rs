@@ -31,14 +31,22 @@ pub async fn spared(run: &Run) -> Result<(), StepError> {
         Some(Role::Agent) => Ok(()),
         // Where nobody has said that it is none, it is a server.
         Some(Role::Server) | None if progress.goes_back() => spared_on_the_way_back(run).await,
-        Some(Role::Server) | None => {
-            match ask(&run.host.root).await {
-                Ok(said) => obey(run, said)?,
-                Err(error) => return Err(cannot_be_asked(&chain(&error))),
-            }
-            others_are_fit(run, &nodes::other_servers(&run.cluster.client, &run.plan.node_name).await?)
-        }
+        Some(Role::Server) | None => spared_on_the_way(run).await.map(|_| ()),
     }
+}
+
+/// The same for a server on the way to its new version; gives the cluster's other servers.
+///
+/// # Errors
+/// As [`spared`].
+pub async fn spared_on_the_way(run: &Run) -> Result<Vec<skew::Server>, StepError> {
+    match ask(&run.host.root).await {
+        Ok(said) => obey(run, said)?,
+        Err(error) => return Err(cannot_be_asked(&chain(&error))),
+    }
+    let others = nodes::other_servers(&run.cluster.client, &run.plan.node_name).await?;
+    others_are_fit(run, &others)?;
+    Ok(others)
 }
 
 /// What is broken there is no reason to leave it broken; a member that is gone cannot be taken away. The API may be away with it.

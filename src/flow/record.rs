@@ -204,6 +204,9 @@ pub enum Record {
         to_sha256: String,
         /// Where the old one is kept, the machine's own view.
         previous: String,
+        /// The cluster has no other server: an API server that is away is this one's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_only_server: bool,
     },
     /// Fact: the probe after a crash found the old binary still live, nothing happened.
     SwapAbsent,

@@ -14,19 +14,26 @@ pub(super) const API_AWAY: Duration = Duration::from_mins(30);
 /// RKE2 itself waits so long for an API server and etcd's quorum, then ends and is started again (reference
 /// `rke2-and-rancher.md` §2.4, §9.2).
 pub(super) const RKE2_BEARS: Duration = Duration::from_mins(15);
+/// The only server of a cluster waits for its own API server, and has most of its time for that already.
+const OWN_API_AWAY: Duration = Duration::from_mins(5);
 /// The API server is asked this often.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// The time without an API server, added up.
 pub(super) struct Absence {
+    most: Duration,
     away: Duration,
     last: Instant,
 }
 
 impl Absence {
-    /// None so far.
-    pub(super) fn none_yet() -> Self {
-        Self { away: Duration::ZERO, last: Instant::now() }
+    /// None so far, on the machine of this run.
+    pub(super) fn none_yet(run: &Run) -> Self {
+        Self::up_to(if run.journal.progress().is_only_server() { OWN_API_AWAY } else { API_AWAY })
+    }
+
+    fn up_to(most: Duration) -> Self {
+        Self { most, away: Duration::ZERO, last: Instant::now() }
     }
 
     /// It is, or is not, away now; the time since the last look counts as this one.
@@ -40,12 +47,12 @@ impl Absence {
 
     /// So much longer may be waited.
     pub(super) fn allowed(&self) -> Duration {
-        self.away.min(API_AWAY)
+        self.away.min(self.most)
     }
 
     /// It was away for longer than anybody waits: whoever needs it has not had its time.
     pub(super) fn is_too_long(&self) -> bool {
-        self.away > API_AWAY
+        self.away > self.most
     }
 
     /// Does this, and looks meanwhile.
@@ -78,7 +85,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_the_time_without_an_api_server_is_allowed_and_not_for_ever() {
-        let mut absence = Absence::none_yet();
+        let mut absence = Absence::up_to(API_AWAY);
         for (minutes, is_away, allowed, is_too_long) in [
             (5, false, 0, false),
             (10, true, 10, false),

@@ -93,7 +93,7 @@ async fn wait_until_up(
     before: Option<&str>,
     mut how: How,
 ) -> Result<(), StepError> {
-    let (since, began, mut absence) = (run.now(), Instant::now(), Absence::none_yet());
+    let (since, began, mut absence) = (run.now(), Instant::now(), Absence::none_yet(run));
     let (up, evidence) = loop {
         let end = began + patience(run) + absence.allowed();
         say_how_long(run, unit, since, &absence);

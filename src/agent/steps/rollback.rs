@@ -16,6 +16,7 @@ use crate::agent::step_error::{StepError, chain};
 use crate::cluster::nodes;
 use crate::flow::guard::{Kept, new_has_started};
 use crate::flow::progress::{Preflighted, SwapFact, Work};
+use crate::flow::quorum::Spare;
 use crate::flow::record::Record;
 use crate::flow::version::Rke2Version;
 use crate::flow::way_back::WayBack;
@@ -31,7 +32,7 @@ pub enum Evidence {
     /// It dies within seconds again and again, cannot be executed, or its own ports are silent: its own fault, whatever the cluster
     /// does.
     Local,
-    /// It waits, etcd has no leader, or the Node says nothing good; that is the cluster's fault where no API server answers.
+    /// It waits, etcd has no leader, or the Node says nothing good; that may be the cluster's fault where no API server answers.
     Silence,
     /// No API server answers, or for too long none did, so nobody can tell.
     Away,
@@ -49,15 +50,7 @@ pub fn wanted(run: &Run) -> &Rke2Version {
 /// Needs an operator when there is no way back, or nobody can tell whose fault it is.
 pub async fn give_up(run: &mut Run, what: String, evidence: Evidence) -> Result<(), StepError> {
     let (from, to) = (run.plan.rke2.from.clone(), run.plan.rke2.to.clone());
-    let doubt = match (evidence, api_answers(run).await) {
-        (Evidence::Local, _) | (Evidence::Silence, Ok(())) => None,
-        (Evidence::Silence | Evidence::Away, Err(why)) => {
-            Some(format!("the API server does not answer, so it may be the cluster's fault ({why})"))
-        }
-        (Evidence::Away, Ok(())) => {
-            Some("the API server did not answer for too long, so it may be the cluster's fault".to_owned())
-        }
-    };
+    let doubt = doubt(run, evidence).await;
     if run.journal.progress().goes_back() {
         let doubt = doubt.map(|doubt| format!("; {doubt}")).unwrap_or_default();
         let what = format!(
@@ -81,6 +74,24 @@ pub async fn give_up(run: &mut Run, what: String, evidence: Evidence) -> Result<
     match way {
         Ok(()) => Ok(run.record(Record::RollbackIntent { why: format!("{to} does not serve: {what}") })?),
         Err(closed) => Err(held(&closed)),
+    }
+}
+
+/// Why it may be the cluster's fault; none where it is this machine's.
+async fn doubt(run: &Run, evidence: Evidence) -> Option<String> {
+    if evidence == Evidence::Local || run.journal.progress().is_only_server() {
+        return None;
+    }
+    match (evidence, api_answers(run).await) {
+        (Evidence::Local | Evidence::Silence, Ok(())) => None,
+        (Evidence::Away, Ok(())) => {
+            Some("the API server did not answer for too long, so it may be the cluster's fault".to_owned())
+        }
+        // On a server that is its own API server: the others' etcd members say that the cluster is well.
+        (_, Err(_)) if matches!(quorum::ask(&run.host.root).await, Ok(Some(Spare::Yes(_)))) => None,
+        (_, Err(why)) => {
+            Some(format!("the API server does not answer, so it may be the cluster's fault ({why})"))
+        }
     }
 }
 

@@ -76,8 +76,9 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
             "no swap: there is no etcd snapshot; run the whole upgrade instead of this step",
         ));
     }
+    let mut is_only_server = false;
     if found.role == Role::Server {
-        quorum::spared(run).await?;
+        is_only_server = quorum::spared_on_the_way(run).await?.is_empty();
         // That may have taken a while: the leave is to be from right before the rename.
         permit = ask_gate(run, &found).await?;
     }
@@ -85,6 +86,7 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
     run.record(Record::SwapIntent {
         from_sha256: found.live_sha256.clone(),
         to_sha256: staged.sha256,
+        is_only_server,
         previous: previous.clone(),
     })?;
     swap(&run.host, permit, binary, &found.live, &previous).await?;

@@ -46,8 +46,8 @@ pub async fn verify_version(run: &mut Run) -> Result<(), StepError> {
         run.host.root.fs().blocking(move |fs| swap_file::lock(fs, &live).map_err(StepError::from)).await?;
     }
     let begun = run.now();
-    // An API server that is away says nothing about this node: that time does not count, within reason.
-    let mut absence = Absence::none_yet();
+    // An API server of another machine that is away says nothing about this node: that time does not count, within reason.
+    let mut absence = Absence::none_yet(run);
     let deadline = Instant::now() + VERIFY_DEADLINE;
     let mut good_since: Option<Good> = None;
     let mut deaths = Deaths::none_yet();

@@ -107,9 +107,10 @@ impl Progress {
             Record::Drained { .. } => self.drained = true,
             Record::SnapshotTaken { .. } | Record::NoSnapshot { .. } => self.snapshot = true,
             Record::GateRefused { .. } => self.void_pre_drain(),
-            Record::SwapIntent { from_sha256, to_sha256, previous } => {
+            Record::SwapIntent { from_sha256, to_sha256, previous, is_only_server } => {
                 let (from_sha256, to_sha256) = (from_sha256.clone(), to_sha256.clone());
-                self.swap = Work::Intended(SwapFact { from_sha256, to_sha256, previous: previous.clone() });
+                let (previous, is_only_server) = (previous.clone(), *is_only_server);
+                self.swap = Work::Intended(SwapFact { from_sha256, to_sha256, previous, is_only_server });
             }
             Record::SwapAbsent => self.swap = Work::Not,
             Record::Swapped => {

@@ -59,6 +59,8 @@ pub struct SwapFact {
     pub to_sha256: String,
     /// Where the old binary is kept.
     pub previous: String,
+    /// The cluster had no other server then.
+    pub is_only_server: bool,
 }
 
 /// What the node looked like before it was cordoned.
@@ -233,6 +235,15 @@ impl Progress {
         match self.swap {
             Work::Not => false,
             Work::Intended(_) | Work::Done(_) => true,
+        }
+    }
+
+    /// An API server that is away is this machine's own: the cluster had no other server when the new binary was put in place.
+    #[must_use]
+    pub fn is_only_server(&self) -> bool {
+        match &self.swap {
+            Work::Not => false,
+            Work::Intended(fact) | Work::Done(fact) => fact.is_only_server,
         }
     }
 

@@ -80,6 +80,7 @@ pub(crate) fn whole_run() -> Vec<Entry> {
             from_sha256: "old".into(),
             to_sha256: "new".into(),
             previous: "/opt/rke2/bin/rke2.prev".into(),
+            is_only_server: false,
         },
         Record::Swapped,
         Record::RestartIntent { invocation: "i1".into() },
