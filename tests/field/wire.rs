@@ -1,5 +1,7 @@
 //! An API server that errs, loses answers, and is away for 20 seconds in the middle.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use http::{Method, StatusCode, Uri};
@@ -13,9 +15,20 @@ use crate::support::Stage;
 use crate::support::cast::Cast;
 use crate::{Ran, assert_never_off, assert_stopped_once, reported};
 
-/// Every fifth write is refused with 500, every fifth with 409, and every seventh is done and answered with 500; every ninth
-/// read fails.
-fn spoil(method: &Method, _uri: &Uri, number: usize) -> Fate {
+/// Of the requests for one thing every fifth write is refused with 500, every fifth with 409, and every seventh is done and answered
+/// with 500; every ninth read fails. Counted over all things, whoever asks in the same rhythm would be hit each time.
+fn spoil() -> impl Fn(&Method, &Uri, usize) -> Fate {
+    let numbers: Mutex<HashMap<(Method, String), usize>> = Mutex::default();
+    move |method, uri, _| {
+        let (thing, first) = ((method.clone(), uri.path().to_owned()), uri.path().len());
+        let mut numbers = numbers.lock().unwrap();
+        let number = numbers.entry(thing).or_insert(first);
+        *number += 1;
+        fate(method, *number)
+    }
+}
+
+fn fate(method: &Method, number: usize) -> Fate {
     let internal = StatusCode::INTERNAL_SERVER_ERROR;
     if *method == Method::GET {
         return if number % 9 == 4 { Fate::Refused(internal) } else { Fate::Answered };
@@ -37,7 +50,7 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
     let cast = cast.bound("quick", |_| {}).bound("slow", |shape| shape.shutdown = Shutdown::Seconds(100));
     let mut stage = Stage::shared(cast).await.unwrap();
     let before = stage.instances().await.unwrap();
-    let proxy = stage.behind_proxy(spoil).await.unwrap();
+    let proxy = stage.behind_proxy(spoil()).await.unwrap();
 
     stage.order(Control::Run).await.unwrap();
     let run = stage.run_agent(agent(), &["node", "--once"]);
