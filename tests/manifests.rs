@@ -48,6 +48,7 @@ const NAMESPACE_RIGHTS: &[(&str, &str)] = &[
     ("/events", "create"),
     ("agent.harvesterhci.io/nodeupgrades", "get list watch"),
     ("agent.harvesterhci.io/nodeupgrades/status", "get patch update"),
+    ("coordination.k8s.io/leases", "create delete get update"),
     ("harvesterhci.io/upgrades", "get list patch watch"),
     ("kubevirt.io/kubevirts", "get"),
 ];

@@ -6,6 +6,8 @@
 #[path = "support/node_in_memory.rs"]
 #[expect(dead_code, reason = "each test file uses its part")]
 mod node_in_memory;
+#[path = "support/server_in_memory.rs"]
+mod server_in_memory;
 
 use std::sync::{Arc, Mutex};
 
@@ -20,59 +22,11 @@ use upgrade_agent::agent::step_error::{Reaction, StepError};
 use upgrade_agent::agent::steps::rollback::Evidence;
 use upgrade_agent::agent::steps::{restart, rollback, swap};
 use upgrade_agent::flow::record::Record;
-use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
+use upgrade_agent::sim::machine::etcd::EtcdTrouble;
 use upgrade_agent::sim::machine::release::{binary, sha256};
-use upgrade_agent::sim::seed::{Preset, Storage};
 
 use node_in_memory::NodeInMemory;
-
-const LIVE: &str = "/opt/rke2/bin/rke2";
-const NEW: &str = "v1.35.6+rke2r1";
-const OLD: &str = "v1.34.2+rke2r1";
-
-/// What is wrong with each of the three members; the first is the machine's own.
-type Troubles = Arc<Mutex<[Option<EtcdTrouble>; 3]>>;
-
-/// One of three servers, on which the new binary has just been put in place. Nobody runs there.
-async fn swapped() -> (NodeInMemory, Troubles) {
-    swapped_from(&sha256(&binary(OLD))).await
-}
-
-async fn swapped_from(old: &str) -> (NodeInMemory, Troubles) {
-    let (mut node, troubles) = swapping_from(old).await;
-    node.run.record(Record::Swapped).unwrap();
-    node.machine.change_disk(|disk| disk.install(LIVE, binary(NEW), 0o755)).unwrap();
-    (node, troubles)
-}
-
-/// The intent is on disk; the old binary is live.
-async fn swapping_from(old: &str) -> (NodeInMemory, Troubles) {
-    let preset = Preset { storage: Storage::None, ..Preset::sized(3, 0, 0) };
-    let mut node = NodeInMemory::new(&preset).await;
-    let troubles = Troubles::default();
-    let shown = Arc::clone(&troubles);
-    node.machine.set_etcd(Arc::new(move || {
-        let members = ["node1", "node2", "node3"].into_iter().zip(*shown.lock().unwrap());
-        members
-            .map(|(name, trouble)| EtcdMember { is_own: name == "node1", trouble, ..EtcdMember::well(name) })
-            .collect()
-    }));
-    let new = binary(NEW);
-    for record in [
-        Record::LedgerWritten { vms: Vec::new() },
-        Record::PreDrained,
-        Record::Drained { evicted: 0 },
-        Record::SwapIntent {
-            from_sha256: old.to_owned(),
-            to_sha256: sha256(&new),
-            previous: format!("{LIVE}.prev"),
-            is_only_server: false,
-        },
-    ] {
-        node.run.record(record).unwrap();
-    }
-    (node, troubles)
-}
+use server_in_memory::{LIVE, NEW, OLD, set_trouble, swapped, swapped_from, swapping_from};
 
 /// The run goes back, and an RKE2 that is not the one in place still runs.
 fn goes_back(node: &mut NodeInMemory) {
@@ -85,12 +39,6 @@ fn goes_back(node: &mut NodeInMemory) {
 fn gives_up(node: &mut NodeInMemory, old: Vec<u8>) {
     node.machine.change_disk(|disk| disk.install(format!("{LIVE}.prev"), old, 0o755)).unwrap();
     node.run.record(Record::RollbackIntent { why: "it does not serve".to_owned() }).unwrap();
-}
-
-fn set_trouble(troubles: &Troubles, member: usize, trouble: Option<EtcdTrouble>) {
-    if let Some(known) = troubles.lock().unwrap().get_mut(member) {
-        *known = trouble;
-    }
 }
 
 fn not_ready(node: &NodeInMemory, name: &str) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use asserts::{Instances, agent, said};
 use kube::ResourceExt;
-use kube::api::{Api, DynamicObject, ListParams};
+use kube::api::{Api, DynamicObject};
 use support::cast::Cast;
 use support::script::Script;
 use support::{LIVE, NAMESPACE, Stage};
@@ -310,41 +310,4 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
         let left = stage.machine.must_run(&["ls", "/opt/rke2/bin"]).await.unwrap();
         assert!(!left.contains("rke2.approved"), "{left}");
     }
-}
-
-/// Two of three real etcds are not enough to take the third away: not at the beginning, and not when one goes during the drain.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_server_is_swapped_while_another_member_of_etcd_is_away() {
-    let run = RunDir::new().unwrap();
-    let mut etcd = EtcdCluster::start(run.path(), 3).unwrap();
-    // On a shared cluster the servers of other tests come and go.
-    let stage = Stage::alone(minor("quorum")).await.unwrap();
-    etcd.write_server_files(0, stage.machine.disk()).unwrap();
-    stage.order(Control::Run).await.unwrap();
-    etcd.kill(2);
-    // As long as the others choose another leader, they cannot say who is away.
-    let names_it = async || {
-        let refused = stage.run_agent(agent(), &ONCE).await.unwrap();
-        assert_code(&refused, 3, &stage);
-        said(&refused).contains("etcd3 does not answer")
-    };
-    stage.wait("a refusal that names the member", 180, names_it).await.unwrap();
-    assert_eq!(stage.records("fenceIntent"), 0, "nothing was touched");
-
-    etcd.revive(2).unwrap();
-    let child = stage.start_agent(agent(), &ONCE).unwrap();
-    stage.kill_at(child, "drained", 1, "swapIntent").await.unwrap();
-    etcd.kill(1);
-    let mut child = stage.start_agent(agent(), &ONCE).unwrap();
-    let orders = stage.orders();
-    let waits = async || {
-        let orders = orders.list(&ListParams::default()).await.unwrap();
-        format!("{:?}", orders.items).contains("etcd2 does not answer")
-    };
-    stage.wait("the wait for etcd to be told", 60, waits).await.unwrap();
-    assert_eq!(stage.records("swapIntent"), 0, "the old binary is live");
-    etcd.revive(1).unwrap();
-    let ended = tokio::time::timeout(Duration::from_mins(3), child.wait()).await.unwrap().unwrap();
-    assert_eq!(ended.code(), Some(0), "{}", stage.journal());
-    assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
 }

@@ -4,6 +4,7 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::cluster::nodes;
+use crate::cluster::turn::{self, LEASE, Turn};
 use crate::flow::plan::Role;
 use crate::flow::quorum::{Alarm, EtcdSeen, Health, Member, Spare, Status, spare, spare_unwell};
 use crate::flow::skew::{self, Objection};
@@ -35,18 +36,40 @@ pub async fn spared(run: &Run) -> Result<(), StepError> {
     }
 }
 
-/// The same for a server on the way to its new version; gives the cluster's other servers.
+/// The same for a server on the way to its new version; gives the cluster's other servers. Where etcd has other members, it is this
+/// server's turn from here on.
 ///
 /// # Errors
-/// As [`spared`].
+/// As [`spared`]; retries as well while another server has its turn.
 pub async fn spared_on_the_way(run: &Run) -> Result<Vec<skew::Server>, StepError> {
-    match ask(&run.host.root).await {
-        Ok(said) => obey(run, said)?,
-        Err(error) => return Err(cannot_be_asked(&chain(&error))),
+    let (has_fellows, others) = look_around(run).await?;
+    if !has_fellows {
+        return Ok(others);
     }
+    let node = &run.plan.node_name;
+    match turn::take(&run.cluster, node, run.now()).await? {
+        Turn::Kept => Ok(others),
+        // Who had it until just now may be away yet.
+        Turn::Taken => Ok(look_around(run).await?.1),
+        Turn::Anothers(holder) => Err(StepError::retry(format!(
+            "one server after the other: {holder}, until its own upgrade ends or is cancelled (Lease {}/{LEASE})",
+            run.cluster.namespace
+        ))),
+    }
+}
+
+/// Whether etcd has other voting members, and the cluster's other servers.
+async fn look_around(run: &Run) -> Result<(bool, Vec<skew::Server>), StepError> {
+    let said = ask(&run.host.root).await.map_err(|error| cannot_be_asked(&chain(&error)))?;
+    let has_fellows = match said {
+        Some(Spare::ApiAway(voters)) => voters > 1,
+        Some(Spare::Yes(_) | Spare::No(_)) => true,
+        None => false,
+    };
+    obey(run, said)?;
     let others = nodes::other_servers(&run.cluster.client, &run.plan.node_name).await?;
     others_are_fit(run, &others)?;
-    Ok(others)
+    Ok((has_fellows, others))
 }
 
 /// What is broken there is no reason to leave it broken; a member that is gone cannot be taken away. The API may be away with it.
@@ -84,7 +107,7 @@ fn obey(run: &Run, said: Option<Spare>) -> Result<(), StepError> {
 }
 
 fn others_are_fit(run: &Run, others: &[skew::Server]) -> Result<(), StepError> {
-    let unfit = skew::unfit(others, &run.plan.upgrade_uid);
+    let unfit = skew::unfit(others);
     if unfit.is_empty() { Ok(()) } else { Err(not_spared(run, &unfit.join("; "))) }
 }
 

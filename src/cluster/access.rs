@@ -31,7 +31,7 @@ const fn right(
 }
 
 /// All rights of a run that would hurt to miss half way.
-pub const NEEDED: [Right; 18] = [
+pub const NEEDED: [Right; 20] = [
     right("", "nodes", "", "patch"),
     right("", "pods", "", "list"),
     right("", "pods", "eviction", "create"),
@@ -50,6 +50,8 @@ pub const NEEDED: [Right; 18] = [
     right("", "configmaps", "", "create"),
     right("", "configmaps", "", "patch"),
     right("harvesterhci.io", "upgrades", "", "patch"),
+    right("coordination.k8s.io", "leases", "", "create"),
+    right("coordination.k8s.io", "leases", "", "delete"),
 ];
 
 impl Right {
@@ -77,7 +79,8 @@ pub async fn missing(client: &Client, namespace: &str) -> Result<Vec<Right>, Clu
             subresource: text(right.subresource),
             verb: text(right.verb),
             // These live in Harvester's namespace only; everything else is needed everywhere.
-            namespace: matches!(right.resource, "upgrades" | "configmaps").then(|| namespace.to_owned()),
+            namespace: matches!(right.resource, "upgrades" | "configmaps" | "leases")
+                .then(|| namespace.to_owned()),
             ..ResourceAttributes::default()
         };
         let review = SelfSubjectAccessReview {

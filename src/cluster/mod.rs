@@ -13,6 +13,7 @@ pub mod names;
 pub mod nodes;
 pub mod places;
 pub mod restore_list;
+pub mod turn;
 pub mod vm_facts;
 pub mod vm_mark;
 pub mod vm_state;

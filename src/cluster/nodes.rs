@@ -60,7 +60,6 @@ fn server(node: &BriefNode) -> Server {
         ready: is_ready(node),
         // RKE2's etcd controller writes it (k3s pull request 8724).
         votes: condition("EtcdIsVoter").map(|voter| voter.status == "True"),
-        upgraded_by: node.annotations().get(OWNER_ANNOTATION).cloned(),
     }
 }
 

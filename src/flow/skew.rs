@@ -61,8 +61,6 @@ pub struct Server {
     pub ready: bool,
     /// Whether its etcd member votes, as RKE2 says in the Node's condition `EtcdIsVoter`; none where it does not say.
     pub votes: Option<bool>,
-    /// The upgrade whose marks it carries: it is being upgraded itself.
-    pub upgraded_by: Option<String>,
 }
 
 /// Why a version must not come to a node now, and what to do.
@@ -115,21 +113,17 @@ pub fn objection(role: Role, change: &VersionChange, others: &[Server]) -> Optio
 }
 
 /// What keeps etcd from losing one member for a while: the other servers that it would then depend on, each with why it
-/// cannot be depended on. `upgrade_uid` is this run's. Empty for a cluster of one or two servers, which loses its API for the time of the restart.
+/// cannot be depended on. Empty for a cluster of one or two servers, which loses its API for the time of the restart.
 #[must_use]
-pub fn unfit(others: &[Server], upgrade_uid: &str) -> Vec<String> {
+pub fn unfit(others: &[Server]) -> Vec<String> {
     if others.len() < 2 {
         return Vec::new();
     }
     let said = others.iter().filter_map(|server| {
-        let why = match (server.ready, server.votes, &server.upgraded_by) {
-            (false, _, _) => "is not Ready".to_owned(),
-            (true, Some(false), _) => "has an etcd member that does not vote".to_owned(),
-            // Its restart may come at any moment.
-            (true, Some(true) | None, Some(upgrade)) if upgrade == upgrade_uid => {
-                "is being upgraded by the same upgrade".to_owned()
-            }
-            (true, Some(true) | None, Some(_) | None) => return None,
+        let why = match (server.ready, server.votes) {
+            (false, _) => "is not Ready",
+            (true, Some(false)) => "has an etcd member that does not vote",
+            (true, Some(true) | None) => return None,
         };
         Some(format!("server {} {why}", server.name))
     });
@@ -145,13 +139,7 @@ mod tests {
     }
 
     fn server(name: &str, text: &str) -> Server {
-        Server {
-            name: name.to_owned(),
-            version: Some(version(text)),
-            ready: true,
-            votes: None,
-            upgraded_by: None,
-        }
+        Server { name: name.to_owned(), version: Some(version(text)), ready: true, votes: None }
     }
 
     #[test]
@@ -213,16 +201,10 @@ mod tests {
     fn a_quorum_of_three_needs_both_others() {
         let fit = server("a", "v1.34.2+rke2r1");
         let down = Server { ready: false, ..server("b", "v1.34.2+rke2r1") };
-        let upgraded = Server { upgraded_by: Some("uid-2".to_owned()), ..server("c", "v1.34.2+rke2r1") };
-        let said = unfit(&[server("b", "v1.34.2+rke2r1"), upgraded], "uid-2");
-        assert!(
-            said.len() == 1 && said[0].contains("server c is being upgraded by the same upgrade"),
-            "{said:?}"
-        );
         let learner = Server { votes: Some(false), ..server("c", "v1.34.2+rke2r1") };
-        assert_eq!(unfit(&[fit.clone(), fit.clone()], "uid-2"), Vec::<String>::new());
-        assert_eq!(unfit(&[fit.clone(), down.clone()], "uid-2"), ["server b is not Ready"]);
-        assert_eq!(unfit(&[fit, learner], "uid-2"), ["server c has an etcd member that does not vote"]);
-        assert_eq!(unfit(&[down], "uid-2"), Vec::<String>::new(), "two servers have no quorum to keep");
+        assert_eq!(unfit(&[fit.clone(), fit.clone()]), Vec::<String>::new());
+        assert_eq!(unfit(&[fit.clone(), down.clone()]), ["server b is not Ready"]);
+        assert_eq!(unfit(&[fit, learner]), ["server c has an etcd member that does not vote"]);
+        assert_eq!(unfit(&[down]), Vec::<String>::new(), "two servers have no quorum to keep");
     }
 }

@@ -77,9 +77,9 @@ impl Step {
             // A quarter of an hour to serve, half an hour while the API server is away, and ten minutes at most in which it has
             // to go on serving.
             Self::Verify | Self::Restore => minutes(60),
-            Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Swap | Self::Finish => minutes(5),
-            // Half an hour until etcd can spare the member, and five minutes to stop RKE2.
-            Self::Rollback => minutes(35),
+            Self::Fence | Self::Cordon | Self::ProbeSwap | Self::Finish => minutes(5),
+            // Half an hour until etcd can spare the member, and five minutes for the swap, or to stop RKE2.
+            Self::Swap | Self::Rollback => minutes(35),
             // Each VM has deadlines of its own inside; this bound is only reached when all of them fail to fire.
             Self::PreDrain => {
                 plan.evacuation.migration() + plan.evacuation.guest_shutdown(Some(24 * 3600)) + minutes(10)

@@ -90,7 +90,7 @@ mod tests {
 
     fn server(version: &str) -> Server {
         let version: Rke2Version = version.parse().unwrap();
-        Server { name: "s".into(), version: Some(version), ready: true, votes: None, upgraded_by: None }
+        Server { name: "s".into(), version: Some(version), ready: true, votes: None }
     }
 
     #[test]

@@ -183,7 +183,7 @@ async fn servers(preflight: &mut Preflight, cluster: &Cluster, plan: &NodePlan) 
         None => Check::pass(VERSIONS, "cluster", format!("{} may follow {}", plan.rke2.to, plan.rke2.from)),
     });
     if role == Role::Server {
-        let unfit = skew::unfit(&others, &plan.upgrade_uid);
+        let unfit = skew::unfit(&others);
         preflight.checks.push(if !unfit.is_empty() {
             let fix = "mend them first: etcd loses its quorum when this member is away as well";
             Check::fail("etcd quorum", "cluster", unfit.join("; "), fix)

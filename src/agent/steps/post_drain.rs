@@ -7,7 +7,9 @@ use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::{let_go, rollback};
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
+use crate::cluster::turn;
 use crate::flow::guard::Kept;
+use crate::flow::plan::Role;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
@@ -52,6 +54,9 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
                 }
             }
         }
+    }
+    if run.journal.progress().preflighted().is_some_and(|found| found.role == Role::Server) {
+        turn::give_back(&run.cluster, &run.plan.node_name).await?;
     }
     take_guard_away(run).await?;
     // KubeVirt refuses this as long as the drain taint is on the node.
