@@ -85,6 +85,8 @@ async fn a_hundred_vms_leave_as_fast_as_guests_and_kubevirt_let_them() {
     measured("API requests of a 100-VM pre-drain", &requests.to_string(), &format!("<= {most}"));
     let milliseconds = format!("{} ms", recorded.as_millis());
     measured("last VM leaves -> Pre-drained recorded", &milliseconds, "<= 100 ms");
+    let swap = format!("{} ms", stage.time_between("swapIntent", "swapped").as_millis());
+    measured("the swap, from its intent in the journal to its fact, on disk", &swap, "(disk and all)");
 
     let after = stage.instances().await.unwrap();
     assert_eq!(after.len(), MOVABLE + BOUND, "all run");

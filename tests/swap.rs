@@ -277,6 +277,7 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
     for (name, record) in [("early", "cordoned"), ("late", "restarted")] {
         let stage = Stage::shared(minor(name)).await.unwrap();
         let old = stage.live_sha256().await.unwrap();
+        stage.machine.must_run(&["cp", LIVE, "/opt/rke2/bin/rke2.prev-v1.30.1+rke2r1"]).await.unwrap();
         stage.order(Control::Run).await.unwrap();
         let child = stage.start_agent(agent(), &ONCE).unwrap();
         stage.wait(record, 90, async || stage.records(record) > 0).await.unwrap();
@@ -309,5 +310,9 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
         assert_eq!(running(&stage).await, stage.new_sha256, "{name}");
         let left = stage.machine.must_run(&["ls", "/opt/rke2/bin"]).await.unwrap();
         assert!(!left.contains("rke2.approved"), "{left}");
+        assert!(
+            left.contains("rke2.prev-v1.34.2") && !left.contains("v1.30.1"),
+            "only the last way back is kept: {left}"
+        );
     }
 }
