@@ -268,6 +268,13 @@ async fn archives_of_images_come_from_a_server_that_hangs_up_and_a_forged_one_le
     let forged = images::stage(&root, &order(sha256(b"forged")), &version, deadline()).await;
     assert!(forged.unwrap_err().to_string().contains("was expected"));
     assert_eq!(ground.listing(), before);
+    // Nor does the one before it stay.
+    ground.put("/release/first.tar.gz", &archive);
+    let before = ground.listing();
+    let first = ImageArchive { source: "file:///release/first.tar.gz".to_owned(), sha256: sha256(&archive) };
+    let both = [vec![first], order(sha256(b"forged"))].concat();
+    images::stage(&root, &both, &version, deadline()).await.unwrap_err();
+    assert_eq!(ground.listing(), before);
     for _ in 0..2 {
         images::stage(&root, &order(sha256(&archive)), &version, deadline()).await.unwrap();
         let folder = ground.at("/var/lib/rancher/rke2/agent");
@@ -277,6 +284,6 @@ async fn archives_of_images_come_from_a_server_that_hangs_up_and_a_forged_one_le
         assert!(std::fs::read(staged).unwrap() == archive);
         assert_eq!(Fs::kernel().list_dir(&folder).unwrap(), [folder.join("images")]);
     }
-    // The forged one and the right one, and nothing the second time.
-    assert_eq!(server.sent.load(Ordering::SeqCst), 2 * archive.len() as u64);
+    // The forged one twice and the right one, and nothing the second time.
+    assert_eq!(server.sent.load(Ordering::SeqCst), 3 * archive.len() as u64);
 }

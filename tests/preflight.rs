@@ -269,6 +269,8 @@ async fn an_archive_from_a_server_without_the_runtime_is_refused_before_anything
         let said = staged.unwrap_err().sentence();
         assert!(said.contains(refusal) && said.contains(images) && said.contains("agent/images"), "{said}");
         assert!(node.machine.disk().read_dir(Path::new("/opt/rke2/.stage")).is_err(), "nothing is left");
+        let folder = Path::new(DATA).join("agent/images");
+        assert_eq!(names(&node.machine.disk(), &folder), names(&whole, &folder), "nor are its images");
     }
     // One that nobody will ever look into is not even fetched.
     node.run.plan.artifacts.images[0].source = "http://mirror/rke2-images.linux-amd64.tar.lz4".to_owned();

@@ -78,25 +78,53 @@ impl From<io::Error> for ImagesError {
     }
 }
 
-/// Brings the archives into place; gives where they are. One that is there already, with the plan's digest, is left as it is.
+/// What was brought; as this process sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Staged {
+    /// Where the archives are.
+    pub files: Vec<PathBuf>,
+    /// Those of them that were not there before.
+    pub new: Vec<PathBuf>,
+}
+
+/// Brings the archives into place. One that is there already, with the plan's digest, is left as it is.
 ///
 /// # Errors
-/// See [`ImagesError`]. Those that are in place by then stay there; they harm nobody.
+/// See [`ImagesError`]; of what was brought before that nothing stays.
 pub async fn stage(
     root: &HostRoot,
     archives: &[ImageArchive],
     version: &Rke2Version,
     deadline: Instant,
-) -> Result<Vec<PathBuf>, ImagesError> {
+) -> Result<Staged, ImagesError> {
+    let mut staged = Staged::default();
     if archives.is_empty() {
-        return Ok(Vec::new());
+        return Ok(staged);
     }
     let fs = root.fs();
     let folder = Rke2Config::read(root)?.images(root)?;
     let aside = aside(&folder);
-    let staged = stage_all(root, archives, version, &folder, &aside, deadline).await;
+    let brought = stage_all(root, archives, version, (&folder, &aside), deadline, &mut staged).await;
     let tidied = fs.blocking(move |fs| fs.remove_tree(&aside).map_err(ImagesError::from)).await;
-    staged.and_then(|staged| tidied.map(|()| staged))
+    match brought.and(tidied) {
+        Ok(()) => Ok(staged),
+        Err(error) => {
+            if let Err(left) = take_back(root, staged).await {
+                // Why it was refused says more.
+                tracing::warn!(error = &left as &dyn std::error::Error, "archives of images are left");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Removes what was not there before.
+///
+/// # Errors
+/// It cannot be removed.
+pub async fn take_back(root: &HostRoot, staged: Staged) -> Result<(), ImagesError> {
+    let remove = move |fs: &Fs| staged.new.iter().try_for_each(|file| fs.remove_opt(file).map(drop));
+    root.fs().blocking(move |fs| remove(fs).map_err(ImagesError::from)).await
 }
 
 /// Removes what a killed agent had not brought whole. Archives in place stay: the next attempt needs them, and they harm nobody.
@@ -116,16 +144,15 @@ async fn stage_all(
     root: &HostRoot,
     archives: &[ImageArchive],
     version: &Rke2Version,
-    folder: &Path,
-    aside: &Path,
+    (folder, aside): (&Path, &Path),
     deadline: Instant,
-) -> Result<Vec<PathBuf>, ImagesError> {
+    staged: &mut Staged,
+) -> Result<(), ImagesError> {
     let fs = root.fs();
-    let mut staged = Vec::new();
     for (number, archive) in archives.iter().enumerate() {
         let name = archive.staged_name(version);
         let (target, partial) = (folder.join(&name), aside.join(&name));
-        staged.push(target.clone());
+        staged.files.push(target.clone());
         let (there, expected) = (target.clone(), archive.sha256.clone());
         if fs.blocking(move |fs| is_in_place(fs, &there, &expected)).await? {
             continue;
@@ -144,6 +171,7 @@ async fn stage_all(
             }
             Place::Registry(_) | Place::Archive { .. } => continue,
         }
+        let new = target.clone();
         fs.blocking(move |fs| {
             check_head(fs, &partial, &name)?;
             let on = |action| FsError::on(action, &target);
@@ -154,8 +182,9 @@ async fn stage_all(
             Ok::<_, ImagesError>(fs.sync_dir(parent(&target))?)
         })
         .await?;
+        staged.new.push(new);
     }
-    Ok(staged)
+    Ok(())
 }
 
 /// Also makes it durable: whoever renamed it may have been killed before that.

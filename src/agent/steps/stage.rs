@@ -120,7 +120,12 @@ async fn complete(run: &Run, role: Role, binary: &Path, deadline: Instant) -> Re
     let staged = images::stage(root, &artifacts.images, &run.plan.rke2.to, deadline).await;
     let staged = staged.map_err(|error| StepError::refuse(chain(&error)))?;
     tracing::debug!(?staged, "the archives of images are in place");
-    runtime_images::settle(&run.host, &run.plan, role).await?;
+    if let Err(refused) = runtime_images::settle(&run.host, &run.plan, role).await {
+        if let Err(error) = images::take_back(root, staged).await {
+            tracing::warn!(error = chain(&error), "archives of images are left");
+        }
+        return Err(refused);
+    }
     sha256_of(&run.host, run.host.root.at(binary)).await
 }
 

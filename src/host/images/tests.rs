@@ -53,7 +53,7 @@ fn shown(machine: &SimMachine) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-async fn life(machine: &SimMachine, plan: LifePlan) -> (Result<Vec<PathBuf>, ImagesError>, usize) {
+async fn life(machine: &SimMachine, plan: LifePlan) -> (Result<Staged, ImagesError>, usize) {
     let life = machine.life(plan);
     let root = HostRoot::on(Fs::new(life.effects()), PathBuf::from("/"));
     let deadline = Instant::now() + Duration::from_mins(5);
@@ -68,7 +68,7 @@ async fn wherever_it_ends_rke2_finds_whole_archives_and_the_next_life_finishes()
     both.insert(NEW.to_owned(), tarball());
     let quiet = machine();
     let (staged, effects) = life(&quiet, LifePlan::quiet()).await;
-    assert_eq!((staged.unwrap(), shown(&quiet)), (vec![Path::new(FOLDER).join(NEW)], both.clone()));
+    assert_eq!((staged.unwrap().files, shown(&quiet)), (vec![Path::new(FOLDER).join(NEW)], both.clone()));
     assert!(effects > 8, "{effects}");
     let cuts =
         [CutMode::LoseAll, CutMode::KeepAll, CutMode::Seeded(1), CutMode::Seeded(2), CutMode::Seeded(3)];
