@@ -17,12 +17,16 @@ use kube::client::Body;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 use upgrade_agent::agent::guard::mark_of;
+use upgrade_agent::agent::perform::perform;
 use upgrade_agent::agent::run::Run;
 use upgrade_agent::agent::step_error::{Reaction, StepError};
 use upgrade_agent::agent::steps::rollback::Evidence;
 use upgrade_agent::agent::steps::{restart, rollback, swap};
 use upgrade_agent::flow::record::Record;
+use upgrade_agent::flow::step::Step;
+use upgrade_agent::host::own_program::path_in;
 use upgrade_agent::sim::machine::etcd::EtcdTrouble;
+use upgrade_agent::sim::machine::image::PROGRAM;
 use upgrade_agent::sim::machine::release::{binary, sha256};
 
 use node_in_memory::NodeInMemory;
@@ -250,6 +254,24 @@ async fn no_restart_goes_past_a_fence_that_somebody_has_taken_away() {
     restart(&mut node).await.unwrap();
     assert!(is_restarted(&node.run));
     assert_eq!(*asked.lock().unwrap(), 1, "the guard was asked");
+}
+
+/// A pod of a newer agent goes on where an older one died: the older guard may not know what it writes.
+#[tokio::test(start_paused = true)]
+async fn the_guard_of_an_agent_before_it_is_replaced_before_anything_is_written() {
+    let (mut node, _troubles) = swapping_from(&sha256(&binary(OLD))).await;
+    let guard = path_in(node.run.journal.state_dir());
+    let own = node.machine.disk().read(&node.run.program).unwrap();
+    for (path, content) in [(guard.as_path(), b"older".to_vec()), (LIVE.as_ref(), binary(OLD))] {
+        node.machine.change_disk(|disk| disk.install(path, content, 0o755)).unwrap();
+    }
+    node.run.program = "/nowhere".into();
+    perform(&mut node.run, Step::ProbeSwap).await.unwrap_err();
+    assert!(!has(&node.run, |record| *record == Record::SwapAbsent), "nothing is written before that");
+    node.run.program = PROGRAM.into();
+    perform(&mut node.run, Step::ProbeSwap).await.unwrap();
+    assert!(has(&node.run, |record| *record == Record::SwapAbsent));
+    assert_eq!(node.machine.disk().read(&guard).unwrap(), own);
 }
 
 /// Renamed, not recorded, started by the boot under the guard, and then an old release is unpacked over it.

@@ -124,9 +124,20 @@ where
     let narrator = tokio::spawn(narrate(listeners));
     let (control, orders) = watch::channel(first_word);
     let follower = tokio::spawn(follow_control(cluster.clone(), plan.clone(), control));
-    let seen_live = None;
-    let mut run =
-        Run { host, cluster, plan, journal, program, local_address, soak, seen_live, shutdown, publisher };
+    let (seen_live, guard_is_own) = (None, false);
+    let mut run = Run {
+        host,
+        cluster,
+        plan,
+        journal,
+        program,
+        local_address,
+        soak,
+        seen_live,
+        guard_is_own,
+        shutdown,
+        publisher,
+    };
     let ended = match part {
         Part::Everything => Box::pin(drive(&mut run, orders)).await,
         Part::Only(step) => drive_one(&mut run, step).await,

@@ -13,6 +13,7 @@ use crate::flow::step::Step;
 /// # Errors
 /// [`StepError`] with what to do about it.
 pub async fn perform(run: &mut Run, step: Step) -> Result<(), StepError> {
+    fence::own_guard(run).await?;
     match step {
         Step::Preflight => preflight::check_everything(run).await,
         Step::Stage => stage::stage_binary(run).await,

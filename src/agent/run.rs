@@ -38,6 +38,8 @@ pub struct Run {
     pub soak: Duration,
     /// The live binary as it was seen last, and found good.
     pub seen_live: Seen,
+    /// The guard's program on the machine is known to be this one.
+    pub guard_is_own: bool,
     /// Told to stop.
     pub shutdown: CancellationToken,
     /// Whom to tell.

@@ -111,6 +111,7 @@ impl NodeInMemory {
             program: PROGRAM.into(),
             soak: Duration::from_secs(5),
             seen_live: None,
+            guard_is_own: false,
             local_address: [127, 0, 0, 1].into(),
             shutdown: CancellationToken::new(),
             publisher,

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::agent::guard::digest;
 use crate::agent::observe::sha256_of;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
@@ -31,12 +32,34 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     run.record(Record::FenceIntent { units: vec![found.unit.clone()] })?;
     keep_old(run, &found).await?;
     raise(run, &found).await?;
+    run.guard_is_own = true;
     hold_installer(run).await?;
     Ok(run.record(Record::Fenced)?)
 }
 
-/// Raises a fence that should stand: somebody may have taken it away, and the guard's program may be another agent's, which does
-/// not know every line of this one's journal.
+/// Sees, once in each life, that the guard of a fence that stands is this very program: that of an agent before it may not know every
+/// line of the journal from here on, and bars what it cannot read.
+///
+/// # Errors
+/// Needs an operator when the disk says no.
+pub async fn own_guard(run: &mut Run) -> Result<(), StepError> {
+    let progress = run.journal.progress();
+    if run.guard_is_own || !progress.fenced() || progress.post_drained() {
+        return Ok(());
+    }
+    let (program, state_dir) = (run.program.clone(), run.journal.state_dir().to_path_buf());
+    let renew = move |fs: &Fs| {
+        if digest(fs, &own_program::path_in(&state_dir))? == fs.sha256_file(&program)? {
+            return Ok(());
+        }
+        own_program::install(fs, &program, &state_dir).map(|_| ()).map_err(StepError::from)
+    };
+    run.host.root.fs().blocking(renew).await?;
+    run.guard_is_own = true;
+    Ok(())
+}
+
+/// Raises a fence that should stand: somebody may have taken it away.
 ///
 /// # Errors
 /// Needs an operator when systemd does not load it.
