@@ -275,6 +275,12 @@ async fn archives_of_images_come_from_a_server_that_hangs_up_and_a_forged_one_le
     let both = [vec![first], order(sha256(b"forged"))].concat();
     images::stage(&root, &both, &version, deadline()).await.unwrap_err();
     assert_eq!(ground.listing(), before);
+    // What had its name before is not taken away.
+    let own = "/var/lib/rancher/rke2/agent/images/first-v1.35.6+rke2r1.tar.gz";
+    ground.put(own, b"another");
+    images::stage(&root, &both, &version, deadline()).await.unwrap_err();
+    assert!(ground.at(own).exists());
+    std::fs::remove_file(ground.at(own)).unwrap();
     for _ in 0..2 {
         images::stage(&root, &order(sha256(&archive)), &version, deadline()).await.unwrap();
         let folder = ground.at("/var/lib/rancher/rke2/agent");
@@ -284,6 +290,6 @@ async fn archives_of_images_come_from_a_server_that_hangs_up_and_a_forged_one_le
         assert!(std::fs::read(staged).unwrap() == archive);
         assert_eq!(Fs::kernel().list_dir(&folder).unwrap(), [folder.join("images")]);
     }
-    // The forged one twice and the right one, and nothing the second time.
-    assert_eq!(server.sent.load(Ordering::SeqCst), 3 * archive.len() as u64);
+    // The forged one three times and the right one, and nothing the second time.
+    assert_eq!(server.sent.load(Ordering::SeqCst), 4 * archive.len() as u64);
 }

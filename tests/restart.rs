@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "each test file uses its part")]
 mod node_in_memory;
 #[path = "support/server_in_memory.rs"]
+#[expect(dead_code, reason = "each test file uses its part")]
 mod server_in_memory;
 
 use std::sync::{Arc, Mutex};

@@ -224,6 +224,19 @@ pub async fn stop_the_line(run: &mut Run, alien: Alien) -> StepError {
     StepError::operator(what)
 }
 
+/// Looks once, about a step that others' binaries are looked for before and that waits.
+///
+/// # Errors
+/// Needs an operator when one lies there, or runs; what cannot be read now is read the next time.
+pub async fn look_once(run: &mut Run, step: Step) -> Result<(), StepError> {
+    let watched = if Looks::at(step) == Looks::Before { Watch::of(run, step) } else { None };
+    let Some(mut watched) = watched else { return Ok(()) };
+    match watched.look().await {
+        Ok(Some(alien)) => Err(stop_the_line(run, alien).await),
+        Ok(None) | Err(_) => Ok(()),
+    }
+}
+
 fn facts(run: &Run) -> Option<(String, Approved)> {
     let progress = run.journal.progress();
     Some((progress.preflighted()?.live.clone(), Approved::of(progress)?))

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::agent::alien::{Alien, Looks, Watch, stop_the_line};
+use crate::agent::alien::{Alien, Looks, Watch, look_once, stop_the_line};
 use crate::agent::perform::perform;
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError};
@@ -123,6 +123,9 @@ pub(super) async fn perform_until_deadline(run: &mut Run, step: Step) -> Result<
     loop {
         run.publish_step(Some(step), attempt);
         let before = run.journal.progress().ledger().counts();
+        if attempt > 1 {
+            look_once(run, step).await?;
+        }
         let error = match tokio::time::timeout_at(deadline, perform(run, step)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,

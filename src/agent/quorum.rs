@@ -52,7 +52,8 @@ pub async fn spared_on_the_way(run: &Run) -> Result<Vec<skew::Server>, StepError
         // Who had it until just now may be away yet.
         Turn::Taken => Ok(look_around(run).await?.1),
         Turn::Anothers(holder) => Err(StepError::retry(format!(
-            "one server after the other: {holder}, until its own upgrade ends or is cancelled (Lease {}/{LEASE})",
+            "one server after the other: {holder}, until its own upgrade is verified, ends or is cancelled; if none is under way there, \
+             delete Lease {}/{LEASE}",
             run.cluster.namespace
         ))),
     }

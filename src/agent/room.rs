@@ -87,12 +87,18 @@ async fn artifact(host: &Host, plan: &NodePlan) -> Result<(u64, bool), StepError
     found.map(|bytes| (bytes, false)).map_err(|error| gone(&error))
 }
 
-/// The image archives of the plan, as far as their lengths are known before they come; staging stops where the rest does not fit.
+/// The image archives of the plan that have to be brought, as far as their lengths are known before they come; staging stops where the
+/// rest does not fit. One of the same length that is in place is taken for the same: staging looks at its digest.
 async fn archives(host: &Host, plan: &NodePlan) -> Result<u64, StepError> {
+    if plan.artifacts.images.is_empty() {
+        return Ok(0);
+    }
+    let config = Rke2Config::read(&host.root).map_err(|error| StepError::refuse(error.to_string()))?;
+    let folder = config.images(&host.root)?;
     let mut sum = 0;
     for (number, image) in plan.artifacts.images.iter().enumerate() {
         let place = image.place(number).map_err(|error| StepError::refuse(error.to_string()))?;
-        sum += match place {
+        let bytes = match place {
             Place::Disk(path) => {
                 let file = host.root.resolve(&path).map_err(FsError::on("follow", Path::new(&path)))?;
                 host.root.fs().blocking(move |fs| fs.length(&file).map_err(StepError::from)).await?
@@ -100,6 +106,9 @@ async fn archives(host: &Host, plan: &NodePlan) -> Result<u64, StepError> {
             Place::Server { url, .. } => announced(host, &url, u64::MAX).await.unwrap_or(0),
             Place::Registry(_) | Place::Archive { .. } => 0,
         };
+        let in_place = folder.join(image.staged_name(&plan.rke2.to));
+        let there = host.root.fs().blocking(move |fs| Ok::<_, StepError>(fs.length(&in_place).ok())).await?;
+        sum += if there == Some(bytes) { 0 } else { bytes };
     }
     Ok(sum)
 }

@@ -37,7 +37,7 @@ pub struct Facts {
     pub live: u64,
     /// RKE2 will not have to unpack the new version's runtime image.
     pub has_runtime: bool,
-    /// Image archives that are staged.
+    /// Image archives that are brought.
     pub archives: u64,
     /// What an earlier attempt has brought to the prefix: it is gone on with, or removed first.
     pub staged: u64,
@@ -69,6 +69,9 @@ pub struct Volume {
     pub free_files: Option<u64>,
 }
 
+/// Stays free beside image archives, in bytes: a kubelet whose disk is full evicts pods.
+pub const BESIDE_ARCHIVES: u64 = 1 << 30;
+
 /// What an upgrade will write, piece by piece.
 #[must_use]
 pub fn needs(facts: &Facts) -> Vec<Need> {
@@ -86,6 +89,7 @@ pub fn needs(facts: &Facts) -> Vec<Need> {
     }
     if facts.archives > 0 {
         needs.push(need(Spot::Data, facts.archives, 1, "image archives"));
+        needs.push(need(Spot::Data, BESIDE_ARCHIVES, 0, "what stays free beside them"));
     }
     needs
 }
@@ -184,8 +188,8 @@ mod tests {
             (Facts { is_fetched: true, ..facts() }, [787, 450, 16], &["/opt/rke2 needs 788 MiB"]),
             (
                 Facts { has_runtime: true, archives: 900 * MIB, ..facts() },
-                [738, 899, 16],
-                &["needs 900 MiB, 899 are free (for image archives)"],
+                [738, 1923, 16],
+                &["needs 1924 MiB, 1923 are free"],
             ),
         ];
         for (facts, [prefix, data, run], expected) in table {

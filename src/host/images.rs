@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::flow::artifacts::ImageArchive;
 use crate::flow::place::Place;
 use crate::flow::plan_error::PlanError;
+use crate::flow::room::BESIDE_ARCHIVES;
 use crate::flow::version::Rke2Version;
 use crate::host::effects::{FileKind, Opening};
 use crate::host::fetch::{FetchError, Wanted, fetch};
@@ -20,8 +21,6 @@ use crate::host::unpack::{copy_all, in_passing};
 
 /// More than all of RKE2's images, not packed (reference `rke2-and-rancher.md` §1.4).
 const LIMIT: u64 = 8 << 30;
-/// Stays free beside them: a kubelet whose disk is full evicts pods.
-const SPARE: u64 = 1 << 30;
 /// Copied at once.
 const PIECE: usize = 256 << 10;
 
@@ -53,7 +52,7 @@ pub enum ImagesError {
         why: String,
     },
     /// The disk would be full.
-    #[error("{} has {bytes} bytes, {free} are free in {}, {SPARE} must stay free; make room", path.display(), folder.display())]
+    #[error("{} has {bytes} bytes, {free} are free in {}, {BESIDE_ARCHIVES} must stay free; make room", path.display(), folder.display())]
     NoRoom {
         /// The archive.
         path: PathBuf,
@@ -165,13 +164,13 @@ async fn stage_all(
                 fs.blocking(move |fs| copy(fs, &source, &expected, &into)).await?;
             }
             Place::Server { url, .. } => {
-                let wanted = Wanted { spare: SPARE, ..Wanted::new(&url, &expected, LIMIT) };
+                let wanted = Wanted { spare: BESIDE_ARCHIVES, ..Wanted::new(&url, &expected, LIMIT) };
                 let bytes = fetch(fs, &wanted, &partial, deadline).await?;
                 tracing::debug!(url, bytes, "fetched an archive of images");
             }
             Place::Registry(_) | Place::Archive { .. } => continue,
         }
-        let new = target.clone();
+        let (new, replaced) = (target.clone(), fs.effects().stat_link(&target).is_ok());
         fs.blocking(move |fs| {
             check_head(fs, &partial, &name)?;
             let on = |action| FsError::on(action, &target);
@@ -182,7 +181,9 @@ async fn stage_all(
             Ok::<_, ImagesError>(fs.sync_dir(parent(&target))?)
         })
         .await?;
-        staged.new.push(new);
+        if !replaced {
+            staged.new.push(new);
+        }
     }
     Ok(())
 }
@@ -208,7 +209,7 @@ fn copy(fs: &Fs, source: &Path, expected: &str, dest: &Path) -> Result<(), Image
     let bytes = fs.length(source)?;
     fs.create_dir_sync(parent(dest))?;
     let free = fs.free_bytes(parent(dest))?;
-    if bytes.saturating_add(SPARE) > free {
+    if bytes.saturating_add(BESIDE_ARCHIVES) > free {
         let folder = parent(dest).to_path_buf();
         return Err(ImagesError::NoRoom { path: source.to_path_buf(), bytes, free, folder });
     }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::Method;
@@ -87,12 +87,13 @@ impl NodeInMemory {
         root.fs().create_dir_sync(&state_dir).unwrap();
         let mut journal = Journal::open(root.fs(), &state_dir, &plan(), "boot-1", clock).unwrap();
         let text = |text: &str| text.to_owned();
+        let live_sha256 = root.fs().sha256_file(Path::new("/opt/rke2/bin/rke2")).unwrap();
         for record in [
             Record::Preflighted {
                 role: Role::Server,
                 unit: text("rke2-server.service"),
                 live: text("/opt/rke2/bin/rke2"),
-                live_sha256: text("old"),
+                live_sha256,
             },
             Record::Staged { binary: text("/opt/rke2/.stage/bin/rke2"), sha256: text("new") },
             Record::FenceIntent { units: vec![text("rke2-server.service")] },

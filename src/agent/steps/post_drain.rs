@@ -7,7 +7,7 @@ use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::{let_go, rollback};
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
-use crate::cluster::turn;
+use crate::cluster::{ClusterError, turn};
 use crate::flow::guard::Kept;
 use crate::flow::plan::Role;
 use crate::flow::progress::Work;
@@ -25,6 +25,7 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
     if matches!(run.journal.progress().swap(), Work::Done(_)) && rollback::goes_back_unasked(run).await? {
         return Ok(());
     }
+    give_turn_back(run).await?;
     // Called off: nobody is moved any more. One that does not end is left to KubeVirt, which harms nobody.
     let unended = let_go::abort_migrations(run, "the run was called off").await?;
     if !unended.is_empty() {
@@ -55,13 +56,25 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
             }
         }
     }
-    if run.journal.progress().preflighted().is_some_and(|found| found.role == Role::Server) {
-        turn::give_back(&run.cluster, &run.plan.node_name).await?;
-    }
     take_guard_away(run).await?;
     // KubeVirt refuses this as long as the drain taint is on the node.
     let_go::unmark_evictions(run).await;
     Ok(run.record(Record::PostDrained)?)
+}
+
+/// Verified, or called off before the swap: the next server may go.
+async fn give_turn_back(run: &Run) -> Result<(), StepError> {
+    if run.journal.progress().preflighted().is_none_or(|found| found.role == Role::Agent) {
+        return Ok(());
+    }
+    match turn::give_back(&run.cluster, &run.plan.node_name).await {
+        // Who may not even look at it has not taken it, and VMs wait for their start.
+        Err(error @ ClusterError::Denied { .. }) => {
+            tracing::warn!(error = chain(&error), "whether this server has its turn could not be told");
+            Ok(())
+        }
+        given => Ok(given?),
+    }
 }
 
 /// Nobody asks the guard any more. The copies of both binaries stay until the run ends: as long as this step may be tried again, what

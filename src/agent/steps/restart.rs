@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::agent::alien::look_once;
 use crate::agent::observe::{observe, sha256_of_process};
 use crate::agent::run::Run;
 use crate::agent::step_error::{Reaction, StepError, chain};
@@ -17,6 +18,7 @@ use crate::flow::plan::Role;
 use crate::flow::progress::Work;
 use crate::flow::record::Record;
 use crate::flow::report::{Blocker, NOBODY};
+use crate::flow::step::Step;
 use crate::host::systemd::{Restarted, SystemdError, UnitState};
 
 /// How long the other members of etcd may take to be well, and an API server to say so, before an operator is asked.
@@ -256,6 +258,7 @@ async fn may_go(run: &mut Run, state: &UnitState, wait: &Waiting) -> Result<bool
         then: "hold".to_owned(),
     }]);
     run.pause(ASK_AGAIN).await?;
+    look_once(run, Step::Restart).await?;
     Ok(false)
 }
 

@@ -110,8 +110,14 @@ pub async fn ask(run: &mut Run) -> Result<(), StepError> {
             let what = "the new version is verified and VMs may run under it; start an upgrade of its own to change it";
             return Err(StepError::refuse(what));
         }
-        Work::Not | Work::Intended(_) => {
-            return Err(StepError::refuse("the old binary is in place still; `cancel` ends this upgrade"));
+        Work::Not => {
+            let what = "the old binary is in place still; `spec.control: Cancel` of the NodeUpgrade ends this upgrade";
+            return Err(StepError::refuse(what));
+        }
+        Work::Intended(_) => {
+            let what = "the swap was cut off, and which binary is in place is found out first; go on with `upgrade-agent run`, \
+                        and ask again when that holds";
+            return Err(StepError::refuse(what));
         }
     }
     may_run_again(run).await.map_err(|closed| StepError::refuse(format!("no way back: {closed}")))?;

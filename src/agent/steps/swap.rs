@@ -10,6 +10,7 @@ use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::rollback::new_has_run;
 use crate::agent::steps::stage::{StagedBinary, check_staged};
+use crate::cluster::turn;
 use crate::flow::guard::Kept;
 use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, StagedFact, Work};
@@ -64,8 +65,7 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         ));
     }
     let binary = check_staged(&run.host, &staged.binary, &staged.sha256).await?;
-    keep_new(run, &found, &staged).await?;
-    let mut permit = ask_gate(run, &found).await?;
+    ask_gate(run, &found).await?;
     if !run.journal.progress().drained() {
         let what =
             "no swap: the other pods have not been drained; run the whole upgrade instead of this step";
@@ -76,12 +76,19 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
             "no swap: there is no etcd snapshot; run the whole upgrade instead of this step",
         ));
     }
-    let mut is_only_server = false;
-    if found.role == Role::Server {
-        is_only_server = quorum::spared_on_the_way(run).await?.is_empty();
-        // That may have taken a while: the leave is to be from right before the rename.
-        permit = ask_gate(run, &found).await?;
-    }
+    let led = match lead_to_swap(run, &found, &staged).await {
+        Ok(led) => led,
+        Err(error) => {
+            // The old RKE2 runs on: whoever waits for its turn need not wait for this one.
+            if found.role == Role::Server
+                && let Err(kept) = turn::give_back(&run.cluster, &run.plan.node_name).await
+            {
+                tracing::warn!(error = chain(&kept), "the turn is kept until the next attempt");
+            }
+            return Err(error);
+        }
+    };
+    let (permit, is_only_server) = led;
     let previous = Kept::of(&found.live, &run.plan.rke2).old;
     run.record(Record::SwapIntent {
         from_sha256: found.live_sha256.clone(),
@@ -96,6 +103,17 @@ pub async fn swap_binary(run: &mut Run) -> Result<(), StepError> {
         run.host.root.fs().blocking(move |fs| swap_file::lock(fs, &live).map_err(StepError::from)).await?;
     }
     Ok(())
+}
+
+/// All that may take a while, and then the leave, which is to be from right before the rename; and whether there is no other server.
+async fn lead_to_swap(
+    run: &mut Run,
+    found: &Preflighted,
+    staged: &StagedFact,
+) -> Result<(SwapPermit, bool), StepError> {
+    let is_only_server = found.role == Role::Server && quorum::spared_on_the_way(run).await?.is_empty();
+    keep_new(run, found, staged).await?;
+    Ok((ask_gate(run, found).await?, is_only_server))
 }
 
 fn no_record(run: &Run) -> String {
