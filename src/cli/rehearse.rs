@@ -47,7 +47,7 @@ pub struct RehearseArgs {
     #[arg(long, value_name = "FAULTS", value_delimiter = ',')]
     faults: Vec<String>,
     /// Harm it again and again: `every` single blow, `sample=N` of them, `random=N` sets of several; each of the `scripts`
-    /// alone, or `scripted=N` sets of scripts and blows.
+    /// alone, or `scripted=N` sets of scripts and blows; `others`, or `others=N`: somebody else is root there, at every place.
     #[arg(long, value_name = "WHICH", value_parser = which)]
     crashes: Option<Which>,
     /// How to print.
@@ -63,13 +63,17 @@ fn which(text: &str) -> Result<Which, String> {
         Some(("scripted", number)) => {
             count(number).map(Which::Scripted).ok_or_else(|| "scripted=N, N at least 1".to_owned())
         }
+        None if text == "others" => Ok(Which::Others(u64::MAX)),
+        Some(("others", number)) => {
+            count(number).map(Which::Others).ok_or_else(|| "others=N, N at least 1".to_owned())
+        }
         Some(("sample", number)) => {
             count(number).map(Which::Sample).ok_or_else(|| "sample=N, N at least 1".to_owned())
         }
         Some(("random", number)) => {
             count(number).map(Which::Random).ok_or_else(|| "random=N, N at least 1".to_owned())
         }
-        _ => Err("every, sample=N, random=N, scripts or scripted=N".to_owned()),
+        _ => Err("every, sample=N, others, others=N, random=N, scripts or scripted=N".to_owned()),
     }
 }
 

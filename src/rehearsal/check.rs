@@ -18,6 +18,8 @@ pub enum Which {
     Every,
     /// So many of those, spread evenly.
     Sample(u64),
+    /// So many of the deeds of somebody else at every place, spread evenly.
+    Others(u64),
     /// So many random sets of several blows.
     Random(u64),
     /// Each failure script alone, about two VMs or nodes.
@@ -161,6 +163,21 @@ pub fn complaints(rehearsed: &Rehearsed) -> Vec<String> {
     why
 }
 
+/// So many of them, evenly.
+fn spread(all: Vec<Vec<Fault>>, wanted: u64) -> Vec<Vec<Fault>> {
+    let step = (all.len() as u64).checked_div(wanted).unwrap_or(1).max(1);
+    all.into_iter().step_by(usize::try_from(step).unwrap_or(usize::MAX)).collect()
+}
+
+/// The same where each place has so many after each other: no step that would meet the same one at every place.
+fn spread_over(all: Vec<Vec<Fault>>, wanted: u64, at_each: usize) -> Vec<Vec<Fault>> {
+    let step = (all.len() as u64).checked_div(wanted).unwrap_or(1).max(1);
+    let step = usize::try_from(step).unwrap_or(usize::MAX);
+    // One more than a multiple of them meets each in turn.
+    let step = if step > 1 { (step / at_each * at_each).max(at_each) + 1 } else { 1 };
+    all.into_iter().step_by(step).collect()
+}
+
 /// What goes wrong in each; the cluster is the same in all, random or not.
 fn schedules(unharmed: &Rehearsed, order: &Order, which: Which) -> Vec<Vec<Fault>> {
     let places = &unharmed.places;
@@ -172,14 +189,31 @@ fn schedules(unharmed: &Rehearsed, order: &Order, which: Which) -> Vec<Vec<Fault
             seeds.map(|seed| cast.random(seed, places)).collect()
         }
         Which::Every => places.singles().collect(),
-        Which::Sample(wanted) => {
-            let all: Vec<Vec<Fault>> = places.singles().collect();
-            let step = (all.len() as u64).checked_div(wanted).unwrap_or(1).max(1);
-            let step = usize::try_from(step).unwrap_or(usize::MAX);
-            all.into_iter().step_by(step).collect()
-        }
+        Which::Sample(wanted) => spread(places.singles().collect(), wanted),
+        Which::Others(wanted) => spread_over(places.strangers().collect(), wanted, Places::STRANGERS.len()),
         Which::Random(count) => {
             (order.seed..order.seed.saturating_add(count)).map(|seed| places.random(seed)).collect()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::rehearsal::schedule::EffectKind;
+
+    #[test]
+    fn a_part_of_what_others_do_is_some_of_each_deed() {
+        let places = Places { effects: vec![EffectKind::File; 454], awaits: 0, lines: Vec::new() };
+        for wanted in [100, 200, 220, 227, 454, 500] {
+            let part = spread_over(places.strangers().collect(), wanted, Places::STRANGERS.len());
+            let words: BTreeSet<String> = part.iter().map(|faults| word(faults)).collect();
+            assert_eq!(words.len(), 5, "{wanted}: {words:?}");
+            let (run, wanted) = (part.len() as u64, wanted);
+            assert!(run >= wanted / 2 && run <= wanted * 2, "{run} of {wanted}");
+        }
+        assert_eq!(spread_over(places.strangers().collect(), u64::MAX, 5).len(), 5 * 454);
     }
 }

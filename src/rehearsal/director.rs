@@ -1,6 +1,7 @@
 //! Shows the judge what happens, in order and at once: before every effect of an agent, after every change of the cluster,
 //! at every event of a machine. Plays the users whose doings are faults. Decides nothing about right and wrong.
 
+mod hearing;
 mod kinds;
 mod moments;
 mod seat;
@@ -21,6 +22,7 @@ use crate::rehearsal::doings::Moment;
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::{Binaries, Broken, Judge, Start, Truth};
 use crate::rehearsal::life::{Listener, NAMESPACE};
+use crate::rehearsal::schedule::LineAt;
 use crate::rehearsal::wire::LifeWire;
 use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::sim::api::{ApiServer, Event, Subscription};
@@ -48,6 +50,9 @@ struct Inner {
     ears: Vec<(Kind, Subscription)>,
     seats: BTreeMap<String, Watched>,
     lines: BTreeMap<String, Vec<Entry>>,
+    /// Effects of the lives before this one, and the effect that came after each step's line.
+    effects: u64,
+    written: Vec<LineAt>,
     working: String,
     last_line: Timestamp,
     report: Option<watch::Receiver<NodeReport>>,
@@ -88,6 +93,8 @@ impl Director {
             ears: Kind::ALL.iter().map(|kind| (*kind, kind.listen(server))).collect(),
             seats: BTreeMap::new(),
             lines: BTreeMap::new(),
+            effects: 0,
+            written: Vec::new(),
             working: String::new(),
             last_line: clock.now(),
             report: None,
@@ -105,17 +112,7 @@ impl Director {
             inner.seats.insert(node.to_owned(), Watched::of(seat));
             node.clone_into(&mut inner.working);
         }
-        let (own, name) = (Arc::downgrade(&self.inner), node.to_owned());
-        let (clock, again) = (self.clock, self.clone_weak());
-        seat.machine.on_power_cut(Arc::new(move || {
-            if let Some(inner) = own.upgrade() {
-                let mut inner = lock(&inner);
-                inner.truth.powerless.insert(name.clone());
-                inner.judge.power_lost(clock.now(), &name);
-                inner.last_line = clock.now();
-            }
-        }));
-        seat.machine.on_effect(Arc::new(move || again.look()));
+        self.hear_machine(node, &seat.machine);
     }
 
     /// A node's turn is over; what is not needed any more is let go.
@@ -169,6 +166,11 @@ impl Director {
         self.inner().lines.get(node).cloned().unwrap_or_default()
     }
 
+    /// Which effect came after each step's line.
+    pub(super) fn written(&self) -> Vec<LineAt> {
+        self.inner().written.clone()
+    }
+
     /// Looks at everything that may have changed.
     pub(super) fn look(&self) {
         let now = self.clock.now();
@@ -198,37 +200,8 @@ impl Director {
         }
     }
 
-    fn clone_weak(&self) -> Weak {
-        let Self { server, clock, troubles, deeds, inner } = self;
-        Weak {
-            server: server.clone(),
-            clock: *clock,
-            troubles: troubles.clone(),
-            deeds: Arc::clone(deeds),
-            inner: Arc::downgrade(inner),
-        }
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
-    }
-}
-
-/// A director that does not keep the rehearsal alive: machines hold it.
-struct Weak {
-    server: ApiServer,
-    clock: Clock,
-    troubles: Troubles,
-    deeds: Arc<Deeds>,
-    inner: std::sync::Weak<Mutex<Inner>>,
-}
-
-impl Weak {
-    fn look(&self) {
-        if let Some(inner) = self.inner.upgrade() {
-            let (server, deeds) = (self.server.clone(), Arc::clone(&self.deeds));
-            Director { server, clock: self.clock, troubles: self.troubles.clone(), deeds, inner }.look();
-        }
     }
 }
 
@@ -259,10 +232,14 @@ impl Inner {
         let Some(seat) = self.seats.get_mut(&self.working) else { return false };
         let node = self.working.as_str();
         let changed = seat.has_changed();
-        let grown = changed
-            && seat.read_journal(&mut self.truth, self.lines.entry(node.to_owned()).or_default(), node);
+        let lines = self.lines.entry(node.to_owned()).or_default();
+        let known = lines.len();
+        let grown = changed && seat.read_journal(&mut self.truth, lines, node);
         if grown {
             self.last_line = now;
+            let effect = self.effects + self.life.as_ref().map_or(0, |(life, _)| life.count_so_far()) + 1;
+            let new = lines.iter().skip(known).filter_map(|entry| LineAt::of(effect, &entry.record));
+            self.written.extend(new);
         }
         if seat.machine.is_up() {
             self.truth.powerless.remove(node);
@@ -272,7 +249,12 @@ impl Inner {
         let starts = seat.machine.starts_since(seat.starts);
         seat.starts += starts.len();
         for start in starts {
-            let start = Start { node: node.to_owned(), sha256: start.sha256, guests: start.guests };
+            let start = Start {
+                node: node.to_owned(),
+                sha256: start.sha256,
+                guests: start.guests,
+                fenced: seat.machine.is_durably_fenced(),
+            };
             self.judge.rke2_started(now, &start, &self.truth);
         }
         if changed {
@@ -340,6 +322,7 @@ impl Listener for Director {
 
     fn ends(&self) {
         let mut inner = self.inner();
+        inner.effects += inner.life.as_ref().map_or(0, |(life, _)| life.count_so_far());
         (inner.report, inner.life) = (None, None);
     }
 }

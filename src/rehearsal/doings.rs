@@ -83,6 +83,8 @@ pub enum Machine {
     Rke2Crashes,
     /// It never becomes ready.
     Rke2Hangs,
+    /// systemd cannot execute it.
+    Rke2IsNotExecutable,
     /// It says that it is the old one.
     Rke2ReportsTheOldVersion,
     /// It ends a minute after each start.
@@ -140,6 +142,7 @@ impl Flaw {
             Self::StrayGuest => On(Machine::HasStrayGuest),
             Self::Rke2Crashes => On(Machine::Rke2Crashes),
             Self::Rke2Hangs => On(Machine::Rke2Hangs),
+            Self::Rke2NotExecutable => On(Machine::Rke2IsNotExecutable),
             Self::Rke2WrongVersion => On(Machine::Rke2ReportsTheOldVersion),
             Self::Rke2Dies => On(Machine::Rke2Dies),
             Self::SnapshotFails => On(Machine::SavesNoSnapshot),

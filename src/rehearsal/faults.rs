@@ -9,6 +9,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::flow::vms::VmKey;
+use crate::sim::machine::strangers::Deed;
 pub use flaws::{ALL, Described, Ends, Flaw, Of};
 
 /// What happens at one numbered effect: a file operation, a request, or a call to systemd.
@@ -30,12 +31,14 @@ pub enum Blow {
     Broken,
     /// It happens, but the answer is lost.
     Lost,
+    /// Somebody else who is root does something to the machine before it.
+    Stranger(Deed),
     /// The API server is away for so many seconds from here on.
     Away(u32),
 }
 
 impl Blow {
-    const WORDS: [(&'static str, Self); 8] = [
+    const WORDS: [(&'static str, Self); 13] = [
         ("kill", Self::Kill),
         ("kill-after", Self::KillAfter),
         ("power", Self::Power),
@@ -44,6 +47,11 @@ impl Blow {
         ("full", Self::Full),
         ("broken", Self::Broken),
         ("lost", Self::Lost),
+        ("others-kill", Self::Stranger(Deed::Kills)),
+        ("others-restart", Self::Stranger(Deed::Restarts)),
+        ("others-reboot", Self::Stranger(Deed::Reboots)),
+        ("others-unpack", Self::Stranger(Deed::Unpacks)),
+        ("others-unpack-kill", Self::Stranger(Deed::UnpacksAndKills)),
     ];
 
     /// Does the agent's process end with it?
@@ -51,6 +59,7 @@ impl Blow {
     pub fn ends_the_agent(self) -> bool {
         match self {
             Self::Kill | Self::KillAfter | Self::Power | Self::PowerAfter | Self::PowerTorn => true,
+            Self::Stranger(deed) => deed.ends_the_agent(),
             Self::Full | Self::Broken | Self::Lost | Self::Away(_) => false,
         }
     }
@@ -79,9 +88,18 @@ impl Fault {
         }
     }
 
+    /// Does somebody put another binary at the live path?
+    #[must_use]
+    pub fn unpacks(&self) -> bool {
+        matches!(self, Self::At(_, Blow::Stranger(Deed::Unpacks | Deed::UnpacksAndKills)))
+    }
+
     /// May an upgrade with these faults end with an operator being asked for? Where several things go wrong at a time it may.
     #[must_use]
     pub fn may_hold(faults: &[Self]) -> bool {
+        if faults.iter().any(Self::unpacks) {
+            return true;
+        }
         let mut flaws = faults.iter().filter_map(|fault| match fault {
             Self::Node(_, flaw) | Self::Vm(_, flaw) => Some(*flaw),
             Self::At(..) | Self::KillAtAwait(_) => None,
@@ -168,6 +186,11 @@ pub fn help() -> String {
         ("full@N", "the disk is full; a request or call is refused"),
         ("broken@N", "the disk answers with an error; a request or call is not sent"),
         ("lost@N", "it happens, and its answer is lost"),
+        ("others-kill@N", "somebody else kills RKE2 before it"),
+        ("others-restart@N", "somebody else has systemd restart RKE2 before it, which a fence refuses"),
+        ("others-reboot@N", "somebody else reboots the machine in good order before it"),
+        ("others-unpack@N", "somebody else unpacks another release over the live binary before it"),
+        ("others-unpack-kill@N", "the same, and RKE2 and the agent are killed"),
         (
             "away@N+SECONDS",
             "neither API server nor other etcd members can be reached for so long; RKE2 bears 15 minutes of it",
@@ -202,6 +225,11 @@ mod tests {
             "full@5",
             "broken@6",
             "lost@7",
+            "others-kill@8",
+            "others-restart@9",
+            "others-reboot@10",
+            "others-unpack@11",
+            "others-unpack-kill@12",
             "away@8+20",
             "await@9",
         ]

@@ -7,6 +7,7 @@ mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -16,6 +17,8 @@ use crate::flow::progress::Progress;
 use crate::flow::report::NodeReport;
 use crate::flow::vms::VmKey;
 use crate::rehearsal::timeline::seconds_between;
+use crate::sim::machine::release::{binary, sha256};
+use crate::sim::machine::strangers::OTHER_RELEASE;
 
 pub use vms::Away;
 use vms::Watched;
@@ -77,6 +80,8 @@ pub struct Start {
     pub sha256: String,
     /// Guests whose processes ran there at that moment.
     pub guests: Vec<String>,
+    /// Would a fence stand there after a power cut at that moment?
+    pub fenced: bool,
 }
 
 /// What an approved binary is, per node.
@@ -86,6 +91,12 @@ pub struct Binaries {
     pub old: String,
     /// sha256 of the one to come.
     pub new: String,
+}
+
+/// Is it the release that only somebody else unpacks?
+fn is_foreign(digest: &str) -> bool {
+    static DIGEST: LazyLock<String> = LazyLock::new(|| sha256(&binary(OTHER_RELEASE)));
+    digest == DIGEST.as_str()
 }
 
 /// Watches one rehearsal.
@@ -101,6 +112,8 @@ pub struct Judge {
     was_cut: BTreeSet<String>,
     /// When each machine last lost its power.
     cut_at: BTreeMap<String, Timestamp>,
+    /// Nodes at whose live path somebody else's release was seen last.
+    foreign: BTreeSet<String>,
     upgrade: Value,
     /// VMs that do not run now.
     off: BTreeSet<VmKey>,
@@ -133,6 +146,7 @@ impl Judge {
             swaps: BTreeMap::new(),
             was_cut: BTreeSet::new(),
             cut_at: BTreeMap::new(),
+            foreign: BTreeSet::new(),
             upgrade,
             off: BTreeSet::new(),
             unsettled: true,
@@ -166,6 +180,9 @@ impl Judge {
         if start.sha256 == both.old {
             return;
         }
+        if is_foreign(&start.sha256) && !Self::keeps_others_out(node, start.fenced, truth) {
+            return;
+        }
         if start.sha256 != both.new {
             return self.note(now, Invariant::I1, format!("{node} started a binary that nobody approved"));
         }
@@ -193,6 +210,12 @@ impl Judge {
     ) {
         let Some(both) = self.binaries.get(node).cloned() else { return };
         let found = sha256.unwrap_or_default();
+        // That it lies there is somebody else's deed; it must not be started.
+        if is_foreign(found) {
+            self.foreign.insert(node.to_owned());
+            return;
+        }
+        let was_foreign = self.foreign.remove(node);
         if found != both.old && found != both.new {
             let what = format!("the live path of {node} holds neither the old nor the new binary, whole");
             return self.note(now, Invariant::I1, what);
@@ -204,7 +227,7 @@ impl Judge {
             // A rename that was not durable yet: the swap has not happened.
             let goes_back = truth.durable.get(node).is_some_and(Progress::goes_back);
             // Before anything starts under a guest, the boot guard puts the old one back.
-            if goes_back || !guests().is_empty() {
+            if goes_back || was_foreign || !guests().is_empty() {
                 self.was_cut.remove(node);
                 self.swaps.remove(node);
             } else if self.was_cut.remove(node) {

@@ -100,6 +100,7 @@ pub(super) fn plan_of(faults: &[Fault], seed: u64, before: u64) -> (LifePlan, BT
             Blow::PowerTorn => life::Blow::PowerAfter(torn),
             Blow::Full => life::Blow::Fail { errno: Errno::ENOSPC, times: 1 },
             Blow::Broken => life::Blow::Fail { errno: Errno::EIO, times: 1 },
+            Blow::Stranger(deed) => life::Blow::Stranger(deed),
             Blow::Away(seconds) => life::Blow::CutOff(Duration::from_secs(u64::from(seconds))),
             Blow::Lost => {
                 on_wire.insert(number);

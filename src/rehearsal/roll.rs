@@ -136,7 +136,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
         requests: sum.requests,
     };
     let asked = sum.asked;
-    let places = Places { effects: sum.effects, awaits: sum.awaits };
+    let places = Places { effects: sum.effects, awaits: sum.awaits, lines: director.written() };
     let (broken, oddities) = (director.broken(), world.notes.clone());
     let may_hold = Fault::may_hold(&order.faults);
     Ok(Rehearsed { timeline, broken, nodes: states, places, asked, may_hold, notes: oddities })
@@ -211,6 +211,9 @@ async fn take_through(order: &Order, stage: &Stage, seat: &Seat, sum: &mut Sum, 
     // Blows pass; flaws do not, and an operator who only says "go on" does not change them.
     let blows = order.faults.iter().any(|fault| matches!(fault, Fault::At(..) | Fault::KillAtAwait(_)));
     let mut patience = if blows { PATIENCE } else { 0 };
+    // Where flaws are at work as well, who hears the same again knows that "go on" does not help.
+    let flaws = order.faults.iter().any(|fault| matches!(fault, Fault::Node(..) | Fault::Vm(..)));
+    let mut heard = None;
     loop {
         seat.machine.wait_up().await;
         *starts += 1;
@@ -236,7 +239,11 @@ async fn take_through(order: &Order, stage: &Stage, seat: &Seat, sum: &mut Sum, 
                     Ended::Done(Outcome::Cancelled) => return Turn::Asks("it was cancelled".to_owned()),
                     Ended::Fatal(_) | Ended::Interrupted => tokio::time::sleep(TRY_AGAIN).await,
                     Ended::Held(why) | Ended::Refused(why) if patience == 0 => return Turn::Asks(why),
-                    Ended::Held(_) | Ended::Refused(_) => {
+                    Ended::Held(why) | Ended::Refused(why) => {
+                        if flaws && heard.as_ref() == Some(&why) {
+                            return Turn::Asks(why);
+                        }
+                        heard = Some(why);
                         patience -= 1;
                         sum.asked += 1;
                         tokio::time::sleep(OPERATOR).await;

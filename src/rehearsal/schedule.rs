@@ -3,8 +3,10 @@
 
 mod scripts;
 
+use crate::flow::record::Record;
 use crate::rehearsal::faults::{Blow, Fault};
 use crate::sim::machine::random::Dice;
+use crate::sim::machine::strangers::Deed;
 pub use scripts::Cast;
 
 /// The kinds of effects that a blow can fall on.
@@ -47,15 +49,87 @@ pub struct Places {
     pub effects: Vec<EffectKind>,
     /// How often the agent waited.
     pub awaits: u64,
+    /// The lines of the journals that say how far a node is.
+    pub lines: Vec<LineAt>,
+}
+
+/// A line of a journal that says how far a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineAt {
+    /// The number of the first effect that found it on the disk.
+    pub effect: u64,
+    /// What it says, as the journal calls it.
+    pub name: &'static str,
+}
+
+impl LineAt {
+    /// None for what is said of single VMs, or is no step of its own.
+    #[must_use]
+    pub fn of(effect: u64, record: &Record) -> Option<Self> {
+        let name = match record {
+            Record::Opened { .. } => "opened",
+            Record::Preflighted { .. } => "preflighted",
+            Record::Staged { .. } => "staged",
+            Record::FenceIntent { .. } => "fenceIntent",
+            Record::Fenced => "fenced",
+            Record::CordonIntent { .. } => "cordonIntent",
+            Record::Cordoned => "cordoned",
+            Record::PreDrained => "preDrained",
+            Record::Drained { .. } => "drained",
+            Record::SnapshotTaken { .. } | Record::NoSnapshot { .. } => "snapshot",
+            Record::SwapIntent { .. } => "swapIntent",
+            Record::Swapped => "swapped",
+            Record::RestartIntent { .. } => "restartIntent",
+            Record::Restarted { .. } => "restarted",
+            Record::RollbackIntent { .. } => "rollbackIntent",
+            Record::RolledBack => "rolledBack",
+            Record::Verified { .. } => "verified",
+            Record::PostDrained => "postDrained",
+            Record::Finished { .. } => "finished",
+            Record::InstallerHoldIntent { .. }
+            | Record::InstallerReleased
+            | Record::LedgerWritten { .. }
+            | Record::VmAdopted { .. }
+            | Record::MigrationIntent { .. }
+            | Record::TargetAwaited { .. }
+            | Record::AbortIntent { .. }
+            | Record::VmMigrated { .. }
+            | Record::StopIntent { .. }
+            | Record::ForceOffIntent { .. }
+            | Record::VmStopped { .. }
+            | Record::VmAsLeft { .. }
+            | Record::VmLeft { .. }
+            | Record::GateRefused { .. }
+            | Record::SwapAbsent
+            | Record::AlienFound { .. }
+            | Record::RestoreIntent { .. }
+            | Record::VmRestored { .. }
+            | Record::VmStruck { .. }
+            | Record::Held { .. }
+            | Record::Resumed
+            | Record::CancelRequested => return None,
+        };
+        Some(Self { effect, name })
+    }
 }
 
 impl Places {
+    /// What somebody else may do at each of them.
+    pub const STRANGERS: [Deed; 5] =
+        [Deed::Kills, Deed::Restarts, Deed::Reboots, Deed::Unpacks, Deed::UnpacksAndKills];
+
     /// Every single blow.
     pub fn singles(&self) -> impl Iterator<Item = Vec<Fault>> + '_ {
         let at_effects = (1..)
             .zip(&self.effects)
             .flat_map(|(number, kind)| kind.blows().iter().map(move |blow| vec![Fault::At(number, *blow)]));
         at_effects.chain((1..=self.awaits).map(|number| vec![Fault::KillAtAwait(number)]))
+    }
+
+    /// Every deed of somebody else at every place.
+    pub fn strangers(&self) -> impl Iterator<Item = Vec<Fault>> + '_ {
+        let places = 1..=self.effects.len() as u64;
+        places.flat_map(|number| Self::STRANGERS.map(|deed| vec![Fault::At(number, Blow::Stranger(deed))]))
     }
 
     /// Two to five blows, most of them where the world is known to have effects, some past its end: a resumed run is longer.
@@ -90,7 +164,11 @@ mod tests {
     use super::*;
 
     fn places() -> Places {
-        Places { effects: vec![EffectKind::File, EffectKind::Request, EffectKind::Call], awaits: 2 }
+        Places {
+            effects: vec![EffectKind::File, EffectKind::Request, EffectKind::Call],
+            awaits: 2,
+            lines: Vec::new(),
+        }
     }
 
     #[test]
@@ -100,6 +178,13 @@ mod tests {
         for expected in ["kill@1", "full@1", "lost@2", "away@2+40", "broken@3", "await@2"] {
             assert!(all.iter().any(|one| one == expected), "{expected} is not among {all:?}");
         }
+    }
+
+    #[test]
+    fn others_do_each_of_their_deeds_at_every_place() {
+        let all: Vec<String> = places().strangers().map(|faults| faults[0].to_string()).collect();
+        assert_eq!(all.len(), 15);
+        assert!(all.contains(&"others-unpack-kill@3".to_owned()), "{all:?}");
     }
 
     #[test]

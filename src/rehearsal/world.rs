@@ -1,12 +1,13 @@
 //! The world of one rehearsal: API server, simulators, and the machines of the nodes that are upgraded, wired together.
-//! Everything in it follows from the scene, the seed and the flaws; nothing waits for anything but virtual time.
+//! Everything in it follows from the scene, the seed and the flaws; nothing waits for anything but virtual time. `machines` ties the
+//! machines to the cluster.
+
+mod machines;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
-use futures::FutureExt;
 use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -17,18 +18,13 @@ use crate::cluster::crd::node_upgrade::{Control, NodeUpgrade, NodeUpgradeSpec};
 use crate::cluster::names::safe_concat;
 use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
 use crate::host::clock::Clock;
-use crate::rehearsal::afflict::{Missing, afflict};
-use crate::rehearsal::doings::{Doing, Machine};
-use crate::rehearsal::etcd;
-use crate::rehearsal::faults::Fault;
-use crate::rehearsal::life::{NAMESPACE, lets_start};
+use crate::rehearsal::afflict::afflict;
+use crate::rehearsal::life::NAMESPACE;
 use crate::rehearsal::{Order, RehearsalError, Scene};
 use crate::sim::api::{ApiServer, Webhooks};
 use crate::sim::machine::SimMachine;
-use crate::sim::machine::SnapshotFault;
 use crate::sim::machine::image::{ARTIFACT, MachineImage, MachineSpec};
 use crate::sim::machine::release::release;
-use crate::sim::machine::rke2::Fate;
 use crate::sim::troubles::Troubles;
 use crate::sim::virt_api::{self, VirtApi};
 use crate::sim::{Guests, SimError, Timing, Wire, seed, world};
@@ -188,6 +184,7 @@ impl World {
             from: self.order.from.to_string(),
             to: self.order.to.to_string(),
             machine_id: text("/status/nodeInfo/machineID"),
+            boot_id: text("/status/nodeInfo/bootID"),
             is_only_server: role == Role::Server && self.servers.len() <= 1,
             ..MachineSpec::default()
         };
@@ -235,75 +232,6 @@ impl World {
             .call(&Method::POST, &path, &object)
             .map(drop)
             .map_err(|status| refused(&format!("NodeUpgrade {name}"), &status))
-    }
-
-    /// What happens on the machine shows in the cluster, and the other way round.
-    fn plug(&self, node: &str, machine: &SimMachine, stray: &Arc<AtomicBool>) {
-        let (guests, name, left) = (self.guests.clone(), node.to_owned(), Arc::clone(stray));
-        machine.set_guests(Arc::new(move || {
-            let known = guests.on(&name).into_iter().map(|(namespace, name)| format!("{namespace}/{name}"));
-            let left = left.load(Ordering::Relaxed).then(|| "nobody/knows".to_owned());
-            known.chain(left).collect()
-        }));
-        let (server, own) = (self.server.clone(), node.to_owned());
-        machine.set_etcd(Arc::new(move || etcd::members(&server, &own)));
-        let guarded = machine.clone();
-        machine.set_guard(Arc::new(move |uid| lets_start(&guarded, uid)));
-        let missing = Missing::of(&self.order.faults, node);
-        let wire = || (Wire::from(self.server.clone()), node.to_owned(), self.clock);
-        let ((wire_up, name, clock), own, server) = (wire(), machine.clone(), self.server.clone());
-        machine.on_rke2_ready(Arc::new(move |version| {
-            if missing.node {
-                return;
-            }
-            let boot = own.boot_id();
-            told(world::kubelet_started(&wire_up, &name, version, &boot, clock.now()));
-            missing.take_away(&server, &name);
-        }));
-        let (down, name, clock) = wire();
-        machine.on_rke2_stopped(Arc::new(move || told(world::kubelet_stopped(&down, &name, clock.now()))));
-        let (off, name, clock) = wire();
-        machine.on_power_cut(Arc::new(move || told(world::power_off(&off, &name, clock.now()))));
-    }
-
-    fn spoil(&self, node: &str, machine: &SimMachine) {
-        let to = self.order.to.to_string();
-        for fault in &self.order.faults {
-            let Fault::Node(name, flaw) = fault else { continue };
-            if name != node {
-                continue;
-            }
-            let Doing::Machine(wrong) = flaw.doing() else { continue };
-            let fate = match wrong {
-                Machine::Rke2Crashes => Fate::Crashes,
-                Machine::Rke2Hangs => Fate::Hangs,
-                Machine::Rke2ReportsTheOldVersion => Fate::Reports(self.order.from.to_string()),
-                Machine::Rke2Dies => Fate::DiesAfter(Duration::from_mins(1)),
-                Machine::SavesNoSnapshot => {
-                    machine.break_snapshots(Some(SnapshotFault::Refused));
-                    continue;
-                }
-                Machine::TearsSnapshots => {
-                    machine.break_snapshots(Some(SnapshotFault::Torn));
-                    continue;
-                }
-                Machine::LosesDevices
-                | Machine::LosesOneOfEach
-                | Machine::RenamesDevices
-                | Machine::NeverReturns
-                | Machine::HasStrayGuest => continue,
-            };
-            machine.every_start_of(&to, fate);
-        }
-    }
-}
-
-/// The API server in memory answers at once.
-fn told(write: impl Future<Output = Result<(), SimError>>) {
-    match write.now_or_never() {
-        Some(Ok(())) => {}
-        Some(Err(error)) => tracing::warn!(%error, "the kubelet's doings could not be shown"),
-        None => tracing::error!("the API server in memory did not answer at once"),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::SimError;
 use super::fields::{DIRTY, FIRST_NODE, LOCAL_DISK, SHUTDOWN, text};
 use super::kubelet::register_node;
-pub use super::kubelet::{kubelet_started, kubelet_stopped, power_off};
+pub use super::kubelet::{kubelet_reports, kubelet_started, kubelet_stopped, power_off};
 pub use super::seed::{Preset, Seeded, Storage, adopt, seed};
 
 /// Annotation of a VMI: seconds the guest takes to power off, or `ignore`.

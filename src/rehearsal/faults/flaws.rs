@@ -78,6 +78,8 @@ pub enum Flaw {
     Rke2Crashes,
     /// The new RKE2 never becomes ready.
     Rke2Hangs,
+    /// systemd cannot execute the new RKE2 (status 203), each time.
+    Rke2NotExecutable,
     /// The new RKE2 comes up and reports the old version.
     Rke2WrongVersion,
     /// The new RKE2 comes up and dies a minute later, each time.
@@ -154,7 +156,7 @@ use Of::{Device, Mover, Node, Stayer, Vm};
 
 /// All of them, in the order of the scripts.
 #[rustfmt::skip]
-pub const ALL: [Described; 41] = [
+pub const ALL: [Described; 42] = [
     flaw((1, "guest-ignores-shutdown"), F::GuestIgnoresShutdown, Stayer, Through, "its guest never reacts to the power button"),
     flaw((2, "stuck-terminating"), F::StuckTerminating, Stayer, MayHold, "its VMI stays Terminating for ever after its guest has ended"),
     flaw((2, "slow-terminating"), F::SlowTerminating, Stayer, MayHold, "its VMI stays Terminating for ten minutes"),
@@ -192,6 +194,7 @@ pub const ALL: [Described; 41] = [
     flaw((0, "stray-guest"), F::StrayGuest, Node, MayHold, "a VM process stays that the API does not know, once pre-drain is done"),
     flaw((0, "rke2-crashes"), F::Rke2Crashes, Node, MayHold, "the new RKE2 ends at once, each time"),
     flaw((0, "rke2-hangs"), F::Rke2Hangs, Node, MayHold, "the new RKE2 never becomes ready"),
+    flaw((0, "rke2-not-executable"), F::Rke2NotExecutable, Node, MayHold, "systemd cannot execute the new RKE2 (status 203), each time"),
     flaw((0, "rke2-wrong-version"), F::Rke2WrongVersion, Node, MayHold, "the new RKE2 comes up and reports the old version"),
     flaw((0, "rke2-dies"), F::Rke2Dies, Node, MayHold, "the new RKE2 dies a minute after each start"),
     flaw((0, "snapshot-fails"), F::SnapshotFails, Node, MayHold, "its RKE2 saves no snapshot of etcd"),

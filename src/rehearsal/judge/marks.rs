@@ -89,6 +89,22 @@ impl Judge {
         }
     }
 
+    /// Does the run keep others from RKE2 here? Until its fence stands it does not; nor once that is durably gone, where the journal lets
+    /// it be taken down: what others start then is their own affair.
+    pub(super) fn keeps_others_out(node: &str, durably_fenced: bool, truth: &Truth) -> bool {
+        let Some(durable) = truth.durable.get(node) else { return false };
+        let may_be_down = durable.post_drained() || durable.is_cancelled() || Self::taking_down(node, truth);
+        durable.fenced() && (durably_fenced || !may_be_down)
+    }
+
+    /// systemd has taken an order to restart RKE2 from somebody else.
+    pub fn others_were_obeyed(&mut self, now: Timestamp, node: &str, durably_fenced: bool, truth: &Truth) {
+        if Self::keeps_others_out(node, durably_fenced, truth) {
+            let what = format!("somebody else restarted RKE2 of {node} behind its fence");
+            self.note(now, Invariant::I1, what);
+        }
+    }
+
     /// Once the journal says that a node is open again, it carries nothing of ours.
     pub fn opened(&mut self, now: Timestamp, node: &str, truth: &Truth) {
         let open = truth.durable.get(node).is_some_and(crate::flow::progress::Progress::post_drained);

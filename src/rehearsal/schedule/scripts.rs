@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn random_sets_follow_from_their_seed() {
-        let places = Places { effects: vec![EffectKind::File; 50], awaits: 20 };
+        let places = Places { effects: vec![EffectKind::File; 50], awaits: 20, lines: Vec::new() };
         assert_eq!(cast().random(3, &places), cast().random(3, &places));
         let different: BTreeSet<String> =
             (0..100).map(|seed| format!("{:?}", cast().random(seed, &places))).collect();

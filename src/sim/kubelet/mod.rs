@@ -11,7 +11,7 @@ pub(super) use guest::running_status as guest_running;
 pub use node::register_node;
 pub(super) use node::{node_object, node_status};
 pub(super) use pods::{container_id, pod_ip, running_status as pod_running};
-pub use power::{kubelet_started, kubelet_stopped, power_off};
+pub use power::{kubelet_reports, kubelet_started, kubelet_stopped, power_off};
 
 use super::turns::{Decision, Now};
 use super::view::{Kind, Task, View};

@@ -47,9 +47,7 @@ pub async fn kubelet_started(
     boot_id: &str,
     now: Timestamp,
 ) -> Result<(), SimError> {
-    let refused = |source| SimError::Refused { what: format!("node {node}"), source: Box::new(source) };
-    let path = Kind::Node.path("", node);
-    let known = wire.send(Method::GET, &path, &Value::Null).await.map_err(refused)?;
+    let known = read(wire, node).await?;
     let mut devices = map(&known, "/status/allocatable");
     devices.retain(|resource, _| resource.contains('/'));
     // A start before the plugins were back: what they offer is still noted from the first one.
@@ -59,15 +57,7 @@ pub async fn kubelet_started(
     }
     let unplugged: serde_json::Map<String, Value> =
         devices.keys().map(|device| (device.clone(), json!("0"))).collect();
-    let stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let said = "kubelet is posting ready status";
-    let mut ready = conditions_with(&known, "Ready", "True", "KubeletReady", said, &stamp);
-    // A condition of a node has a heartbeat, and no probe time.
-    if let Some(fields) = ready.last_mut().and_then(Value::as_object_mut) {
-        fields.remove("lastProbeTime");
-        fields.insert("lastHeartbeatTime".to_owned(), json!(stamp));
-    }
-    let status = json!({"status": {"allocatable": unplugged, "conditions": ready,
+    let status = json!({"status": {"allocatable": unplugged, "conditions": ready(&known, now),
         "nodeInfo": {"kubeletVersion": version, "bootID": boot_id}}});
     patch(wire, node, "/status", &status).await?;
     let plugins = json!({"since": now.to_string(), "devices": devices}).to_string();
@@ -75,6 +65,40 @@ pub async fn kubelet_started(
     let annotations = json!({AWAY: null, OFF: null, DEVICES: plugins});
     let body = json!({"metadata": {"annotations": annotations}, "spec": {"taints": kept}});
     patch(wire, node, "", &body).await.map(drop)
+}
+
+/// A kubelet that goes on as it was says so again.
+///
+/// # Errors
+/// [`SimError::Refused`] when the API does not take what changes on the Node.
+pub async fn kubelet_reports(
+    wire: &Wire,
+    node: &str,
+    version: &str,
+    boot_id: &str,
+    now: Timestamp,
+) -> Result<(), SimError> {
+    let known = read(wire, node).await?;
+    let status = json!({"status": {"conditions": ready(&known, now),
+        "nodeInfo": {"kubeletVersion": version, "bootID": boot_id}}});
+    patch(wire, node, "/status", &status).await.map(drop)
+}
+
+/// A condition of a node has a heartbeat, and no probe time.
+fn ready(known: &Value, now: Timestamp) -> Vec<Value> {
+    let stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let said = "kubelet is posting ready status";
+    let mut ready = conditions_with(known, "Ready", "True", "KubeletReady", said, &stamp);
+    if let Some(fields) = ready.last_mut().and_then(Value::as_object_mut) {
+        fields.remove("lastProbeTime");
+        fields.insert("lastHeartbeatTime".to_owned(), json!(stamp));
+    }
+    ready
+}
+
+async fn read(wire: &Wire, node: &str) -> Result<crate::sim::object::Object, SimError> {
+    let refused = |source| SimError::Refused { what: format!("node {node}"), source: Box::new(source) };
+    wire.send(Method::GET, &Kind::Node.path("", node), &Value::Null).await.map_err(refused)
 }
 
 async fn patch(

@@ -20,10 +20,12 @@ pub(super) struct Hooks {
     guard: Option<Guard>,
     pub(super) etcd: Option<Members>,
     ready: Vec<ReadyHook>,
+    reports: Vec<ReadyHook>,
     stopped: Vec<Hook>,
     power_cut: Vec<Hook>,
     booted: Vec<Hook>,
     effect: Vec<Hook>,
+    obeyed_others: Vec<Hook>,
 }
 
 impl SimMachine {
@@ -42,6 +44,11 @@ impl SimMachine {
         self.hooks().ready.push(hook);
     }
 
+    /// Called when a kubelet that has started since the rehearsal began reports again, with the version that it reports.
+    pub fn on_kubelet_reports(&self, hook: Arc<dyn Fn(&str) + Send + Sync>) {
+        self.hooks().reports.push(hook);
+    }
+
     /// Called when RKE2, and with it the kubelet, has ended; also after a start that came to nothing.
     pub fn on_rke2_stopped(&self, hook: Arc<dyn Fn() + Send + Sync>) {
         self.hooks().stopped.push(hook);
@@ -55,6 +62,18 @@ impl SimMachine {
     /// Called when the machine has booted, before its services are up.
     pub fn on_boot(&self, hook: Arc<dyn Fn() + Send + Sync>) {
         self.hooks().booted.push(hook);
+    }
+
+    /// Called when systemd has taken somebody else's order to restart RKE2.
+    pub fn on_obeyed_others(&self, hook: Arc<dyn Fn() + Send + Sync>) {
+        self.hooks().obeyed_others.push(hook);
+    }
+
+    pub(super) fn obeyed_others(&self) {
+        let hooks = self.hooks().obeyed_others.clone();
+        for hook in hooks {
+            hook();
+        }
     }
 
     /// Called before every effect of a life that is not dead.
@@ -85,10 +104,13 @@ impl SimMachine {
         let hooks = self.hooks().clone();
         match event {
             Event::Later { after, generation, tick } => {
-                let machine = self.clone();
+                // Reports go on as long as RKE2 runs: they must not keep a machine that nobody looks at any more.
+                let machine = Arc::downgrade(&self.inner);
                 tokio::spawn(async move {
                     tokio::time::sleep(after).await;
-                    machine.with(|state| state.tick(generation, tick));
+                    if let Some(inner) = machine.upgrade() {
+                        Self { inner }.with(|state| state.tick(generation, tick));
+                    }
                 });
             }
             Event::Timer { after, name, timer, cause } => {
@@ -99,6 +121,7 @@ impl SimMachine {
                 });
             }
             Event::Ready(version) => hooks.ready.iter().for_each(|hook| hook(&version)),
+            Event::Reports(version) => hooks.reports.iter().for_each(|hook| hook(&version)),
             Event::Stopped => hooks.stopped.iter().for_each(|hook| hook()),
             Event::AskGuard { uid, generation, cause } => {
                 let lets = hooks.guard.is_none_or(|guard| guard(&uid));

@@ -62,6 +62,8 @@ pub struct MachineSpec {
     pub to: String,
     /// 32 hex digits.
     pub machine_id: String,
+    /// The kernel's name for the boot that it is in at first; one by the seed when empty.
+    pub boot_id: String,
     /// Its only control plane: the API is away while its RKE2 comes up.
     pub is_only_server: bool,
     /// Where its health ports listen.
@@ -85,6 +87,7 @@ impl Default for MachineSpec {
             from: "v1.34.3+rke2r3".to_owned(),
             to: "v1.35.6+rke2r1".to_owned(),
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            boot_id: String::new(),
             is_only_server: false,
             address: IpAddr::from([127, 0, 0, 1]),
             boot: Duration::from_mins(1),

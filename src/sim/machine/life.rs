@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::SimMachine;
 use super::disk::CutMode;
+use super::strangers::Deed;
 
 /// What befalls a life at one effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Blow {
     PowerAfter(CutMode),
     /// From this effect on no API server and no other member of etcd can be reached for so long.
     CutOff(Duration),
+    /// Somebody else is at the machine before the effect.
+    Stranger(Deed),
     /// This effect and the next ones, `times` in all, fail. What a failed write had room for is written.
     Fail {
         /// With what.
@@ -92,7 +95,14 @@ impl Pass {
         match self.after {
             Some(Blow::KillAfter) => self.life.die(),
             Some(Blow::PowerAfter(mode)) => self.life.machine.power_cut(mode),
-            Some(Blow::KillBefore | Blow::PowerBefore(_) | Blow::CutOff(_) | Blow::Fail { .. }) | None => {}
+            Some(
+                Blow::KillBefore
+                | Blow::PowerBefore(_)
+                | Blow::CutOff(_)
+                | Blow::Stranger(_)
+                | Blow::Fail { .. },
+            )
+            | None => {}
         }
         !self.life.is_dead()
     }
@@ -154,6 +164,14 @@ impl Life {
                 Verdict::Dead
             }
             Some(Blow::Fail { errno, .. }) => Verdict::Fail(errno),
+            Some(Blow::Stranger(deed)) => {
+                self.machine.suffers(deed);
+                if deed.ends_the_agent() {
+                    self.die();
+                    return Verdict::Dead;
+                }
+                Verdict::Go(Pass { life: self.clone(), after: None })
+            }
             Some(Blow::CutOff(length)) => {
                 self.machine.cut_off(length);
                 Verdict::Go(Pass { life: self.clone(), after: None })

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SimMachine;
+use super::disk::CutMode;
 use super::rke2::StartRecord;
 
 impl SimMachine {
@@ -36,6 +37,16 @@ impl SimMachine {
     #[must_use]
     pub fn is_fenced_on_disk(&self) -> bool {
         self.look(super::State::is_fenced_on_disk)
+    }
+
+    /// Would one do so after a power cut now that loses all it can?
+    #[must_use]
+    pub fn is_durably_fenced(&self) -> bool {
+        self.look(|state| {
+            let mut disk = state.disk.clone();
+            disk.power_cut(CutMode::LoseAll);
+            state.is_fenced_on(&disk)
+        })
     }
 
     /// Drop-ins of RKE2's unit on disk.

@@ -22,6 +22,7 @@ pub mod random;
 pub mod release;
 pub mod rke2;
 mod state;
+pub mod strangers;
 mod systemd;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,9 @@ impl SimMachine {
             spec,
         };
         state.new_boot();
+        if !state.spec.boot_id.is_empty() {
+            state.boot_id.clone_from(&state.spec.boot_id);
+        }
         state.find_running();
         let (is_up, _) = watch::channel(true);
         Self { inner: Arc::new(Inner { state: Mutex::new(state), hooks: Mutex::default(), is_up }) }

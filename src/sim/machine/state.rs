@@ -25,6 +25,8 @@ pub(super) enum Event {
     Timer { after: Duration, name: String, timer: u32, cause: Cause },
     /// RKE2 is up and its kubelet reports this version.
     Ready(String),
+    /// Its kubelet reports this version again.
+    Reports(String),
     /// RKE2 and its kubelet have ended.
     Stopped,
     /// May this start go on?
@@ -40,6 +42,8 @@ pub(super) enum Event {
 pub(super) enum Tick {
     /// It has come so far that it notifies systemd, if an API server answers it.
     Ready,
+    /// Its kubelet reports the Node's status again, if an API server answers it.
+    Report,
     /// It has lost the API server for as long as it bears.
     GivesUp,
     /// Its main process ended with this status.
@@ -101,7 +105,12 @@ impl State {
     }
 
     pub(super) fn is_fenced_on_disk(&self) -> bool {
-        UnitFile::load(&self.disk, self.spec.role.unit()).is_some_and(|unit| unit.is_fenced())
+        self.is_fenced_on(&self.disk)
+    }
+
+    /// The same of another state of its disks.
+    pub(super) fn is_fenced_on(&self, disk: &Disk) -> bool {
+        UnitFile::load(disk, self.spec.role.unit()).is_some_and(|unit| unit.is_fenced())
     }
 
     pub(super) fn is_on(&self) -> bool {

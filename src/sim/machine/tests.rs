@@ -286,6 +286,32 @@ async fn an_rke2_that_is_cut_off_ends_after_a_quarter_of_an_hour_and_begins_anew
     assert_eq!(machine.starts().len(), 2);
 }
 
+/// As `nodeStatusReportFrequency` has it: what it said at its start, every five minutes, and at once when it can be heard again.
+#[tokio::test(start_paused = true)]
+async fn a_kubelet_reports_as_long_as_it_runs_and_can_be_heard() {
+    let machine = machine();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&heard);
+    let clock = machine.clone();
+    machine.on_kubelet_reports(Arc::new(move |version| {
+        note.lock().unwrap().push((clock.elapsed().as_secs() / 60, version.to_owned()));
+    }));
+    machine.next_starts([Fate::Reports("v1.33.0+rke2r1".to_owned())]);
+    machine.stranger_restarts().unwrap();
+    tokio::time::sleep(Duration::from_mins(12)).await;
+    machine.cut_off(Duration::from_mins(6));
+    tokio::time::sleep(Duration::from_mins(7)).await;
+    machine.crash_rke2(137);
+    tokio::time::sleep(Duration::from_mins(6)).await;
+    machine.power_cut(CutMode::KeepAll);
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    let said = heard.lock().unwrap().clone();
+    let minutes: Vec<u64> = said.iter().map(|(minute, _)| *minute).collect();
+    assert_eq!(minutes, [5, 10, 18, 24], "{said:?}");
+    assert!(said[..3].iter().all(|(_, version)| version == "v1.33.0+rke2r1"), "{said:?}");
+    machine.unplug();
+}
+
 /// A restart with a power cut in the middle, told in full.
 fn story(seed: u64) -> Vec<String> {
     // Nothing but a clock: no I/O, no threads.

@@ -17,6 +17,8 @@ const CRASH: Duration = Duration::from_secs(2);
 const BEARS: Duration = Duration::from_mins(15);
 /// `TimeoutStopSec=` is systemd's default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
+/// A kubelet whose Node's status does not change reports it this often (`nodeStatusReportFrequency`).
+const REPORTS: Duration = Duration::from_mins(5);
 const EXIT_EXEC: i32 = 203;
 /// `SIGKILL`, as `ExecMainStatus=` shows it.
 const KILLED: i32 = 9;
@@ -56,6 +58,8 @@ pub(in crate::sim::machine) struct Service {
     /// The next stop ends with `SIGKILL` after `TimeoutStopSec`.
     pub(in crate::sim::machine) ignores_stop: bool,
     fate: Fate,
+    /// The version that its kubelet reports.
+    reported: String,
     /// When it was executed, since the rehearsal began.
     executed: Duration,
 }
@@ -256,10 +260,21 @@ impl State {
         (self.service.job, self.service.result, self.service.status) = (0, "success", 0);
         self.containers = true;
         self.enter(Phase::Running);
+        self.service.reported.clone_from(&reported);
         self.events.push(Event::Ready(reported));
+        self.later(REPORTS, Tick::Report);
         if let Some(time) = dies {
             self.later(time, Tick::Exit(1));
         }
+    }
+
+    /// As its last report said, once an API server can be reached.
+    fn report(&mut self) {
+        if let Some(left) = self.is_cut_off_for() {
+            return self.later(left, Tick::Report);
+        }
+        self.events.push(Event::Reports(self.service.reported.clone()));
+        self.later(REPORTS, Tick::Report);
     }
 
     /// What time does; `generation` is that of the moment when the timer was set.
@@ -272,6 +287,7 @@ impl State {
                 None => self.ready(),
                 Some(left) => self.wait_for_api(left),
             },
+            Tick::Report => self.report(),
             Tick::GivesUp if self.is_cut_off_for().is_some() => self.exit(1),
             Tick::GivesUp => {}
             Tick::Exit(status) => self.exit(status),
