@@ -46,7 +46,7 @@ pub async fn restart_rke2(run: &mut Run) -> Result<(), StepError> {
             break before;
         }
     };
-    ask_gate(run, &unit, before.is_at_rest()).await?;
+    ask_gate(run, &unit, is_gone(&before)).await?;
     run.record(Record::RestartIntent { invocation: before.invocation_id })?;
     restart_and_record(run, &unit).await
 }
@@ -210,7 +210,7 @@ pub async fn probe_restart(run: &mut Run) -> Result<(), StepError> {
             return wait_until_up(run, &unit, Some(&before), How::Waits).await;
         }
         if may_go(run, &state, &wait).await? {
-            ask_gate(run, &unit, state.is_at_rest()).await?;
+            ask_gate(run, &unit, is_gone(&state)).await?;
             return restart_and_record(run, &unit).await;
         }
     }
@@ -234,10 +234,15 @@ impl Waiting {
     }
 }
 
+/// It does not run: it is at rest, or between two tries of systemd's, none of which may ever succeed.
+fn is_gone(state: &UnitState) -> bool {
+    state.is_at_rest() || state.main_pid == 0
+}
+
 /// May this RKE2 go away now, as far as etcd is concerned? Hours may lie between the swap, which has asked as well, and this. One
-/// that is at rest has gone already: to bring it up is the cure. False after a pause, in which that may have changed.
+/// that does not run has gone already: to bring it up is the cure. False after a pause, in which that may have changed.
 async fn may_go(run: &mut Run, state: &UnitState, wait: &Waiting) -> Result<bool, StepError> {
-    if state.is_at_rest() {
+    if is_gone(state) {
         return Ok(true);
     }
     let error = match quorum::spared(run).await {

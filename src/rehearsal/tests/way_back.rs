@@ -154,3 +154,23 @@ fn an_rke2_that_crashes_while_the_api_server_is_away_is_put_back() {
         }
     }
 }
+
+/// systemd itself starts the new binary then, before the agent's own restart, and again and again in vain: that takes nothing away
+/// that could be spared, and no API server of this machine will ever answer.
+#[test]
+fn one_that_cannot_be_executed_is_put_back_also_when_somebody_kills_the_old_one_before_the_restart() {
+    let wrong = "rke2-not-executable=node1";
+    let calm = rehearse(&patch_level(&[wrong])).unwrap();
+    let swapped = calm.places.lines.iter().find(|line| line.name == "swapped").unwrap().effect;
+    for number in swapped..swapped + 5 {
+        let kill = format!("others-kill@{number}");
+        let rehearsed = rehearse(&patch_level(&[wrong, &kill])).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{kill}");
+        let line = chart::chart(&rehearsed.timeline);
+        assert_eq!(
+            (rehearsed.timeline.nodes[0].ended.as_str(), rehearsed.asked),
+            ("Rolled back", 0),
+            "{kill}: {line}"
+        );
+    }
+}
