@@ -56,11 +56,18 @@ async fn no_swap_without_a_fresh_pre_drain_of_this_upgrade() {
     let folder = stage.machine.root().join("var/lib/rancher/upgrade-agent").join(&stage.upgrade_uid);
     std::fs::remove_dir_all(folder).unwrap();
 
+    // Every release brings both units.
+    let units = stage.machine.disk().join("etc/systemd/system");
+    std::fs::write(units.join("rke2-agent.service"), "[Service]\nType=oneshot\nExecStart=/bin/true\n")
+        .unwrap();
+    stage.machine.must_run(&["systemctl", "daemon-reload"]).await.unwrap();
     stage.order(Control::Run).await.unwrap();
     let child = stage.start_agent(agent(), &["node", "--once"]).unwrap();
     stage.kill_at(child, "drained", 1, "swapIntent").await.unwrap();
-    let restart = stage.machine.run(&["systemctl", "restart", "rke2-server"]).await.unwrap();
-    assert!(!restart.status.success(), "the fence refuses a restart");
+    for order in [["systemctl", "restart", "rke2-server"], ["systemctl", "start", "rke2-agent"]] {
+        let refused = stage.machine.run(&order).await.unwrap();
+        assert!(!refused.status.success(), "the fence refuses {order:?}");
+    }
     assert_eq!(stage.rke2_pid().await.unwrap(), pid, "and RKE2 was not touched");
 
     come_back(&stage, "pci-1").await;
@@ -76,6 +83,7 @@ async fn no_swap_without_a_fresh_pre_drain_of_this_upgrade() {
     let after = stage.instances().await.unwrap();
     assert_eq!(after.len(), before.len());
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
+    stage.machine.must_run(&["systemctl", "start", "rke2-agent"]).await.expect("both fences are gone");
 }
 
 /// A journal of another upgrade, with its pre-drain recorded, in the folder of this one.

@@ -9,10 +9,12 @@ use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::installer::hold_installer;
 use crate::flow::guard::Kept;
+use crate::flow::plan::Role;
 use crate::flow::progress::Preflighted;
 use crate::flow::record::Record;
 use crate::host::fs::Fs;
 use crate::host::swap_file::{self, SwapError};
+use crate::host::systemd::SystemdError;
 use crate::host::unpack::UnpackError;
 use crate::host::{fence, own_program};
 
@@ -29,9 +31,10 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     if sha256_of(&run.host, run.host.root.at(&found.live)).await? != found.live_sha256 {
         return Err(changed_since_preflight(&found));
     }
-    run.record(Record::FenceIntent { units: vec![found.unit.clone()] })?;
+    let units = units_to_fence(run, &found).await?;
+    run.record(Record::FenceIntent { units })?;
     keep_old(run, &found).await?;
-    raise(run, &found).await?;
+    raise(run).await?;
     run.guard_is_own = true;
     hold_installer(run).await?;
     Ok(run.record(Record::Fenced)?)
@@ -64,12 +67,24 @@ pub async fn own_guard(run: &mut Run) -> Result<(), StepError> {
 /// # Errors
 /// Needs an operator when systemd does not load it.
 pub async fn raise_again(run: &Run) -> Result<(), StepError> {
-    match run.journal.progress().preflighted() {
-        Some(found) if run.journal.progress().fenced() && !run.journal.progress().post_drained() => {
-            raise(run, found).await
-        }
-        Some(_) | None => Ok(()),
+    let progress = run.journal.progress();
+    if progress.fenced() && !progress.post_drained() { raise(run).await } else { Ok(()) }
+}
+
+/// RKE2's own unit, and that of the other role where the machine has it, as every release brings both: it starts the same binary.
+async fn units_to_fence(run: &Run, found: &Preflighted) -> Result<Vec<String>, StepError> {
+    let mut units = vec![found.unit.clone()];
+    let other = match found.role {
+        Role::Server => Role::Agent,
+        Role::Agent => Role::Server,
+    };
+    match run.host.systemd.unit(other.unit()).await {
+        // A masked one cannot be started, and has no place for a fence.
+        Ok(state) if state.load_state == "loaded" => units.push(other.unit().to_owned()),
+        Ok(_) | Err(SystemdError::NoSuchUnit { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
+    Ok(units)
 }
 
 fn changed_since_preflight(found: &Preflighted) -> StepError {
@@ -80,7 +95,7 @@ fn changed_since_preflight(found: &Preflighted) -> StepError {
     ))
 }
 
-async fn raise(run: &Run, found: &Preflighted) -> Result<(), StepError> {
+async fn raise(run: &Run) -> Result<(), StepError> {
     let state_dir = run.journal.state_dir().to_path_buf();
     let (program, folder) = (run.program.clone(), state_dir.clone());
     let install = move |fs: &Fs| own_program::install(fs, &program, &folder).map_err(StepError::from);
@@ -91,7 +106,8 @@ async fn raise(run: &Run, found: &Preflighted) -> Result<(), StepError> {
         &guard,
         &["guard", "--upgrade", uid, "--host-root", "/", "--state-dir", &state_dir],
     );
-    Ok(fence::raise(&run.host, &[&found.unit], &run.plan.upgrade_uid, &call).await?)
+    let units: Vec<&str> = run.journal.progress().fenced_units().iter().map(String::as_str).collect();
+    Ok(fence::raise(&run.host, &units, &run.plan.upgrade_uid, &call).await?)
 }
 
 /// The boot guard puts it back when somebody else replaces it.
