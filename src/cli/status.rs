@@ -14,7 +14,7 @@ use crate::flow::next::{Next, next};
 use crate::flow::phase::Phase;
 use crate::flow::progress::Progress;
 use crate::flow::record::Outcome;
-use crate::flow::report::Blocker;
+use crate::flow::report::{Blocker, NOBODY};
 use crate::flow::step::Step;
 use crate::host::clock::Clock;
 use crate::host::fs::Fs;
@@ -118,9 +118,32 @@ fn as_table(runs: &[Progress], now: Timestamp) -> String {
 
 /// Whom the agent waits for, as far as the journal says it: in the words in which the agent itself tells it.
 fn waits(run: &Progress, now: Timestamp) -> Vec<Blocker> {
-    let (Some(plan), None, Next::Step(Step::PreDrain)) = (run.plan(), run.held(), next(run)) else {
+    let (Some(plan), None, Next::Step(step)) = (run.plan(), run.held(), next(run)) else {
         return Vec::new();
     };
+    if step != Step::PreDrain {
+        let since = run.last().unwrap_or(now);
+        let deadline = since + step.deadline(plan);
+        // What has not begun the swap may have been refused, and what is over its time has died: nobody is at it then.
+        if !run.swap_begun() || now >= deadline {
+            return Vec::new();
+        }
+        // After an intent the journal's next step is to find out what came of it: for whoever looks meanwhile it is under way.
+        let doing = if step == Step::ProbeSwap {
+            Step::Swap
+        } else if step == Step::ProbeRestart {
+            Step::Restart
+        } else {
+            step
+        };
+        return vec![Blocker {
+            what: format!("step {doing} ({})", doing.explain()),
+            since,
+            owner: NOBODY.to_owned(),
+            deadline: Some(deadline),
+            then: "hold".to_owned(),
+        }];
+    }
     let seen = Seen::as_recorded(run.ledger(), now);
     let begun = run.started().unwrap_or(now);
     let decision = evacuate::decide(run.ledger(), &seen, &plan.evacuation, begun, now);
@@ -172,6 +195,7 @@ mod tests {
 
     use super::*;
     use crate::flow::progress::tests::{replay, whole_run};
+    use crate::flow::record::Record;
 
     #[test]
     fn a_guest_that_shuts_down_is_counted_down_from_the_journal_alone() {
@@ -191,5 +215,18 @@ mod tests {
             !as_table(&[replay(&whole_run())], at(17)).contains("waiting"),
             "nobody is waited for at the end"
         );
+    }
+
+    #[test]
+    fn a_restart_that_takes_long_is_counted_down_as_well() {
+        let lines = whole_run();
+        let at = lines.iter().position(|entry| matches!(entry.record, Record::RestartIntent { .. })).unwrap();
+        let run = replay(&lines[..=at]);
+        let now = run.last().unwrap() + SignedDuration::from_mins(5);
+        let told = as_table(std::slice::from_ref(&run), now);
+        let line = "waiting: step Restart (restart RKE2 on the new binary): 1 h 20 min of 1 h 25 min left, then hold";
+        assert!(told.contains(line), "{told}");
+        let later = run.last().unwrap() + SignedDuration::from_hours(2);
+        assert!(!as_table(&[run], later).contains("waiting"), "nobody is at it");
     }
 }

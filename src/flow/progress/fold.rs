@@ -43,7 +43,7 @@ impl Progress {
 
     /// Only what [`Progress::lawful`] has let pass comes here; `fate` is what it gave.
     fn apply(&mut self, entry: &Entry, fate: Option<Fate>) {
-        self.seq = entry.seq;
+        (self.seq, self.last) = (entry.seq, Some(entry.at));
         match &entry.record {
             Record::Opened { plan, plan_digest, .. } => {
                 self.plan = Some((plan.as_ref().clone(), plan_digest.clone()));

@@ -89,6 +89,7 @@ pub struct Hold {
 pub struct Progress {
     seq: u64,
     started: Option<Timestamp>,
+    last: Option<Timestamp>,
     plan: Option<(NodePlan, String)>,
     preflighted: Option<Preflighted>,
     staged: Option<StagedFact>,
@@ -122,6 +123,12 @@ impl Progress {
     #[must_use]
     pub fn started(&self) -> Option<Timestamp> {
         self.started
+    }
+
+    /// When its last line was written.
+    #[must_use]
+    pub fn last(&self) -> Option<Timestamp> {
+        self.last
     }
 
     /// The plan that opened the journal.
