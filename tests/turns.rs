@@ -14,7 +14,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 use upgrade_agent::agent::perform::perform;
-use upgrade_agent::agent::quorum::spared_on_the_way;
+use upgrade_agent::agent::quorum::{Beside, spared_on_the_way};
 use upgrade_agent::agent::step_error::Reaction;
 use upgrade_agent::agent::steps::{post_drain, restart};
 use upgrade_agent::cluster::turn::{self, LEASE, Turn};
@@ -82,12 +82,21 @@ async fn of_all_that_come_at_the_same_moment_one_has_it() {
     assert_eq!(taken, 1);
 }
 
-/// It has no quorum to lose.
+/// It has no quorum to lose; whether an API server that is away is its own depends on who else there is.
 #[tokio::test(start_paused = true)]
 async fn the_only_member_of_etcd_takes_no_turn() {
     let (node, _troubles) = swapped().await;
+    assert_eq!(spared_on_the_way(&node.run).await.unwrap(), Beside::Members);
+    turn::give_back(&node.run.cluster, "node1").await.unwrap();
     node.machine.set_etcd(Arc::new(|| vec![EtcdMember { is_own: true, ..EtcdMember::well("node1") }]));
-    spared_on_the_way(&node.run).await.unwrap();
+    assert_eq!(spared_on_the_way(&node.run).await.unwrap(), Beside::Others, "two more have its role");
+    for other in ["node2", "node3"] {
+        node.server.call(&Method::DELETE, &format!("/api/v1/nodes/{other}"), &Value::Null).unwrap();
+    }
+    assert_eq!(spared_on_the_way(&node.run).await.unwrap(), Beside::Nobody);
+    // Another datastore may be away as well.
+    node.run.host.root.fs().remove_tree("/var/lib/rancher/rke2/server/db/etcd".as_ref()).unwrap();
+    assert_eq!(spared_on_the_way(&node.run).await.unwrap(), Beside::Others);
     assert!(lease(&node).is_none());
 }
 

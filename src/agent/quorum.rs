@@ -36,21 +36,31 @@ pub async fn spared(run: &Run) -> Result<(), StepError> {
     }
 }
 
-/// The same for a server on the way to its new version; gives the cluster's other servers. Where etcd has other members, it is this
-/// server's turn from here on.
+/// What a server is beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing: there is no other server, and etcd's only member is its own.
+    Nobody,
+    /// Other voting members of etcd.
+    Members,
+    /// Other servers, or a datastore elsewhere.
+    Others,
+}
+
+/// The same for a server on the way to its new version. Where etcd has other members, it is this server's turn from here on.
 ///
 /// # Errors
 /// As [`spared`]; retries as well while another server has its turn.
-pub async fn spared_on_the_way(run: &Run) -> Result<Vec<skew::Server>, StepError> {
-    let (has_fellows, others) = look_around(run).await?;
-    if !has_fellows {
-        return Ok(others);
+pub async fn spared_on_the_way(run: &Run) -> Result<Beside, StepError> {
+    let beside = look_around(run).await?;
+    if beside != Beside::Members {
+        return Ok(beside);
     }
     let node = &run.plan.node_name;
     match turn::take(&run.cluster, node, run.now()).await? {
-        Turn::Kept => Ok(others),
+        Turn::Kept => Ok(beside),
         // Who had it until just now may be away yet.
-        Turn::Taken => Ok(look_around(run).await?.1),
+        Turn::Taken => look_around(run).await,
         Turn::Anothers(holder) => Err(StepError::retry(format!(
             "one server after the other: {holder}, until its own upgrade is verified, ends or is cancelled; if none is under way there, \
              delete Lease {}/{LEASE}",
@@ -59,18 +69,21 @@ pub async fn spared_on_the_way(run: &Run) -> Result<Vec<skew::Server>, StepError
     }
 }
 
-/// Whether etcd has other voting members, and the cluster's other servers.
-async fn look_around(run: &Run) -> Result<(bool, Vec<skew::Server>), StepError> {
+async fn look_around(run: &Run) -> Result<Beside, StepError> {
     let said = ask(&run.host.root).await.map_err(|error| cannot_be_asked(&chain(&error)))?;
-    let has_fellows = match said {
-        Some(Spare::ApiAway(voters)) => voters > 1,
-        Some(Spare::Yes(_) | Spare::No(_)) => true,
-        None => false,
+    let voters = match &said {
+        Some(Spare::ApiAway(voters)) => Some(*voters),
+        Some(Spare::Yes(others)) => Some(others + 1),
+        Some(Spare::No(_)) | None => None,
     };
     obey(run, said)?;
     let others = nodes::other_servers(&run.cluster.client, &run.plan.node_name).await?;
     others_are_fit(run, &others)?;
-    Ok((has_fellows, others))
+    Ok(match voters {
+        Some(2..) => Beside::Members,
+        Some(_) if others.is_empty() => Beside::Nobody,
+        Some(_) | None => Beside::Others,
+    })
 }
 
 /// What is broken there is no reason to leave it broken; a member that is gone cannot be taken away. The API may be away with it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::agent::alien::put_in_place;
 use crate::agent::gate::{self, SwapPermit};
 use crate::agent::observe::{observe, sha256_of};
-use crate::agent::quorum;
+use crate::agent::quorum::{self, Beside};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::agent::steps::rollback::new_has_run;
@@ -111,7 +111,8 @@ async fn lead_to_swap(
     found: &Preflighted,
     staged: &StagedFact,
 ) -> Result<(SwapPermit, bool), StepError> {
-    let is_only_server = found.role == Role::Server && quorum::spared_on_the_way(run).await?.is_empty();
+    let is_only_server =
+        found.role == Role::Server && quorum::spared_on_the_way(run).await? == Beside::Nobody;
     keep_new(run, found, staged).await?;
     Ok((ask_gate(run, found).await?, is_only_server))
 }
