@@ -114,6 +114,11 @@ async fn room_is_computed_before_anything_is_written() {
         assert_eq!(node.machine.disk_changes(), before, "nothing was written");
         node.machine.change_disk(|disk| *disk = whole);
     }
+    // A snapshot of etcd is as large as its database.
+    let (whole, database) = (node.machine.disk(), Path::new(DATA).join("server/db/etcd/member/snap/db"));
+    node.machine.change_disk(|disk| disk.install(&database, vec![0; 100 << 20], 0o600)).unwrap();
+    expect(&node, "disk space", false, "/opt/rke2 and /var/lib/rancher/rke2: 67").await;
+    node.machine.change_disk(|disk| *disk = whole);
     // What is unpacked already need not be unpacked again.
     unpack(&node, "v1.35.6-rke2r1-7a33eeffe5c4");
     node.machine.change_disk(|disk| disk.set_free("/opt", 300 << 20)).unwrap();

@@ -1,6 +1,7 @@
 //! Measures what an upgrade will need of this machine's disks, and what is free, as `flow::room` takes it. Decides nothing.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub async fn look(
             live: fs.length(&root.at(&live))?,
             has_runtime: folders.iter().any(|(_, folder)| folder.is_whole(&version)),
             archives,
+            etcd: etcd_database(&root, &config)?,
             staged: bytes_below(fs, &root.at(prefix.join(".stage")))?,
         };
         let spots = [(Spot::Prefix, prefix), (Spot::Data, &config.data_dir), (Spot::Run, Path::new("/run"))];
@@ -120,6 +122,15 @@ async fn announced(host: &Host, url: &str, limit: u64) -> Option<u64> {
     let answer = answer.ok()?.ok().filter(|answer| answer.status == 200)?;
     let length = answer.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
     length.parse().ok().filter(|length| *length <= limit)
+}
+
+/// How large etcd's database is; nothing on a machine without one.
+fn etcd_database(root: &HostRoot, config: &Rke2Config) -> Result<u64, FsError> {
+    let Some(folder) = config.etcd(root)? else { return Ok(0) };
+    match root.fs().length(&folder.join("member/snap/db")) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(0),
+        length => length,
+    }
 }
 
 /// What lies in a folder and below it; nothing where there is none.

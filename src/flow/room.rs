@@ -39,6 +39,8 @@ pub struct Facts {
     pub has_runtime: bool,
     /// Image archives that are brought.
     pub archives: u64,
+    /// etcd's database: its snapshot is as large. Nothing where there is none.
+    pub etcd: u64,
     /// What an earlier attempt has brought to the prefix: it is gone on with, or removed first.
     pub staged: u64,
 }
@@ -86,6 +88,9 @@ pub fn needs(facts: &Facts) -> Vec<Need> {
     ];
     if !facts.has_runtime {
         needs.push(need(Spot::Data, RUNTIME, RUNTIME_FILES, "the new runtime image"));
+    }
+    if facts.etcd > 0 {
+        needs.push(need(Spot::Data, facts.etcd, 1, "the snapshot of etcd"));
     }
     if facts.archives > 0 {
         needs.push(need(Spot::Data, facts.archives, 1, "image archives"));
@@ -175,7 +180,7 @@ mod tests {
     #[test]
     fn each_file_system_has_its_own_need() {
         // 4 x 140 + 50 + 128 on the prefix, 450 on the data, 16 on /run.
-        let table: [(Facts, [u64; 3], &[&str]); 7] = [
+        let table: [(Facts, [u64; 3], &[&str]); 8] = [
             (facts(), [738, 450, 16], &[]),
             (facts(), [737, 450, 16], &["/opt/rke2 needs 738 MiB, 737 are free"]),
             (
@@ -186,6 +191,11 @@ mod tests {
             (facts(), [738, 450, 15], &["/run needs 16 MiB, 15 are free (for systemd's reload)"]),
             (facts(), [0, 0, 0], &["/opt/rke2 needs", "/var/lib/rancher/rke2 needs", "/run needs"]),
             (Facts { is_fetched: true, ..facts() }, [787, 450, 16], &["/opt/rke2 needs 788 MiB"]),
+            (
+                Facts { has_runtime: true, etcd: 300 * MIB, ..facts() },
+                [738, 299, 16],
+                &["needs 300 MiB, 299 are free (for the snapshot of etcd)"],
+            ),
             (
                 Facts { has_runtime: true, archives: 900 * MIB, ..facts() },
                 [738, 1923, 16],
