@@ -55,7 +55,8 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
     stage.order(Control::Run).await.unwrap();
     let run = stage.run_agent(agent(), &["node", "--once"]);
     let trouble = async {
-        stage.wait("the ledger", 60, async || stage.records("ledgerWritten") > 0).await.unwrap();
+        // Before that a step is tried again as a whole, after a pause that doubles: half a dozen errors are a minute.
+        stage.wait("the cordon", 60, async || stage.records("cordoned") > 0).await.unwrap();
         proxy.spoil(true);
         stage.wait("the first migration", 60, async || stage.records("vmMigrated") > 0).await.unwrap();
         proxy.cut(true);
