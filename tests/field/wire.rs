@@ -53,7 +53,8 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
     let proxy = stage.behind_proxy(spoil()).await.unwrap();
 
     stage.order(Control::Run).await.unwrap();
-    let run = stage.run_agent(agent(), &["node", "--once"]);
+    // Each error in one of the later steps costs a pause as well.
+    let run = stage.run_agent_within(Duration::from_mins(6), agent(), &["node", "--once"]);
     let trouble = async {
         // Before that a step is tried again as a whole, after a pause that doubles: half a dozen errors are a minute.
         stage.wait("the cordon", 60, async || stage.records("cordoned") > 0).await.unwrap();

@@ -261,10 +261,20 @@ impl Stage {
         Ok(proxy)
     }
 
-    /// Runs the agent to its end.
+    /// Runs the agent to its end, which comes within three minutes.
     pub async fn run_agent(&self, binary: &Path, arguments: &[&str]) -> Result<Output> {
+        self.run_agent_within(Duration::from_mins(3), binary, arguments).await
+    }
+
+    /// The same with another limit.
+    pub async fn run_agent_within(
+        &self,
+        limit: Duration,
+        binary: &Path,
+        arguments: &[&str],
+    ) -> Result<Output> {
         let output = self.agent(binary, arguments).output();
-        let ended = tokio::time::timeout(Duration::from_mins(3), output).await;
+        let ended = tokio::time::timeout(limit, output).await;
         Ok(ended.with_context(|| format!("the agent does not end; journal:\n{}", self.journal()))??)
     }
 
