@@ -14,6 +14,10 @@ use crate::host::systemd::{Restarted, Systemd, SystemdError, call};
 /// Longer than a stop takes (`TimeoutStopSec=` is 90 s) and what is done between a stop and a start.
 const REVIVAL: Duration = Duration::from_mins(3);
 
+/// So long systemd may take to unload a unit that it has stopped.
+const FORGETS: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Does nothing; the dependencies of the unit that runs it are what matters.
 const PROGRAM: &str = "/bin/true";
 
@@ -105,12 +109,16 @@ impl Systemd {
             let aux: [(&str, &[(&str, Variant<'_>)]); 1] = [(service.as_str(), &started)];
             self.manager.start_transient_unit(&timer, "replace", &settings, &aux).await.map(|_| ())
         };
-        if arm().await.is_ok() {
-            return Ok(());
+        let until = Instant::now() + FORGETS;
+        loop {
+            match arm().await {
+                Ok(()) => return Ok(()),
+                // One of an earlier stop, whose time has run for a while; that it is stopped does not mean that it is unloaded yet.
+                Err(_) if Instant::now() < until => self.discard(&timer).await,
+                Err(error) => return call(unit, "StartTransientUnit", async { Err(error) }).await,
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        // One of an earlier stop, whose time has run for a while.
-        self.discard(&timer).await;
-        call(unit, "StartTransientUnit", arm()).await
     }
 
     pub(super) async fn transient(&self, name: &str, settings: &[(&str, Variant<'_>)]) -> zbus::Result<()> {
