@@ -53,10 +53,12 @@ pub async fn drive(run: &mut Run, mut control: watch::Receiver<Control>) -> Ende
             Err(error) => return stop(run, step, &error),
         }
         // Somebody started the agent again, or told it to go on.
-        if run.journal.progress().held().is_some()
-            && let Err(error) = run.record(Record::Resumed)
-        {
-            return fatal(&error.into());
+        if run.journal.progress().held().is_some() {
+            if let Err(error) = run.record(Record::Resumed) {
+                return fatal(&error.into());
+            }
+            // Nobody knows for how long it stood still: another step may be due now, as a snapshot from right before the swap.
+            continue;
         }
         let span = info_span!("step", step = %step, upgrade = %run.plan.upgrade_name);
         match perform_watched(run, step, &mut control).instrument(span).await {
