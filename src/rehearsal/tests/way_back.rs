@@ -174,3 +174,19 @@ fn one_that_cannot_be_executed_is_put_back_also_when_somebody_kills_the_old_one_
         );
     }
 }
+
+/// The snapshot has to be from right before the swap: a run that goes on takes another one, and nobody has to say so twice.
+#[test]
+fn one_word_of_the_operator_is_enough_between_the_snapshot_and_the_swap() {
+    let places = rehearse(&patch_level(&[])).unwrap().places;
+    let effect = |name| places.lines.iter().find(|line| line.name == name).unwrap().effect;
+    let mut held = 0;
+    for number in effect("snapshot")..effect("swapped") {
+        let fault = format!("full@{number}");
+        let rehearsed = rehearse(&patch_level(&[&fault])).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{fault}");
+        assert!(rehearsed.asked <= 1, "{fault}: asked {} times", rehearsed.asked);
+        held += rehearsed.asked;
+    }
+    assert!(held > 0, "none of them held");
+}
