@@ -231,10 +231,11 @@ pub async fn stop_the_line(run: &mut Run, alien: Alien) -> StepError {
 pub async fn look_once(run: &mut Run, step: Step) -> Result<(), StepError> {
     let watched = if Looks::at(step) == Looks::Before { Watch::of(run, step) } else { None };
     let Some(mut watched) = watched else { return Ok(()) };
-    match watched.look().await {
-        Ok(Some(alien)) => Err(stop_the_line(run, alien).await),
-        Ok(None) | Err(_) => Ok(()),
+    if let Ok(Some(alien)) = watched.look().await {
+        return Err(stop_the_line(run, alien).await);
     }
+    run.seen_live = watched.seen();
+    Ok(())
 }
 
 fn facts(run: &Run) -> Option<(String, Approved)> {

@@ -40,16 +40,16 @@ pub(super) async fn perform_watched(
     step: Step,
     control: &mut watch::Receiver<Control>,
 ) -> Result<(), StepError> {
+    if Looks::at(step) == Looks::Before {
+        look_once(run, step).await?;
+        return perform_unless_told(run, step, control).await;
+    }
     let Some(mut watched) = Watch::of(run, step) else {
         return perform_unless_told(run, step, control).await;
     };
     // Before anything is done on the strength of what lies there; what cannot be read now, the watch below goes on with.
     if let Ok(Some(alien)) = watched.look().await {
         return Err(stop_the_line(run, alien).await);
-    }
-    if Looks::at(step) == Looks::Before {
-        run.seen_live = watched.seen();
-        return perform_unless_told(run, step, control).await;
     }
     let ended = tokio::select! {
         biased;

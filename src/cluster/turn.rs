@@ -61,7 +61,7 @@ fn holder(lease: &Lease) -> Option<Holder> {
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else took it at the same moment.
 pub async fn take(cluster: &Cluster, node: &str, now: Timestamp) -> Result<Turn, ClusterError> {
-    let wanted = Lease {
+    let mut wanted = Lease {
         metadata: ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() },
         spec: Some(LeaseSpec {
             holder_identity: Some(node.to_owned()),
@@ -85,7 +85,6 @@ pub async fn take(cluster: &Cluster, node: &str, now: Timestamp) -> Result<Turn,
         }
     }
     // Of this version only: another server may find the same.
-    let mut wanted = wanted;
     wanted.metadata.resource_version = found.resource_version();
     ask(what, api(cluster).replace(LEASE, &PostParams::default(), &wanted)).await?;
     Ok(Turn::Taken)
