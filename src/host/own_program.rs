@@ -15,19 +15,26 @@ pub fn path_in(state_dir: &Path) -> PathBuf {
     state_dir.join("bin/upgrade-agent")
 }
 
-/// Copies `program` to its place below `state_dir`; one of an earlier agent is replaced in one instant.
+/// Copies `program` to its place below `state_dir`, with the `SELinux` label of `like`; one of an earlier agent is replaced in one
+/// instant, the same is left as it is.
 ///
 /// # Errors
 /// The disk's; what was there before is still there then.
-pub fn install(fs: &Fs, program: &Path, state_dir: &Path) -> Result<PathBuf, FsError> {
+pub fn install(fs: &Fs, program: &Path, state_dir: &Path, like: Option<&Path>) -> Result<PathBuf, FsError> {
     let place = path_in(state_dir);
     if let Some(folder) = place.parent() {
         fs.create_dir_sync(folder)?;
     }
-    let temp = beside(&place, "new");
-    fs.remove_if_there(&temp).map_err(FsError::on("remove", &temp))?;
-    copy(fs, program, &temp)?;
-    fs.effects().rename(&temp, &place).map_err(FsError::on("rename", &temp))?;
+    if !is_copy(fs, &place, program)? {
+        let temp = beside(&place, "new");
+        fs.remove_if_there(&temp).map_err(FsError::on("remove", &temp))?;
+        copy(fs, program, &temp)?;
+        if let Some(like) = like {
+            label_as(fs, like, &temp)?;
+        }
+        fs.effects().rename(&temp, &place).map_err(FsError::on("rename", &temp))?;
+    }
+    // Also for the same: whoever renamed it may have been killed before this.
     fs.sync_dir(place.parent().unwrap_or(state_dir))?;
     Ok(place)
 }
@@ -41,6 +48,14 @@ pub fn remove(fs: &Fs, state_dir: &Path) -> Result<(), FsError> {
     let temp = beside(&place, "new");
     fs.remove_if_there(&temp).map_err(FsError::on("remove", &temp))?;
     fs.remove_opt(&place).map(drop)
+}
+
+fn is_copy(fs: &Fs, place: &Path, program: &Path) -> Result<bool, FsError> {
+    match fs.sha256_file(place) {
+        Ok(sha256) => Ok(sha256 == fs.sha256_file(program)?),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn copy(fs: &Fs, from: &Path, to: &Path) -> Result<(), FsError> {
@@ -63,6 +78,15 @@ fn copy(fs: &Fs, from: &Path, to: &Path) -> Result<(), FsError> {
     written.map_err(FsError::on("write", to))
 }
 
+fn label_as(fs: &Fs, like: &Path, path: &Path) -> Result<(), FsError> {
+    let effects = fs.effects();
+    let Some(label) = effects.label(like).map_err(FsError::on("read the SELinux label of", like))? else {
+        return Ok(());
+    };
+    effects.set_label(path, &label).map_err(FsError::on("set the SELinux label of", path))?;
+    effects.sync(path).map_err(FsError::on("sync", path))
+}
+
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests look past the door they test")]
 mod tests {
@@ -76,7 +100,7 @@ mod tests {
         let program = dir.path().join("agent");
         for content in [vec![b'a'; 700_000], vec![b'b'; 10]] {
             std::fs::write(&program, &content).unwrap();
-            let place = install(&Fs::kernel(), &program, &dir.path().join("state")).unwrap();
+            let place = install(&Fs::kernel(), &program, &dir.path().join("state"), None).unwrap();
             assert_eq!(std::fs::read(&place).unwrap(), content);
             assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o755);
             assert_eq!(Fs::kernel().list_dir(place.parent().unwrap()).unwrap(), [place]);

@@ -93,6 +93,8 @@ pub enum Machine {
     SavesNoSnapshot,
     /// Half of one.
     TearsSnapshots,
+    /// systemd executes nothing below the agent's state directory.
+    BarsTheGuard,
 }
 
 const TWO_MINUTES: Duration = Duration::from_mins(2);
@@ -147,6 +149,7 @@ impl Flaw {
             Self::Rke2Dies => On(Machine::Rke2Dies),
             Self::SnapshotFails => On(Machine::SavesNoSnapshot),
             Self::SnapshotTorn => On(Machine::TearsSnapshots),
+            Self::GuardNotExecutable => On(Machine::BarsTheGuard),
         }
     }
 }

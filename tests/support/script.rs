@@ -220,7 +220,10 @@ fn stand_in_word(wrong: Machine, from: &str) -> Result<String> {
         Machine::SavesNoSnapshot => "no-snapshot",
         Machine::TearsSnapshots => "torn-snapshot",
         Machine::Rke2ReportsTheOldVersion => return Ok(format!("wrong-version:{from}")),
-        Machine::RenamesDevices | Machine::HasStrayGuest | Machine::Rke2IsNotExecutable => {
+        Machine::RenamesDevices
+        | Machine::HasStrayGuest
+        | Machine::Rke2IsNotExecutable
+        | Machine::BarsTheGuard => {
             anyhow::bail!("{wrong:?} is no fault of the stand-in")
         }
     };

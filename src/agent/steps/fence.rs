@@ -2,8 +2,10 @@
 //! a crash cannot leave an unknown fence.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::agent::guard::digest;
+use tokio::time::Instant;
+
 use crate::agent::observe::sha256_of;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
@@ -18,11 +20,14 @@ use crate::host::systemd::SystemdError;
 use crate::host::unpack::UnpackError;
 use crate::host::{fence, own_program};
 
+/// How long the guard may take to say its version.
+const TRY_GUARD: Duration = Duration::from_secs(30);
+
 /// Keeps the old binary, puts the boot guard on the machine, raises the fence on the `RKE2` unit and sees that systemd has
 /// loaded it.
 ///
 /// # Errors
-/// Needs an operator when the live binary is not the one that preflight saw, or systemd does not load the fence.
+/// Needs an operator when the live binary is not the one that preflight saw, or systemd cannot execute the guard or does not load the fence.
 pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted().cloned() else {
         return Err(StepError::operator("fencing was asked for before preflight; run the whole upgrade"));
@@ -33,6 +38,7 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     }
     let units = units_to_fence(run, &found).await?;
     run.record(Record::FenceIntent { units })?;
+    try_guard(run).await?;
     keep_old(run, &found).await?;
     raise(run).await?;
     run.guard_is_own = true;
@@ -50,16 +56,39 @@ pub async fn own_guard(run: &mut Run) -> Result<(), StepError> {
     if run.guard_is_own || !progress.fenced() || progress.post_drained() {
         return Ok(());
     }
-    let (program, state_dir) = (run.program.clone(), run.journal.state_dir().to_path_buf());
-    let renew = move |fs: &Fs| {
-        if digest(fs, &own_program::path_in(&state_dir))? == fs.sha256_file(&program)? {
-            return Ok(());
-        }
-        own_program::install(fs, &program, &state_dir).map(|_| ()).map_err(StepError::from)
-    };
-    run.host.root.fs().blocking(renew).await?;
+    install_guard(run).await?;
     run.guard_is_own = true;
     Ok(())
+}
+
+/// Gives where it is; our own path. systemd may execute what has the label of RKE2's binary.
+async fn install_guard(run: &Run) -> Result<PathBuf, StepError> {
+    let (program, state_dir) = (run.program.clone(), run.journal.state_dir().to_path_buf());
+    let like = run.journal.progress().preflighted().map(|found| run.host.root.at(&found.live));
+    let install = move |fs: &Fs| {
+        own_program::install(fs, &program, &state_dir, like.as_deref()).map_err(StepError::from)
+    };
+    run.host.root.fs().blocking(install).await
+}
+
+/// Behind a guard that systemd cannot execute RKE2 would not start again, not even after a power cut: found out before there is one.
+async fn try_guard(run: &Run) -> Result<(), StepError> {
+    let guard = run.host.root.strip(&install_guard(run).await?).display().to_string();
+    let unit = format!("upgrade-agent-tries-guard-{}.service", run.plan.upgrade_uid);
+    let systemd = &run.host.systemd;
+    // Of a life before this one.
+    systemd.forget(&unit).await?;
+    let deadline = Instant::now() + TRY_GUARD;
+    let tried =
+        systemd.run_once(&unit, "can the boot guard be executed", &guard, &["--version"], deadline).await;
+    systemd.forget(&unit).await?;
+    tried.map_err(|error| {
+        StepError::operator(format!(
+            "systemd cannot execute {guard}, without which RKE2 could not start behind the fence: {}; `journalctl -u {unit}` has \
+             the reason (status 203: mounted noexec, or barred by SELinux); mend that, then resume. Nothing is fenced yet",
+            chain(&error)
+        ))
+    })
 }
 
 /// Raises a fence that should stand: somebody may have taken it away.
@@ -96,11 +125,8 @@ fn changed_since_preflight(found: &Preflighted) -> StepError {
 }
 
 async fn raise(run: &Run) -> Result<(), StepError> {
-    let state_dir = run.journal.state_dir().to_path_buf();
-    let (program, folder) = (run.program.clone(), state_dir.clone());
-    let install = move |fs: &Fs| own_program::install(fs, &program, &folder).map_err(StepError::from);
-    let guard: PathBuf = run.host.root.fs().blocking(install).await?;
-    let (guard, state_dir) = (run.host.root.strip(&guard), run.host.root.strip(&state_dir));
+    let guard = install_guard(run).await?;
+    let (guard, state_dir) = (run.host.root.strip(&guard), run.host.root.strip(run.journal.state_dir()));
     let (state_dir, uid) = (state_dir.display().to_string(), &run.plan.upgrade_uid);
     let call = fence::PreStart::new(
         &guard,

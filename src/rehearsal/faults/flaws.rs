@@ -88,6 +88,8 @@ pub enum Flaw {
     SnapshotFails,
     /// RKE2 says that it has saved a snapshot of etcd, which is cut off.
     SnapshotTorn,
+    /// systemd cannot execute what is below the agent's state directory.
+    GuardNotExecutable,
 }
 
 /// What a flaw can be about.
@@ -156,7 +158,7 @@ use Of::{Device, Mover, Node, Stayer, Vm};
 
 /// All of them, in the order of the scripts.
 #[rustfmt::skip]
-pub const ALL: [Described; 42] = [
+pub const ALL: [Described; 43] = [
     flaw((1, "guest-ignores-shutdown"), F::GuestIgnoresShutdown, Stayer, Through, "its guest never reacts to the power button"),
     flaw((2, "stuck-terminating"), F::StuckTerminating, Stayer, MayHold, "its VMI stays Terminating for ever after its guest has ended"),
     flaw((2, "slow-terminating"), F::SlowTerminating, Stayer, MayHold, "its VMI stays Terminating for ten minutes"),
@@ -199,6 +201,7 @@ pub const ALL: [Described; 42] = [
     flaw((0, "rke2-dies"), F::Rke2Dies, Node, MayHold, "the new RKE2 dies a minute after each start"),
     flaw((0, "snapshot-fails"), F::SnapshotFails, Node, MayHold, "its RKE2 saves no snapshot of etcd"),
     flaw((0, "snapshot-torn"), F::SnapshotTorn, Node, MayHold, "the snapshot of etcd that its RKE2 saves is cut off"),
+    flaw((0, "guard-not-executable"), F::GuardNotExecutable, Node, MayHold, "systemd cannot execute the boot guard"),
 ];
 
 impl Flaw {

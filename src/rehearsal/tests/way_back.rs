@@ -61,6 +61,16 @@ fn without_a_whole_snapshot_of_etcd_a_server_keeps_its_version() {
     }
 }
 
+/// Behind a guard that cannot be executed RKE2 would never start again: nothing is fenced, and no VM has to leave.
+#[test]
+fn where_the_guard_cannot_be_executed_nothing_is_touched() {
+    let rehearsed = rehearse(&patch_level(&["guard-not-executable=node1"])).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    let why = &rehearsed.timeline.blocked[0].why;
+    assert!(why.contains("cannot execute") && why.contains("Nothing is fenced yet"), "{why}");
+    assert!(rehearsed.timeline.vms.is_empty(), "a VM noticed: {:?}", rehearsed.timeline.vms);
+}
+
 fn patch_of(preset: &Preset, faults: &[&str]) -> Order {
     Order { to: "v1.34.5+rke2r1".parse().unwrap(), ..order(preset.clone(), faults) }
 }

@@ -1,6 +1,7 @@
 //! Ties the machines of a world to its cluster: what happens on one shows in the other; and what is wrong with a machine from the
 //! beginning. Decides nothing.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::rehearsal::doings::{Doing, Machine};
 use crate::rehearsal::etcd;
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::life::lets_start;
+use crate::sim::machine::image::STATE_DIR;
 use crate::sim::machine::rke2::Fate;
 use crate::sim::machine::{SimMachine, SnapshotFault};
 use crate::sim::{SimError, Wire, world};
@@ -75,6 +77,10 @@ impl World {
                 }
                 Machine::TearsSnapshots => {
                     machine.break_snapshots(Some(SnapshotFault::Torn));
+                    continue;
+                }
+                Machine::BarsTheGuard => {
+                    machine.mount_noexec(Some(Path::new(STATE_DIR)));
                     continue;
                 }
                 Machine::LosesDevices

@@ -83,6 +83,7 @@ impl SimMachine {
             fates: Fates::default(),
             ports: BTreeMap::new(),
             snapshots: None,
+            noexec: None,
             web: BTreeMap::new(),
             containers: false,
             locks: BTreeMap::new(),

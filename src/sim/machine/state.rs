@@ -70,6 +70,8 @@ pub(super) struct State {
     pub(super) fates: Fates,
     pub(super) ports: BTreeMap<u16, PortFault>,
     pub(super) snapshots: Option<SnapshotFault>,
+    /// Nothing below it is executed by systemd's transient units.
+    pub(super) noexec: Option<PathBuf>,
     /// What servers have, by its address.
     pub(super) web: BTreeMap<String, Arc<Vec<u8>>>,
     /// Has the control plane's containers come up since this boot? They outlive RKE2.

@@ -1,4 +1,5 @@
-//! Programs that transient units run on the machine. The only one played is `rke2 etcd-snapshot save`, which asks the running server.
+//! Programs that transient units run on the machine. Played are `rke2 etcd-snapshot save`, which asks the running server, and
+//! `--version` of whatever else can be executed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub(in crate::sim::machine) struct Running {
 impl State {
     /// Starts it; what it writes is there at once, and durable when it has ended.
     pub(super) fn run_program(&mut self, argv: &[String]) -> Running {
-        let until = self.now() + SAVING;
+        let (now, until) = (self.now(), self.now() + SAVING);
         let (Some(program), Some(arguments)) = (argv.first(), argv.get(1..)) else {
             return Running { until, well: false };
         };
@@ -47,9 +48,15 @@ impl State {
             ["etcd-snapshot", "save", "--name", name, "--dir", folder] if is_rke2 => {
                 self.service.is_running() && self.save_snapshot(name, folder).is_ok()
             }
+            ["--version"] => return Running { until: now, well: self.can_execute(Path::new(program)) },
             _ => false,
         };
         Running { until, well }
+    }
+
+    fn can_execute(&self, program: &Path) -> bool {
+        let is_executable = self.disk.stat(program, true).is_ok_and(|stat| stat.mode & 0o111 != 0);
+        is_executable && !self.noexec.as_ref().is_some_and(|folder| program.starts_with(folder))
     }
 
     fn save_snapshot(&mut self, name: &str, folder: &str) -> Result<(), Errno> {
@@ -74,5 +81,10 @@ impl SimMachine {
     /// From now on RKE2's snapshots of etcd are like this; `None` mends it.
     pub fn break_snapshots(&self, fault: Option<SnapshotFault>) {
         self.with(|state| state.snapshots = fault);
+    }
+
+    /// Remounts a folder: from now on systemd executes nothing below it; `None` mends it.
+    pub fn mount_noexec(&self, folder: Option<&Path>) {
+        self.with(|state| state.noexec = folder.map(Path::to_path_buf));
     }
 }
