@@ -22,6 +22,8 @@ pub(crate) enum Mutation {
     CopyOverLive,
     /// The run is called done while the node still carries its marks.
     LeaveTheMarks,
+    /// A server that is done keeps the other servers waiting.
+    KeepTheTurn,
     /// A hold says what it waits for, and not who is off meanwhile.
     NameNobodyOwed,
     /// A VM whose migration fails is shut down, whatever the plan says.
@@ -32,7 +34,7 @@ pub(crate) enum Mutation {
 
 #[cfg(test)]
 impl Mutation {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::SkipSync,
         Self::SkipDirectorySync,
         Self::PublishBeforeAppend,
@@ -42,6 +44,7 @@ impl Mutation {
         Self::RepeatTheStop,
         Self::CopyOverLive,
         Self::LeaveTheMarks,
+        Self::KeepTheTurn,
         Self::NameNobodyOwed,
         Self::StopWhatDoesNotMove,
         Self::StrikeWhatDoesNotStart,

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::cluster::turn::LEASE;
 use crate::flow::record::{Entry, Record};
 use crate::flow::report::NodeReport;
 use crate::flow::vms::VmKey;
@@ -124,6 +125,10 @@ impl Director {
         judge.run_ended(now, node, asks, truth);
         if let Some(seat) = seats.get(node).filter(|_| asks.is_none()) {
             judge.prefix_left(now, node, &seat.machine);
+            let turn = self.server.get_object("coordination.k8s.io", "leases", NAMESPACE, LEASE);
+            let holder =
+                turn.as_ref().and_then(|turn| turn.pointer("/spec/holderIdentity")).and_then(Value::as_str);
+            judge.turn_left(now, node, holder);
         }
         if let Some(seat) = inner.seats.remove(node) {
             // One that has just lost its power still has to come up, and to say so.

@@ -159,6 +159,7 @@ fn trap(mutation: Mutation, places: &Places) -> Vec<Order> {
         Mutation::SwapWithoutGate => {
             vec![small(vec![Fault::Node("node1".to_owned(), Flaw::StrayGuest)])]
         }
+        Mutation::KeepTheTurn => vec![order(Preset { nodes: 2, ..Preset::small() }, &[])],
         Mutation::NameNobodyOwed => vec![pair_with("migration-always-fails", true)],
         Mutation::StopWhatDoesNotMove => {
             vec![pair_with("migration-fails-twice", true), pair_with("migration-always-fails", true)]
@@ -220,6 +221,7 @@ caught! {
     repeat_the_stop: RepeatTheStop breaks I4,
     copy_over_the_live_binary: CopyOverLive breaks I1,
     leave_the_marks: LeaveTheMarks breaks I6,
+    keep_the_turn: KeepTheTurn breaks I6,
     name_nobody_owed: NameNobodyOwed breaks I2,
     stop_what_does_not_move: StopWhatDoesNotMove breaks I3,
     strike_what_does_not_start: StrikeWhatDoesNotStart breaks I2,

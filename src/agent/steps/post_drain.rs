@@ -64,7 +64,8 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
 
 /// Verified, or called off before the swap: the next server may go.
 async fn give_turn_back(run: &Run) -> Result<(), StepError> {
-    if run.journal.progress().preflighted().is_none_or(|found| found.role == Role::Agent) {
+    let is_server = run.journal.progress().preflighted().is_some_and(|found| found.role == Role::Server);
+    if !is_server || mutation::is_on(Mutation::KeepTheTurn) {
         return Ok(());
     }
     match turn::give_back(&run.cluster, &run.plan.node_name).await {

@@ -145,6 +145,13 @@ impl Judge {
         }
     }
 
+    /// A run that is called done lets the next server go.
+    pub fn turn_left(&mut self, now: Timestamp, node: &str, holder: Option<&str>) {
+        if holder == Some(node) {
+            self.note(now, Invariant::I6, format!("{node} was called done and still has the servers' turn"));
+        }
+    }
+
     /// The `Upgrade` as it is now: of all that others read only our key of `nodeStatuses` may differ, in Harvester's words.
     pub fn upgrade(&mut self, now: Timestamp, upgrade: &Value, working: &str) {
         let is_ours = is_same_but_ours(upgrade, &self.upgrade, working);
