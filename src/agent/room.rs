@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::step_error::StepError;
+use crate::agent::steps::stage;
 use crate::flow::place::Place;
 use crate::flow::plan::NodePlan;
 use crate::flow::plan_error::PlanError;
@@ -13,7 +14,7 @@ use crate::flow::room::{Facts, Shortage, Spot, Volume, fits, needs};
 use crate::host::Host;
 use crate::host::effects::FileKind;
 use crate::host::fs::{Fs, FsError};
-use crate::host::release::FETCHED_LIMIT;
+use crate::host::release::{self, FETCHED_LIMIT};
 use crate::host::rke2_config::Rke2Config;
 use crate::host::root::HostRoot;
 use crate::host::runtime;
@@ -46,7 +47,7 @@ pub async fn look(
             has_runtime: folders.iter().any(|(_, folder)| folder.is_whole(&version)),
             archives,
             etcd: etcd_database(&root, &config)?,
-            staged: bytes_below(fs, &root.at(prefix.join(".stage")))?,
+            staged: staged(fs, &root, &stage::folder(&live.to_string_lossy(), &version))?,
         };
         let spots = [(Spot::Prefix, prefix), (Spot::Data, &config.data_dir), (Spot::Run, Path::new("/run"))];
         let mut volumes = BTreeMap::new();
@@ -56,6 +57,11 @@ pub async fn look(
         Ok(fits(&needs(&facts), &volumes))
     };
     host.root.fs().blocking(measure).await
+}
+
+/// What an earlier try has left, which the next one replaces. What lies there of another version stays beside it.
+fn staged(fs: &Fs, root: &HostRoot, dest: &Path) -> Result<u64, FsError> {
+    release::folders(dest).iter().try_fold(0, |sum, folder| Ok(sum + bytes_below(fs, &root.at(folder))?))
 }
 
 /// The release's length, and whether it is fetched. A server that does not tell may send as much as is ever taken.
@@ -153,4 +159,29 @@ fn volume(root: &HostRoot, path: &Path) -> Result<Volume, StepError> {
         fs.effects().mount(there).map_err(FsError::on("look at the file system of", there))?.free_files;
     let (path, free) = (path.display().to_string(), fs.free_bytes(there)?);
     Ok(Volume { path, device: stat.device, free, free_files })
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests look past the door they test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_next_try_replaces_is_taken_off_its_need() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = dir.path().join("opt/rke2/.stage");
+        for (folder, bytes) in
+            [("v1.35.6+rke2r1/bin", 10), ("v1.35.6+rke2r1.fetched", 200), ("v1.35.5+rke2r1/bin", 3000)]
+        {
+            std::fs::create_dir_all(stage.join(folder)).unwrap();
+            std::fs::write(stage.join(folder).join("file"), vec![0; bytes]).unwrap();
+        }
+        let root = HostRoot::new(dir.path().to_path_buf());
+        let of = |version: &str| {
+            let dest = stage::folder("/opt/rke2/bin/rke2", &version.parse().unwrap());
+            staged(root.fs(), &root, &dest).unwrap()
+        };
+        assert_eq!(of("v1.35.6+rke2r1"), 210);
+        assert_eq!(of("v1.34.2+rke2r1"), 0, "nothing of it is there");
+    }
 }

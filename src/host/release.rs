@@ -101,10 +101,17 @@ pub async fn stage(
 /// # Errors
 /// It is there and cannot be removed.
 pub fn remove(root: &HostRoot, dest: &Path) -> Result<(), FsError> {
-    let (fs, dest) = (root.fs(), root.at(dest));
-    fs.remove_tree(&dest)?;
-    fs.remove_tree(&fetched(&dest))?;
-    remove_if_empty(fs, parent(&dest))
+    let fs = root.fs();
+    for folder in folders(dest) {
+        fs.remove_tree(&root.at(folder))?;
+    }
+    remove_if_empty(fs, parent(&root.at(dest)))
+}
+
+/// What a release staged in `dest` lies in, until it is removed.
+#[must_use]
+pub fn folders(dest: &Path) -> [PathBuf; 2] {
+    [dest.to_path_buf(), fetched(dest)]
 }
 
 /// Where what has to be fetched for `dest` comes to.

@@ -70,7 +70,12 @@ async fn prune_older(run: &Run) -> Result<(), StepError> {
     let Some(found) = run.journal.progress().preflighted() else { return Ok(()) };
     let live = run.host.root.at(&found.live);
     let own = run.host.root.at(Kept::of(&found.live, &run.plan.rke2).old);
+    let staged = run.host.root.at(stage::folder(&found.live, &run.plan.rke2.to));
     let prune = move |fs: &Fs| {
+        // Of a plan that was corrected after it had staged, or of an upgrade that nobody went on with: from here on it cannot.
+        if let Some(stage) = staged.parent() {
+            fs.remove_tree(stage)?;
+        }
         for path in fs.list_dir(live.parent().unwrap_or(&live))? {
             if path != own && is_left_of_an_upgrade(&path) {
                 swap_file::discard(fs, &path).map_err(|error| StepError::operator(chain(&error)))?;
