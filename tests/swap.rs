@@ -278,6 +278,7 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
         let stage = Stage::shared(minor(name)).await.unwrap();
         let old = stage.live_sha256().await.unwrap();
         stage.machine.must_run(&["cp", LIVE, "/opt/rke2/bin/rke2.prev-v1.30.1+rke2r1"]).await.unwrap();
+        stage.machine.must_run(&["mkdir", "-p", "/opt/rke2/.stage/v1.30.1+rke2r1/bin"]).await.unwrap();
         stage.order(Control::Run).await.unwrap();
         let child = stage.start_agent(agent(), &ONCE).unwrap();
         stage.wait(record, 90, async || stage.records(record) > 0).await.unwrap();
@@ -293,6 +294,9 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
         let held =
             tokio::time::timeout(Duration::from_mins(3), child.wait_with_output()).await.unwrap().unwrap();
         assert_code(&held, 4, &stage);
+        let ways = ["to resume: ", if name == "early" { "to cancel: " } else { "to go back: " }];
+        let told = said(&stage.run_agent(agent(), &["status"]).await.unwrap());
+        assert!(ways.iter().all(|way| told.contains(way)), "{name}: no way on is told: {told}");
         let words = stage.journal();
         assert!(
             words.contains("replaced by somebody else") && words.contains("rancher-system-agent"),
@@ -314,5 +318,6 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
             left.contains("rke2.prev-v1.34.2") && !left.contains("v1.30.1"),
             "only the last way back is kept: {left}"
         );
+        stage.machine.must_run(&["test", "!", "-e", "/opt/rke2/.stage"]).await.unwrap();
     }
 }

@@ -12,11 +12,13 @@ use crate::agent::driver::Ended;
 use crate::agent::narrate;
 use crate::agent::run::Published;
 use crate::cli::terminal::Terminal;
+use crate::cli::ways_on::ways_on;
 use crate::cli::{Exit, Failure};
 use crate::cluster::Cluster;
 use crate::cluster::crd::node_upgrade::Control;
 use crate::config::Config;
 use crate::flow::plan::NodePlan;
+use crate::flow::progress::Progress;
 use crate::flow::record::Outcome;
 use crate::host::Host;
 use crate::host::clock::Clock;
@@ -70,11 +72,11 @@ pub async fn carry_out(
     };
     let carried = carry_out::carry_out(site, plan, part, word, narrate).await;
     let Carried { ended, progress } = carried.map_err(Failure::refused)?;
-    let table = narrate::closing_table(&progress);
-    conclude(&ended, &table, progress.ledger().owed().count(), terminal)
+    conclude(&ended, &progress, terminal)
 }
 
-fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Result<Exit, Failure> {
+fn conclude(ended: &Ended, progress: &Progress, terminal: &Terminal) -> Result<Exit, Failure> {
+    let table = narrate::closing_table(progress);
     Ok(match ended {
         Ended::Done(outcome) => {
             if table.lines().count() > 1 {
@@ -91,7 +93,11 @@ fn conclude(ended: &Ended, table: &str, owed: usize, terminal: &Terminal) -> Res
         }
         Ended::Held(reason) => {
             terminal.line(&format!("\n{}", table.trim_end()));
+            let owed = progress.ledger().owed().count();
             terminal.complain(&format!("an operator is needed ({owed} VMs are owed a start): {reason}"));
+            for way in ways_on(progress) {
+                terminal.complain(&way);
+            }
             Exit::Operator
         }
         Ended::Refused(reason) => {

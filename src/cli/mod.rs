@@ -13,6 +13,7 @@ pub mod run;
 pub mod source;
 pub mod status;
 pub mod terminal;
+pub mod ways_on;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

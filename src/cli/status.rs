@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::agent::narrate;
 use crate::cli::terminal::Terminal;
+use crate::cli::ways_on::ways_on;
 use crate::cli::{Exit, Failure, Output};
 use crate::config::Config;
 use crate::flow::evacuate::{self, Seen};
@@ -104,6 +105,9 @@ fn as_table(runs: &[Progress], now: Timestamp) -> String {
         );
         if let Some(hold) = run.held() {
             said(&mut text, &format!("  HOLDS since {} in {}: {}\n", hold.since, hold.step, hold.reason));
+            for way in ways_on(run) {
+                said(&mut text, &format!("    {way}\n"));
+            }
         }
         for wait in waits(run, now) {
             said(&mut text, &format!("  waiting: {}\n", wait.sentence(now)));
