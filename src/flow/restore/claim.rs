@@ -101,7 +101,9 @@ pub fn whose(line: &LedgerLine, vm: Option<&VmNow>, instance: Option<&InstanceNo
             return taken("it was started meanwhile, and stopped again");
         }
     }
-    if present == left || (failed_start && present == line.entry.run_strategy.as_deref()) {
+    // Its power was cut before our stop reached it: it has run once, and KubeVirt leaves it so.
+    let spent = present == Some("Once") && instance.is_some_and(|old| old.ended.is_some());
+    if present == left || ((failed_start || spent) && present == line.entry.run_strategy.as_deref()) {
         return Whose::Ours;
     }
     match present {

@@ -154,6 +154,14 @@ fn an_instance_tells_who_has_started_it() {
             instance("vmi-db", true, false),
             "ours",
         ),
+        (
+            "the old one, run once, whose power was cut before it was told to stop",
+            line("Once", "Halted"),
+            "Once",
+            instance("vmi-db", true, false),
+            "ours",
+        ),
+        ("the same, cleared away", line("Once", "Halted"), "Once", None, "comes"),
         ("a new one", line("Always", "Halted"), "Always", instance("new", false, false), "comes"),
         (
             "a new one that waits for a node",
