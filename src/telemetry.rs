@@ -2,6 +2,7 @@
 //!
 //! Owns the one global subscriber. Always writes to standard error: standard output belongs to what a command prints.
 
+use std::error::Error;
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
@@ -99,6 +100,22 @@ fn subscriber(
             Box::new(lines.json().flatten_event(true).with_current_span(false).with_span_list(true).finish())
         }
     }
+}
+
+/// An error and its causes in one line, each cause once.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ mod packing;
 mod server;
 #[path = "downloads/speed.rs"]
 mod speed;
+#[path = "downloads/tls.rs"]
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -29,6 +31,7 @@ use ground::{Ground, is_apart};
 use packing::{Bomb, gzip, header, noise, release, sha256, tarball, zstd};
 use server::{Server, part};
 use tar::EntryType;
+use testbed::pki::Authority;
 use tokio::time::Instant;
 use upgrade_agent::flow::artifacts::{Artifacts, ImageArchive};
 use upgrade_agent::host::fs::Fs;
@@ -94,7 +97,7 @@ fn a_killed_agents_successor_goes_on_with_what_is_there() {
     let before = ground.listing();
     let name = "a_killed_agents_successor_goes_on_with_what_is_there";
     let order = ordered(&server.url(PATH), &release);
-    let mut child = ground.begin(name, &order);
+    let mut child = ground.begin(name, &order, 300);
     while server.asked.lock().unwrap().len() < 2 {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -204,6 +207,49 @@ async fn an_archive_that_climbs_out_links_or_makes_devices_changes_nothing() {
         assert!(refusal.contains("use an artifact of the release"), "{name}: {refusal}");
         assert_eq!(ground.listing(), before, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_ends_or_has_no_end_of_names_is_refused() {
+    let mut names: Vec<u8> =
+        (0..40_000).flat_map(|number| header(&format!("f{number}"), EntryType::Regular, 0)).collect();
+    names.extend(tarball(&[("bin/rke2", b"new")]));
+    let names = gzip(&names);
+    let ground = Ground::new();
+    ground.put("/release/names.tar.gz", &names);
+    nix::unistd::mkfifo(&ground.at("/release/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let before = ground.listing();
+    for (name, says) in [("names.tar.gz", "more files than"), ("pipe", "no plain file")] {
+        let order = ordered(&format!("file:///release/{name}"), &names);
+        let refusal = ground.stage(&order, 60).await.unwrap_err();
+        assert!(refusal.contains(says), "{name}: {refusal}");
+    }
+    assert_eq!(ground.listing(), before);
+}
+
+#[test]
+fn a_server_is_trusted_by_what_the_machine_trusts_and_else_refused_with_the_reason() {
+    if is_apart() {
+        return;
+    }
+    let name = "a_server_is_trusted_by_what_the_machine_trusts_and_else_refused_with_the_reason";
+    let authority = Authority::new("the operator's own").unwrap();
+    let release = release(1 << 20);
+    let server = Server::of_files(files(&release), 300_000);
+    let order =
+        ordered(&format!("https://{}{PATH}", tls::in_front_of(&server.address, &authority)), &release);
+    let ground = Ground::new();
+    ground.put("/etc/ssl/cert.pem", Authority::new("a stranger").unwrap().certificate().as_bytes());
+    let before = ground.listing();
+    let refusal = ground.stage_apart_within(name, &order, 4).refusal;
+    assert!(refusal.contains("invalid peer certificate"), "{refusal}");
+    assert_eq!(ground.listing(), before);
+    // As SUSE has it: an absolute link, which leads elsewhere from outside.
+    let bundle = "/var/lib/ca-certificates/ca-bundle.pem";
+    ground.put(bundle, authority.certificate().as_bytes());
+    std::os::unix::fs::symlink(bundle, ground.at("/etc/ssl/ca-bundle.pem")).unwrap();
+    assert_eq!(ground.stage_apart(name, &order).refusal, "");
+    assert!(ground.staged() == noise(1 << 20), "the binary is the release's");
 }
 
 #[tokio::test(flavor = "multi_thread")]

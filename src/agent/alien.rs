@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::agent::guard;
 use crate::agent::observe::{sha256_of, sha256_of_process};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
@@ -42,6 +43,8 @@ pub struct Watch {
     live: PathBuf,
     approved: Approved,
     seen: Seen,
+    /// What runs is not looked at.
+    only_path: bool,
 }
 
 /// By digest.
@@ -83,8 +86,10 @@ impl Approved {
 pub enum Looks {
     /// The fence does not stand, or nobody can say just now which binary has to lie there.
     Never,
-    /// Only before it is begun, and while the run stands still before it: the step itself is at the binary or its process.
+    /// Before it is begun, after it has failed, and while the run stands still before it: the step itself is at the binary.
     Before,
+    /// All the time, at the path alone: which process is RKE2's changes meanwhile.
+    AtThePath,
     /// All the time: the step leaves both alone, and may be left at any await.
     Throughout,
 }
@@ -96,13 +101,13 @@ impl Looks {
         match step {
             Step::Preflight
             | Step::Stage
-            | Step::Fence
             | Step::ProbeSwap
             | Step::Rollback
             | Step::Restore
             | Step::Release
             | Step::Finish => Self::Never,
-            Step::Swap | Step::Restart | Step::ProbeRestart => Self::Before,
+            Step::Fence | Step::Swap => Self::Before,
+            Step::Restart | Step::ProbeRestart => Self::AtThePath,
             Step::Cordon | Step::PreDrain | Step::Drain | Step::Snapshot | Step::Verify | Step::PostDrain => {
                 Self::Throughout
             }
@@ -118,6 +123,10 @@ impl Watch {
             return None;
         }
         let progress = run.journal.progress();
+        // Nothing is kept that could be put back, or nobody can tell which one has to lie there.
+        if progress.fenced_units().is_empty() || matches!(progress.swap(), Work::Intended(_)) {
+            return None;
+        }
         let found = progress.preflighted()?;
         Some(Self {
             host: run.host.clone(),
@@ -125,7 +134,15 @@ impl Watch {
             live: run.host.root.at(&found.live),
             approved: Approved::of(progress)?,
             seen: run.seen_live,
+            only_path: false,
         })
+    }
+
+    /// The same, for as long as RKE2 comes and goes.
+    #[must_use]
+    pub fn only_path(mut self, only_path: bool) -> Self {
+        self.only_path = only_path;
+        self
     }
 
     /// Looks once.
@@ -140,7 +157,7 @@ impl Watch {
             Err(error) => Err(StepError::from(FsError::on("look at", &live)(error))),
         };
         let stat = self.host.root.fs().blocking(look).await?;
-        let mut pid = self.host.systemd.unit(&self.unit).await?.main_pid;
+        let mut pid = self.pid().await?;
         let now = stat.map(|stat| (stat, pid));
         if now.is_some() && now == self.seen {
             return Ok(None);
@@ -153,7 +170,7 @@ impl Watch {
         if !self.approved.lets(&live, runs.as_deref()) && self.approved.lets(&live, None) {
             // Between fork and exec a process is systemd's own program.
             tokio::time::sleep(EXEC).await;
-            pid = self.host.systemd.unit(&self.unit).await?.main_pid;
+            pid = self.pid().await?;
             runs = self.runs(pid).await;
         }
         if self.approved.lets(&live, runs.as_deref()) {
@@ -162,6 +179,10 @@ impl Watch {
             return Ok(None);
         }
         Ok(Some(Alien { live, runs, pid }))
+    }
+
+    async fn pid(&self) -> Result<u32, StepError> {
+        Ok(if self.only_path { 0 } else { self.host.systemd.unit(&self.unit).await?.main_pid })
     }
 
     async fn runs(&self, pid: u32) -> Option<String> {
@@ -215,11 +236,7 @@ pub async fn stop_the_line(run: &mut Run, alien: Alien) -> StepError {
              look what installed it, restart RKE2 on the approved one when no VM runs here, then resume",
             alien.pid
         ),
-        Some(_) | None => format!(
-            "{live} was replaced by somebody else (sha256 {}) and {back}; stop what installs RKE2 here (rancher-system-agent, \
-             system-upgrade-controller, install.sh), then resume",
-            if alien.live.is_empty() { "none, it was removed" } else { &alien.live }
-        ),
+        Some(_) | None => undone(&live, &alien.live, &back),
     };
     StepError::operator(what)
 }
@@ -229,7 +246,10 @@ pub async fn stop_the_line(run: &mut Run, alien: Alien) -> StepError {
 /// # Errors
 /// Needs an operator when one lies there, or runs; what cannot be read now is read the next time.
 pub async fn look_once(run: &mut Run, step: Step) -> Result<(), StepError> {
-    let watched = if Looks::at(step) == Looks::Before { Watch::of(run, step) } else { None };
+    let watched = match Looks::at(step) {
+        Looks::Before | Looks::AtThePath => Watch::of(run, step),
+        Looks::Never | Looks::Throughout => None,
+    };
     let Some(mut watched) = watched else { return Ok(()) };
     if let Ok(Some(alien)) = watched.look().await {
         return Err(stop_the_line(run, alien).await);
@@ -254,6 +274,24 @@ async fn put_back(run: &Run, alien: &Alien) -> Result<(), StepError> {
     let kept = Kept::of(&live, &run.plan.rke2);
     let source = if approved.expected == approved.old { kept.old } else { kept.new };
     put_in_place(run, &live, &source, &approved.expected).await
+}
+
+/// sha256 of what lies at this path of ours; empty for nothing.
+///
+/// # Errors
+/// The disk's.
+pub async fn lies_at(host: &Host, path: PathBuf) -> Result<String, StepError> {
+    host.root.fs().blocking(move |fs| guard::digest(fs, &path).map_err(StepError::from)).await
+}
+
+/// What people are told once somebody else's binary is gone again, and what they have to do.
+#[must_use]
+pub fn undone(live: &str, sha256: &str, back: &str) -> String {
+    let sha256 = if sha256.is_empty() { "none, it was removed" } else { sha256 };
+    format!(
+        "{live} was replaced by somebody else (sha256 {sha256}) and {back}; stop what installs RKE2 here (rancher-system-agent, \
+         system-upgrade-controller, install.sh), then resume"
+    )
 }
 
 /// Makes the kept binary of that digest live; both paths are the machine's own view.

@@ -40,11 +40,20 @@ pub(super) async fn perform_watched(
     step: Step,
     control: &mut watch::Receiver<Control>,
 ) -> Result<(), StepError> {
-    if Looks::at(step) == Looks::Before {
+    let looks = Looks::at(step);
+    if looks == Looks::Before {
         look_once(run, step).await?;
-        return perform_unless_told(run, step, control).await;
+        let done = perform_unless_told(run, step, control).await;
+        if done.is_err() {
+            // Is that why? Then it is undone at once, and the reason said.
+            look_once(run, step).await?;
+        }
+        return done;
     }
-    let Some(mut watched) = Watch::of(run, step) else {
+    // With what runs before it begins.
+    look_once(run, step).await?;
+    let watched = Watch::of(run, step).map(|watched| watched.only_path(looks == Looks::AtThePath));
+    let Some(mut watched) = watched else {
         return perform_unless_told(run, step, control).await;
     };
     // Before anything is done on the strength of what lies there; what cannot be read now, the watch below goes on with.

@@ -151,7 +151,7 @@ fn put_runtime_back(root: &HostRoot, progress: &Progress) -> Result<(), Barred> 
 }
 
 /// sha256 of a file; empty when there is none.
-fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
+pub(in crate::agent) fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
     match fs.sha256_file(path) {
         Ok(sha256) => Ok(sha256),
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),

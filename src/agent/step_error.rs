@@ -9,6 +9,7 @@ use crate::host::fence::FenceError;
 use crate::host::fs::FsError;
 use crate::host::systemd::SystemdError;
 use crate::journal::JournalError;
+pub use crate::telemetry::chain;
 
 /// What the driver is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,22 +68,6 @@ impl StepError {
     pub fn sentence(&self) -> String {
         chain(self)
     }
-}
-
-/// An error and its causes in one line, each cause once.
-#[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 impl From<ClusterError> for StepError {

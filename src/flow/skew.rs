@@ -104,10 +104,16 @@ pub fn objection(role: Role, change: &VersionChange, others: &[Server]) -> Optio
             }
             let (version, name) = oldest?;
             let ((major, minor), (other, lowest)) = (to.minor(), version.minor());
-            (major != other || minor > lowest + 1).then(|| {
+            if major != other || minor > lowest + 1 {
                 let why = format!("{to} is more than one minor ahead of server {name} ({version})");
-                Objection::new(why, format!("upgrade {name} first"))
-            })
+                return Some(Objection::new(why, format!("upgrade {name} first")));
+            }
+            let unready =
+                |server: &&Server| server.version.as_ref().is_some_and(|one| Etcd::of(one) == Etcd::V3_5);
+            let server = others.iter().find(unready).filter(|_| Etcd::of(to) == Etcd::V3_6)?;
+            let why = format!("{to} runs {} and server {} still {}", Etcd::V3_6, server.name, Etcd::V3_5);
+            let fix = "upgrade it to v1.33.7+rke2r2 or v1.32.11+rke2r2 (etcd 3.5.26) or later first";
+            Some(Objection::new(why, fix))
         }
     }
 }
@@ -170,6 +176,14 @@ mod tests {
             (Main, "v1.33.5+rke2r1", "v1.34.2+rke2r1", vec![], Some("etcd 3.6")),
             (Main, "v1.33.10+rke2r3", "v1.34.2+rke2r1", vec![], None),
             (Main, "v1.33.5+rke2r1", "v1.33.10+rke2r3", vec![], None),
+            (Main, "v1.33.10+rke2r3", "v1.33.11+rke2r1", vec!["v1.33.10+rke2r3"], None),
+            (
+                Main,
+                "v1.33.10+rke2r3",
+                "v1.33.11+rke2r1",
+                vec!["v1.33.10+rke2r3", "v1.32.5+rke2r1"],
+                Some("server s1 still etcd 3.5"),
+            ),
             (Agent, "v1.33.5+rke2r1", "v1.34.2+rke2r1", vec!["v1.34.2+rke2r1"], None),
             (
                 Agent,

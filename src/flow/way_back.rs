@@ -45,6 +45,15 @@ impl WayBack {
         }
     }
 
+    /// The same with what is known of the cluster's other servers: nothing that depends on them is left open.
+    #[must_use]
+    pub fn beside(self, others: &[Server]) -> Self {
+        match self.is_open(Some(others)) {
+            Ok(()) => self,
+            Err(why) => Self::Closed { why },
+        }
+    }
+
     /// May the old binary be put back now? `others` are the cluster's other servers, none when nobody could tell.
     ///
     /// # Errors
@@ -60,7 +69,8 @@ impl WayBack {
                 let runs_3_5 = |server: &Server| {
                     server.version.as_ref().is_some_and(|version| Etcd::of(version).is_3_5())
                 };
-                let why = "every other server runs etcd 3.6, which etcd 3.5 cannot join";
+                let why = "no other server runs etcd 3.5 any more, which cannot join etcd 3.6 nor read its data; the way back is an etcd \
+                           snapshot, restored on all servers";
                 if others.iter().any(runs_3_5) { Ok(()) } else { Err(why.to_owned()) }
             }
         }
@@ -98,7 +108,7 @@ mod tests {
         let agent = WayBack::of(Role::Agent, &change("v1.34.2+rke2r1", "v1.35.6+rke2r1"));
         assert_eq!(agent, WayBack::Open);
         let patch = WayBack::of(Role::Server, &change("v1.35.2+rke2r1", "v1.35.6+rke2r1"));
-        assert_eq!(patch, WayBack::Open);
+        assert_eq!(patch.clone(), WayBack::Open);
         let minor = WayBack::of(Role::Server, &change("v1.34.2+rke2r1", "v1.35.6+rke2r1"));
         assert!(minor.is_open(Some(&[server("v1.34.2+rke2r1")])).unwrap_err().contains("snapshot"));
         let etcd = WayBack::of(Role::Server, &change("v1.33.10+rke2r1", "v1.33.11+rke2r1"));
@@ -107,5 +117,10 @@ mod tests {
         assert!(etcd.is_open(Some(&[server("v1.33.11+rke2r1")])).is_err());
         assert!(etcd.is_open(Some(&[])).is_err(), "a single server is the last one");
         assert!(etcd.is_open(None).is_err(), "could not tell is no");
+        let old = [server("v1.33.10+rke2r1"), server("v1.33.11+rke2r1")];
+        assert_eq!(etcd.clone().beside(&old), WayBack::WhileOthersAreOld);
+        assert!(etcd.clone().beside(&[server("v1.33.11+rke2r1")]).to_string().starts_with("closed: "));
+        assert!(etcd.beside(&[]).to_string().contains("snapshot"), "a single server has no other");
+        assert_eq!(patch.beside(&[]), WayBack::Open);
     }
 }

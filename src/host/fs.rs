@@ -66,7 +66,7 @@ impl Fs {
     /// The files of the machine that this process runs on.
     #[must_use]
     pub fn kernel() -> Self {
-        Self::new(Arc::new(Kernel))
+        Self::new(Arc::new(Kernel::default()))
     }
 
     /// The files of another machine.

@@ -2,6 +2,7 @@
 //! the binary carries one. Follows no redirect and retries nothing.
 
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use http::{HeaderMap, Request, Uri};
 use http_body::Body as _;
 use kube::client::Body;
 use kube::{Client, Config};
+
+use crate::telemetry::chain;
 
 /// A server that takes longer to accept a connection is away.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -34,11 +37,15 @@ impl std::fmt::Debug for HttpAnswer {
     }
 }
 
-/// Asks for `url` with these headers.
+/// Asks for `url` with these headers; `trusted` is a bundle of certificates (PEM) that count instead of this process's own.
 ///
 /// # Errors
 /// The URL is none, or there is no answer.
-pub(super) async fn open(url: &str, headers: &[(&'static str, String)]) -> io::Result<HttpAnswer> {
+pub(super) async fn open(
+    url: &str,
+    headers: &[(&'static str, String)],
+    trusted: Option<&Path>,
+) -> io::Result<HttpAnswer> {
     let uri: Uri = url.parse().map_err(io::Error::other)?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -48,13 +55,17 @@ pub(super) async fn open(url: &str, headers: &[(&'static str, String)]) -> io::R
     let mut config = Config::new(server);
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
+    // Without any of its own kube would look for those of this process first, and fail where there are none.
+    config.root_cert = trusted.map(|_| Vec::new());
+    config.root_cert_file = trusted.map(Path::to_path_buf);
     let client = Client::try_from(config).map_err(io::Error::other)?;
     let mut request = Request::get(path);
     for (name, value) in headers {
         request = request.header(*name, value);
     }
     let request = request.body(Body::empty()).map_err(io::Error::other)?;
-    let answer = client.send(request).await.map_err(io::Error::other)?;
+    // A certificate that nobody trusts is named by the last cause only.
+    let answer = client.send(request).await.map_err(|error| io::Error::other(chain(&error)))?;
     let (parts, body) = answer.into_parts();
     Ok(HttpAnswer { status: parts.status.as_u16(), headers: parts.headers, body: pieces(body).boxed() })
 }

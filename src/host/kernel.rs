@@ -27,8 +27,19 @@ use crate::host::probe::{self, ProbeError};
 const SELINUX: &str = "security.selinux";
 
 /// The kernel that this process runs on.
-#[derive(Debug, Clone, Copy)]
-pub struct Kernel;
+#[derive(Debug, Clone, Default)]
+pub struct Kernel {
+    /// The certificates that servers are trusted by (PEM); without it, those of this process's own root.
+    trusted: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// With a bundle of certificates of its own.
+    #[must_use]
+    pub fn trusting(bundle: PathBuf) -> Self {
+        Self { trusted: Some(bundle) }
+    }
+}
 
 impl OpenFile for File {
     fn length(&self) -> io::Result<u64> {
@@ -211,7 +222,7 @@ impl Effects for Kernel {
         url: &'a str,
         headers: &'a [(&'static str, String)],
     ) -> BoxFuture<'a, io::Result<HttpAnswer>> {
-        http::open(url, headers).boxed()
+        http::open(url, headers, self.trusted.as_deref()).boxed()
     }
 
     fn grpc<'a>(&'a self, call: &'a GrpcCall<'a>) -> BoxFuture<'a, Result<Bytes, GrpcError>> {

@@ -5,11 +5,22 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use crate::host::fs::Fs;
+use crate::host::kernel::Kernel;
 
 /// As many as the kernel follows before it answers `ELOOP`.
 const MAX_SYMLINKS: usize = 40;
+
+/// Where machines keep the certificates that they trust: SUSE, Debian, Red Hat, Alpine.
+const BUNDLES: [&str; 5] = [
+    "/etc/ssl/ca-bundle.pem",
+    "/var/lib/ca-certificates/ca-bundle.pem",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
 
 /// The prefix under which all paths of one machine are found.
 #[derive(Debug, Clone)]
@@ -19,10 +30,19 @@ pub struct HostRoot {
 }
 
 impl HostRoot {
-    /// The machine whose `/` is at `prefix` of the machine that this process runs on.
+    /// The machine whose `/` is at `prefix` of the machine that this process runs on. Below another root than its own this process
+    /// trusts whom that machine trusts: an image that holds nothing else has no certificates.
     #[must_use]
     pub fn new(prefix: PathBuf) -> Self {
-        Self::on(Fs::kernel(), prefix)
+        let root = Self::on(Fs::kernel(), prefix);
+        if root.prefix == Path::new("/") {
+            return root;
+        }
+        let there = |bundle: &&str| root.resolve(bundle).ok().filter(|bundle| root.fs.length(bundle).is_ok());
+        match BUNDLES.iter().find_map(there) {
+            Some(bundle) => Self::on(Fs::new(Arc::new(Kernel::trusting(bundle))), root.prefix),
+            None => root,
+        }
     }
 
     /// The machine whose `/` is at `prefix` of these files.

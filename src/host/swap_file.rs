@@ -147,17 +147,20 @@ pub fn unlock(fs: &Fs, path: &Path) -> Result<(), SwapError> {
 }
 
 /// Makes the file `kept` live in one rename; `kept` stays a name of it, and what was live before, if anything was, gets the
-/// name `replaced`. May be called again after a crash half-way.
+/// name `replaced`; a link that was live is gone, and what it points at stays. May be called again after a crash half-way.
 ///
 /// # Errors
 /// See [`SwapError`]; the live path is then what it was, or the kept file.
 pub fn put_back(fs: &Fs, live: &Path, kept: &Path, replaced: &Path) -> Result<(), SwapError> {
     plain_file(fs, kept)?.ok_or_else(|| SwapError::NothingStaged { staged: kept.to_path_buf() })?;
     unlock(fs, kept)?;
-    unlock(fs, replaced)?;
-    if plain_file(fs, live)?.is_some() {
-        unlock(fs, live)?;
-        keep_previous(fs, live, replaced)?;
+    match plain_file(fs, live) {
+        Ok(Some(_)) => {
+            unlock(fs, live)?;
+            keep_replaced(fs, live, replaced)?;
+        }
+        Ok(None) | Err(SwapError::NotAFile { .. }) => {}
+        Err(error) => return Err(error),
     }
     let temp = beside(live, "back");
     fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
@@ -210,6 +213,21 @@ fn keep_previous(fs: &Fs, live: &Path, previous: &Path) -> Result<(), SwapError>
     // rename(2) does nothing at all when both names are the same file already, so the temporary one may be left.
     fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
     fs.sync_dir(parent(previous)).map_err(SwapError::StillOld)
+}
+
+/// Whose it was is good to know, and no reason to leave it where it is.
+fn keep_replaced(fs: &Fs, live: &Path, replaced: &Path) -> Result<(), SwapError> {
+    match plain_file(fs, replaced) {
+        Ok(_) => {
+            unlock(fs, replaced)?;
+            keep_previous(fs, live, replaced)
+        }
+        Err(SwapError::NotAFile { path }) => {
+            tracing::warn!(path = %path.display(), "what lay at the live path is not kept: its place is taken");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn plain_file(fs: &Fs, path: &Path) -> Result<Option<Stat>, SwapError> {

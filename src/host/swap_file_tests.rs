@@ -170,6 +170,24 @@ fn another_mount_and_a_symlink_are_refused_before_anything_changes() {
     assert!(!previous.exists());
 }
 
+#[test]
+fn what_lies_in_the_way_of_going_back_is_no_reason_to_leave_it_there() {
+    let Prefix { _dir, live, staged, previous } = prefix();
+    let fs = Fs::kernel();
+    swap(&fs, &live, &staged, &previous).unwrap();
+    let (barred, theirs) = (live.with_file_name("rke2.barred"), live.with_file_name("theirs"));
+    fs::create_dir(&barred).unwrap();
+    put_back(&fs, &live, &previous, &barred).unwrap();
+    assert_eq!(fs::read(&live).unwrap()[0], b'o', "the name for what was live is taken by a folder");
+    fs::write(&theirs, "theirs").unwrap();
+    fs::remove_file(&live).unwrap();
+    std::os::unix::fs::symlink(&theirs, &live).unwrap();
+    put_back(&fs, &live, &previous, &live.with_file_name("rke2.bad")).unwrap();
+    assert!(fs::symlink_metadata(&live).unwrap().is_file());
+    assert_eq!(fs::read(&live).unwrap()[0], b'o');
+    assert_eq!(fs::read(&theirs).unwrap(), b"theirs", "what the link led to is theirs");
+}
+
 /// The kernel lets root label files where `SELinux` is off as well.
 #[test]
 fn the_new_file_wears_the_label_of_the_old_one() {

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 /// The window that RKE2's own archives need, and the largest that RKE2 takes: 32 MiB (reference `rke2-and-rancher.md` §1.1).
 pub(in crate::host) const WINDOW_LOG: u32 = 25;
-/// An entry costs at least this much of the limit, so that a million empty files are too big as well.
-const ENTRY_COST: u64 = 512;
+/// An entry costs at least this much of the limit: a file without content takes an inode, time, and memory for its name as well. A
+/// release has some dozens.
+const ENTRY_COST: u64 = 32 << 10;
 /// Long names and extended headers before an entry, which are read into memory.
 const HEADERS: u64 = 1 << 20;
 

@@ -50,7 +50,7 @@ pub enum UnpackError {
         why: &'static str,
     },
     /// Unpacks to more than allowed.
-    #[error("{} unpacks to more than {limit} bytes; use an artifact of the release", path.display())]
+    #[error("{} unpacks to more than {limit} bytes, or to more files than they could hold; use an artifact of the release", path.display())]
     TooBig {
         /// The source.
         path: PathBuf,
@@ -105,7 +105,7 @@ pub fn stage_binary(fs: &Fs, source: &Path, expected_sha256: &str, dest: &Path) 
     fs.create_dir_sync(parent(dest))?;
     fs.remove_if_there(&partial).map_err(FsError::on("remove", &partial))?;
     let copied = (|| {
-        let input = effects.open(&source).map_err(FsError::on("open", &source))?;
+        let input = open(fs, &source)?;
         let (bytes, found) = hashed(input, effects.may_block(), |mut reader| {
             let mut file = new_file(fs, &partial, 0o755)?;
             let bytes = io::copy(&mut reader, &mut file)?;
@@ -131,12 +131,21 @@ fn unpack_verified(
     dir: &Path,
     limit: u64,
 ) -> Result<Unpacked, UnpackError> {
-    let input = fs.effects().open(source).map_err(FsError::on("open", source))?;
+    let input = open(fs, source)?;
     let (unpacked, found) =
         hashed(input, fs.effects().may_block(), |reader| unpack(fs, source, reader, dir, limit));
     // The digest first: a wrong file explains whatever else went wrong with it.
     check(source, expected, found.map_err(FsError::on("read", source))?)?;
     unpacked
+}
+
+/// A pipe or a device is no artifact: nobody knows when one ends.
+fn open(fs: &Fs, source: &Path) -> Result<Box<dyn io::Read + Send>, FsError> {
+    let found = fs.effects().stat(source).map_err(FsError::on("look at", source))?;
+    if found.kind != FileKind::File {
+        return Err(FsError::on("read", source)(io::Error::other("it is no plain file")));
+    }
+    fs.effects().open(source).map_err(FsError::on("open", source))
 }
 
 fn check(path: &Path, expected: &str, found: String) -> Result<(), UnpackError> {

@@ -79,9 +79,9 @@ impl Ground {
         std::fs::read(self.at(DEST).join("bin/rke2")).unwrap()
     }
 
-    /// Begins to stage in a process of its own, which runs the test `name` again.
-    pub(crate) fn begin(&self, name: &str, artifacts: &Artifacts) -> Child {
-        let job = serde_json::to_string(&(self.dir.path(), artifacts)).unwrap();
+    /// Begins to stage in a process of its own, which runs the test `name` again, and has so many seconds.
+    pub(crate) fn begin(&self, name: &str, artifacts: &Artifacts, seconds: u64) -> Child {
+        let job = serde_json::to_string(&(self.dir.path(), artifacts, seconds)).unwrap();
         Command::new(std::env::current_exe().unwrap())
             .args([name, "--exact", "--nocapture", "--test-threads=1"])
             .env(JOB, job)
@@ -92,7 +92,12 @@ impl Ground {
 
     /// Stages in a process of its own, to its end.
     pub(crate) fn stage_apart(&self, name: &str, artifacts: &Artifacts) -> Told {
-        let output = self.begin(name, artifacts).wait_with_output().unwrap();
+        self.stage_apart_within(name, artifacts, 300)
+    }
+
+    /// The same, with so many seconds for it.
+    pub(crate) fn stage_apart_within(&self, name: &str, artifacts: &Artifacts, seconds: u64) -> Told {
+        let output = self.begin(name, artifacts, seconds).wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let told = text.split(TOLD).nth(1).and_then(|told| told.lines().next());
         serde_json::from_str(told.unwrap_or_else(|| panic!("no word of it: {text}"))).unwrap()
@@ -102,13 +107,13 @@ impl Ground {
 /// The process of its own: does its job and says what came of it. False in the test itself.
 pub(crate) fn is_apart() -> bool {
     let Ok(job) = std::env::var(JOB) else { return false };
-    let (dir, artifacts): (PathBuf, Artifacts) = serde_json::from_str(&job).unwrap();
+    let (dir, artifacts, seconds): (PathBuf, Artifacts, u64) = serde_json::from_str(&job).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let root = HostRoot::new(dir);
     // The peak so far is forgotten: what counts is what staging needs.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory("VmRSS:");
-    let deadline = Instant::now() + Duration::from_mins(5);
+    let deadline = Instant::now() + Duration::from_secs(seconds);
     let staged = runtime.block_on(release::stage(&root, &artifacts, Path::new(DEST), deadline));
     let told = Told {
         refusal: staged.map_or_else(|error| format!("{error:?} {error}"), |_| String::new()),

@@ -195,7 +195,7 @@ async fn servers(preflight: &mut Preflight, cluster: &Cluster, plan: &NodePlan) 
             Check::pass("etcd quorum", "cluster", why)
         });
     }
-    let way_back = WayBack::of(role, &plan.rke2).to_string();
+    let way_back = WayBack::of(role, &plan.rke2).beside(&others).to_string();
     preflight.checks.push(Check::pass("way back", "machine", way_back));
 }
 

@@ -1,12 +1,12 @@
 //! The way back: where the new RKE2 does not serve and the rules leave the way open, the old binary is put back by the same
-//! rename, started and verified like any other. Never goes back twice, and never over a binary that it does not know.
+//! rename, started and verified like any other. Never goes back twice, and never to a binary that it does not know.
 
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::agent::alien::put_in_place;
+use crate::agent::alien::{lies_at, put_in_place};
 use crate::agent::guard::mark_of;
 use crate::agent::observe::sha256_of;
 use crate::agent::quorum;
@@ -196,6 +196,9 @@ async fn is_open(run: &Run) -> Result<(), String> {
     if way != WayBack::WhileOthersAreOld {
         return way.is_open(None);
     }
+    if run.journal.progress().is_only_server() {
+        return way.is_open(Some(&[]));
+    }
     let asked = nodes::other_servers(&run.cluster.client, &run.plan.node_name);
     let others = tokio::time::timeout(ASK, asked).await.ok().and_then(Result::ok);
     way.is_open(others.as_deref())
@@ -216,27 +219,21 @@ pub(super) async fn api_answers(run: &Run) -> Result<(), String> {
 /// Stops RKE2 and puts the old binary back; after a crash half-way it looks first.
 ///
 /// # Errors
-/// Retries while etcd's other members cannot spare this one. Needs an operator when live or kept binary is neither the old nor the
-/// new one; both are left as they are then.
+/// Retries while etcd's other members cannot spare this one. Needs an operator when the kept binary is not the old one; both are left
+/// as they are then.
 pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
     let (found, fact) = facts(run)?;
     let folder = |path: &Path| path.parent().map(Path::to_path_buf).unwrap_or_default();
     let (live, kept) = (run.host.root.at(&found.live), run.host.root.at(&fact.previous));
     let (old, new) = (fact.from_sha256.clone(), fact.to_sha256.clone());
     let fs = run.host.root.fs().clone();
-    let now = sha256_of(&run.host, live.clone()).await?;
+    let now = lies_at(&run.host, live.clone()).await?;
     if now == old {
         // The rename happened; that its directory is on disk is not known after a crash.
         let folder = folder(&live);
         fs.blocking(move |fs| fs.sync_dir(&folder).map_err(StepError::from)).await?;
         runtime_images::put_back(&run.host, &run.plan, &found.unit).await?;
         return Ok(run.record(Record::RolledBack)?);
-    }
-    if now != new {
-        return Err(StepError::operator(format!(
-            "{} is neither the old nor the new rke2 (sha256 {now}); put {} there by hand, then resume",
-            found.live, fact.previous
-        )));
     }
     let there = sha256_of(&run.host, kept.clone()).await?;
     if there != old {
@@ -251,12 +248,17 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
     }
     run.host.systemd.stop_fenced(&found.unit, Instant::now() + STOP).await?;
     runtime_images::put_back(&run.host, &run.plan, &found.unit).await?;
-    let given_up = live.with_file_name(format!("rke2.bad-{}", run.plan.rke2.to));
+    let is_alien = now != new;
+    let given_up = if is_alien { "rke2.barred".to_owned() } else { format!("rke2.bad-{}", run.plan.rke2.to) };
+    let given_up = live.with_file_name(given_up);
     let rename = move |fs: &Fs| {
         let swapped = swap_file::put_back(fs, &live, &kept, &given_up);
         swapped.map_err(|error| StepError::operator(chain(&error)))
     };
     fs.blocking(rename).await?;
+    if is_alien {
+        run.record(Record::AlienFound { sha256: now, put_back: true })?;
+    }
     run.host.systemd.reset_failed(&found.unit).await?;
     Ok(run.record(Record::RolledBack)?)
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::agent::alien::put_in_place;
+use crate::agent::alien::{lies_at, put_in_place, undone};
 use crate::agent::gate::{self, SwapPermit};
-use crate::agent::observe::{observe, sha256_of};
+use crate::agent::observe::observe;
 use crate::agent::quorum::{self, Beside};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
@@ -157,7 +157,7 @@ async fn keep_new(run: &Run, found: &Preflighted, staged: &StagedFact) -> Result
 /// After a crash inside the swap: which binary is live?
 ///
 /// # Errors
-/// Needs an operator when it is neither the old nor the new one.
+/// Needs an operator when it is neither the old nor the new one: the approved one is put back then.
 pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
     let fact = match run.journal.progress().swap() {
         Work::Intended(fact) => fact.clone(),
@@ -167,7 +167,7 @@ pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
         return Err(StepError::operator("the journal has a swap but no preflight; ask for help"));
     };
     let fs = run.host.root.fs();
-    let live = sha256_of(&run.host, run.host.root.at(&found.live)).await?;
+    let live = lies_at(&run.host, run.host.root.at(&found.live)).await?;
     if live == fact.to_sha256 {
         // The rename happened; that its directory is on disk is not known after a crash.
         let folder = run.host.root.at(&found.live).parent().map(Path::to_path_buf).unwrap_or_default();
@@ -181,9 +181,14 @@ pub async fn probe_swap(run: &mut Run) -> Result<(), StepError> {
     } else if live == fact.from_sha256 {
         Ok(run.record(Record::SwapAbsent)?)
     } else {
-        Err(StepError::operator(format!(
-            "{} is neither the old nor the new rke2 (sha256 {live}); put {} back by hand, then resume",
-            found.live, fact.previous
-        )))
+        let (kept, sha256) = if new_has_run(run).await? {
+            (Kept::of(&found.live, &run.plan.rke2).new, &fact.to_sha256)
+        } else {
+            (fact.previous.clone(), &fact.from_sha256)
+        };
+        put_in_place(run, &found.live, &kept, sha256).await?;
+        run.record(Record::AlienFound { sha256: live.clone(), put_back: true })?;
+        let back = "the approved one is in place again";
+        Err(StepError::operator(undone(&found.live, &live, back)))
     }
 }
