@@ -139,6 +139,8 @@ async fn begun(dest: &Path) -> (String, Arc<AtomicU32>, u32) {
     }
     is_dead.store(true, Ordering::SeqCst);
     assert_eq!(std::fs::metadata(dest).unwrap().len(), 1 << 20);
+    // What the dead one had asked for last is counted by now.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let before = asked.load(Ordering::SeqCst);
     (url, asked, before)
 }
