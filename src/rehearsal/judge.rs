@@ -210,13 +210,15 @@ impl Judge {
     ) {
         let Some(both) = self.binaries.get(node).cloned() else { return };
         let found = sha256.unwrap_or_default();
-        // That it lies there is somebody else's deed; it must not be started.
-        if is_foreign(found) {
+        // That it lies there is somebody else's deed, also where a power cut has torn it; it must not be started.
+        let is_known = found == both.old || found == both.new;
+        let is_torn = !is_known && self.foreign.contains(node) && self.was_cut.contains(node);
+        if is_foreign(found) || is_torn {
             self.foreign.insert(node.to_owned());
             return;
         }
         let was_foreign = self.foreign.remove(node);
-        if found != both.old && found != both.new {
+        if !is_known {
             let what = format!("the live path of {node} holds neither the old nor the new binary, whole");
             return self.note(now, Invariant::I1, what);
         }
