@@ -50,14 +50,15 @@ pub(super) async fn perform_watched(
         }
         return done;
     }
-    // With what runs before it begins.
+    // Before anything is done on the strength of what lies there and runs; what cannot be read now, the watch below goes on with.
     look_once(run, step).await?;
     let watched = Watch::of(run, step).map(|watched| watched.only_path(looks == Looks::AtThePath));
     let Some(mut watched) = watched else {
         return perform_unless_told(run, step, control).await;
     };
-    // Before anything is done on the strength of what lies there; what cannot be read now, the watch below goes on with.
-    if let Ok(Some(alien)) = watched.look().await {
+    if looks == Looks::Throughout
+        && let Ok(Some(alien)) = watched.look().await
+    {
         return Err(stop_the_line(run, alien).await);
     }
     let ended = tokio::select! {

@@ -151,12 +151,8 @@ fn put_runtime_back(root: &HostRoot, progress: &Progress) -> Result<(), Barred> 
 }
 
 /// sha256 of a file; empty when there is none.
-pub(in crate::agent) fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
-    match fs.sha256_file(path) {
-        Ok(sha256) => Ok(sha256),
-        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error),
-    }
+fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
+    Ok(fs.sha256_opt(path)?.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -108,9 +108,12 @@ pub fn objection(role: Role, change: &VersionChange, others: &[Server]) -> Optio
                 let why = format!("{to} is more than one minor ahead of server {name} ({version})");
                 return Some(Objection::new(why, format!("upgrade {name} first")));
             }
+            if Etcd::of(to) != Etcd::V3_6 {
+                return None;
+            }
             let unready =
                 |server: &&Server| server.version.as_ref().is_some_and(|one| Etcd::of(one) == Etcd::V3_5);
-            let server = others.iter().find(unready).filter(|_| Etcd::of(to) == Etcd::V3_6)?;
+            let server = others.iter().find(unready)?;
             let why = format!("{to} runs {} and server {} still {}", Etcd::V3_6, server.name, Etcd::V3_5);
             let fix = "upgrade it to v1.33.7+rke2r2 or v1.32.11+rke2r2 (etcd 3.5.26) or later first";
             Some(Objection::new(why, fix))

@@ -108,7 +108,7 @@ mod tests {
         let agent = WayBack::of(Role::Agent, &change("v1.34.2+rke2r1", "v1.35.6+rke2r1"));
         assert_eq!(agent, WayBack::Open);
         let patch = WayBack::of(Role::Server, &change("v1.35.2+rke2r1", "v1.35.6+rke2r1"));
-        assert_eq!(patch.clone(), WayBack::Open);
+        assert_eq!(patch, WayBack::Open);
         let minor = WayBack::of(Role::Server, &change("v1.34.2+rke2r1", "v1.35.6+rke2r1"));
         assert!(minor.is_open(Some(&[server("v1.34.2+rke2r1")])).unwrap_err().contains("snapshot"));
         let etcd = WayBack::of(Role::Server, &change("v1.33.10+rke2r1", "v1.33.11+rke2r1"));

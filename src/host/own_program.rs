@@ -25,7 +25,8 @@ pub fn install(fs: &Fs, program: &Path, state_dir: &Path, like: Option<&Path>) -
     if let Some(folder) = place.parent() {
         fs.create_dir_sync(folder)?;
     }
-    if !is_copy(fs, &place, program)? {
+    let there = fs.sha256_opt(&place)?;
+    if there.is_none() || there != Some(fs.sha256_file(program)?) {
         let temp = beside(&place, "new");
         fs.remove_if_there(&temp).map_err(FsError::on("remove", &temp))?;
         copy(fs, program, &temp)?;
@@ -48,14 +49,6 @@ pub fn remove(fs: &Fs, state_dir: &Path) -> Result<(), FsError> {
     let temp = beside(&place, "new");
     fs.remove_if_there(&temp).map_err(FsError::on("remove", &temp))?;
     fs.remove_opt(&place).map(drop)
-}
-
-fn is_copy(fs: &Fs, place: &Path, program: &Path) -> Result<bool, FsError> {
-    match fs.sha256_file(place) {
-        Ok(sha256) => Ok(sha256 == fs.sha256_file(program)?),
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn copy(fs: &Fs, from: &Path, to: &Path) -> Result<(), FsError> {

@@ -1,7 +1,7 @@
 //! Fence: keeps everybody else from restarting `RKE2`, and any binary but an approved one from starting. Intent first, so that
 //! a crash cannot leave an unknown fence.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -38,9 +38,10 @@ pub async fn raise_fences(run: &mut Run) -> Result<(), StepError> {
     }
     let units = units_to_fence(run, &found).await?;
     run.record(Record::FenceIntent { units })?;
-    try_guard(run).await?;
+    let guard = install_guard(run).await?;
+    try_guard(run, &guard).await?;
     keep_old(run, &found).await?;
-    raise(run).await?;
+    raise(run, &guard).await?;
     run.guard_is_own = true;
     hold_installer(run).await?;
     Ok(run.record(Record::Fenced)?)
@@ -72,8 +73,8 @@ async fn install_guard(run: &Run) -> Result<PathBuf, StepError> {
 }
 
 /// Behind a guard that systemd cannot execute RKE2 would not start again, not even after a power cut: found out before there is one.
-async fn try_guard(run: &Run) -> Result<(), StepError> {
-    let guard = run.host.root.strip(&install_guard(run).await?).display().to_string();
+async fn try_guard(run: &Run, guard: &Path) -> Result<(), StepError> {
+    let guard = run.host.root.strip(guard).display().to_string();
     let unit = format!("upgrade-agent-tries-guard-{}.service", run.plan.upgrade_uid);
     let systemd = &run.host.systemd;
     // Of a life before this one.
@@ -97,7 +98,10 @@ async fn try_guard(run: &Run) -> Result<(), StepError> {
 /// Needs an operator when systemd does not load it.
 pub async fn raise_again(run: &Run) -> Result<(), StepError> {
     let progress = run.journal.progress();
-    if progress.fenced() && !progress.post_drained() { raise(run).await } else { Ok(()) }
+    if !progress.fenced() || progress.post_drained() {
+        return Ok(());
+    }
+    raise(run, &install_guard(run).await?).await
 }
 
 /// RKE2's own unit, and that of the other role where the machine has it, as every release brings both: it starts the same binary.
@@ -124,9 +128,8 @@ fn changed_since_preflight(found: &Preflighted) -> StepError {
     ))
 }
 
-async fn raise(run: &Run) -> Result<(), StepError> {
-    let guard = install_guard(run).await?;
-    let (guard, state_dir) = (run.host.root.strip(&guard), run.host.root.strip(run.journal.state_dir()));
+async fn raise(run: &Run, guard: &Path) -> Result<(), StepError> {
+    let (guard, state_dir) = (run.host.root.strip(guard), run.host.root.strip(run.journal.state_dir()));
     let (state_dir, uid) = (state_dir.display().to_string(), &run.plan.upgrade_uid);
     let call = fence::PreStart::new(
         &guard,
