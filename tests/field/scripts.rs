@@ -100,7 +100,8 @@ async fn others_who_meddle_with_the_node_cost_no_vm() {
         .movable("app", |_| {})
         .movable_elsewhere("comer")
         .bound("killed", |_| {})
-        .bound("evicted", |_| {});
+        // Still going down when the agent is back: an end that nobody saw is its user's affair.
+        .bound("evicted", |shape| (shape.shutdown, shape.grace_seconds) = (Shutdown::Seconds(200), 300));
     let mut stage = Stage::shared(with_late_guest(cast)).await.unwrap();
     let words = [
         "user-migrates-here=meddled/comer",
