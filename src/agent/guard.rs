@@ -1,6 +1,6 @@
 //! The boot guard: systemd asks it before every start of a fenced RKE2 (`ExecStartPre=`). It hashes the live binary, reads the
 //! journal of the fence's upgrade, and lets an approved binary start; another one is replaced by the approved one, or nothing
-//! starts. Needs neither API nor bus. Writes the live binary's name, and one mark: that the new one has started for good.
+//! starts. Needs neither API nor bus. Writes the live binary's name and mode, and one mark: that the new one has started for good.
 
 use std::path::{Path, PathBuf};
 
@@ -119,8 +119,12 @@ pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barr
         put_runtime_back(root, &progress)?;
     }
     match verdict {
-        Verdict::Start => Ok(Stood::Starts),
+        Verdict::Start => {
+            make_executable(fs, &live)?;
+            Ok(Stood::Starts)
+        }
         Verdict::StartForGood => {
+            make_executable(fs, &live)?;
             fs.write_atomic(&mark, b"", 0o600)?;
             Ok(Stood::Starts)
         }
@@ -138,6 +142,21 @@ pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barr
             Ok(Stood::PutBack { kept, why })
         }
     }
+}
+
+/// An approved binary that a `chmod` has spoiled would end as 203/EXEC at every start, with nobody there to mend it.
+fn make_executable(fs: &Fs, live: &Path) -> Result<(), FsError> {
+    let mode = match fs.effects().stat(live) {
+        Ok(found) => found.mode,
+        // Where the guard has nothing to say there may be none.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FsError::on("read", live)(error)),
+    };
+    if mode & 0o111 != 0 {
+        return Ok(());
+    }
+    tracing::warn!(path = %live.display(), mode = format_args!("{mode:o}"), "rke2 could not be executed by anybody; it can now");
+    fs.effects().set_mode(live, mode & 0o7777 | 0o111).map_err(FsError::on("set mode of", live))
 }
 
 /// A new RKE2 that has run removed the old one's runtime.
@@ -204,6 +223,10 @@ mod tests {
         assert_eq!(root.fs().sha256_file(&root.at(format!("{PREFIX}/rke2"))).unwrap(), old);
         assert!(root.fs().is_dir(&root.at(format!("{DATA}/{runtime}/bin"))), "it finds its runtime");
         assert_eq!(stand(&root, &state, &plan.upgrade_uid).unwrap(), Stood::Starts);
+        let live = root.at(format!("{PREFIX}/rke2"));
+        root.fs().effects().set_mode(&live, 0o640).unwrap();
+        assert_eq!(stand(&root, &state, &plan.upgrade_uid).unwrap(), Stood::Starts);
+        assert_eq!(root.fs().effects().stat(&live).unwrap().mode & 0o777, 0o751, "it can be executed again");
     }
 
     #[test]
