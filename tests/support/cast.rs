@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::api::DynamicObject;
+use testbed::stand_in::Role;
 use upgrade_agent::sim::world::{self, PCI_DEVICE, Shutdown, VGPU, VmShape};
 
 use super::{FROM, NODE, UPGRADE};
@@ -11,6 +12,8 @@ use super::{FROM, NODE, UPGRADE};
 pub struct Cast {
     /// The node that is a real machine.
     pub node: String,
+    /// Server or agent.
+    pub role: Role,
     /// The version that its machine runs at first.
     pub from: String,
     /// The simulated nodes beside it.
@@ -36,6 +39,7 @@ impl Cast {
     pub fn first_light() -> Self {
         Self {
             node: NODE.into(),
+            role: Role::Server,
             from: FROM.into(),
             spares: vec!["node2".into(), "node3".into()],
             upgrade: UPGRADE.into(),
@@ -52,6 +56,7 @@ impl Cast {
     pub fn named(name: &str) -> Self {
         Self {
             node: format!("{name}-1"),
+            role: Role::Server,
             from: FROM.into(),
             spares: vec![format!("{name}-2"), format!("{name}-3")],
             upgrade: format!("hvst-upgrade-{name}"),

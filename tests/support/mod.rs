@@ -28,7 +28,7 @@ use testbed::control_plane::ControlPlane;
 use testbed::machine::{Machine, MachineSpec};
 use testbed::places::RunDir;
 use testbed::proxy::{Fate, Proxy};
-use testbed::rke2::{Release, Rke2Spec, rke2_release};
+use testbed::rke2::{Release, Rke2Spec, rke2_release, unit_name};
 use testbed::stand_in::Role;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -75,6 +75,8 @@ pub struct Stage {
     pub control_plane: Arc<ControlPlane>,
     /// The node under test.
     pub node: String,
+    /// Server or agent.
+    pub role: Role,
     /// The version that its machine ran at first.
     pub from: String,
     /// The upgrade's name.
@@ -112,7 +114,7 @@ impl Stage {
         let (client, control_plane) = (cluster.client.clone(), cluster.control_plane.clone());
         say("a systemd machine with RKE2, and two more nodes");
         let machine = Machine::boot(dir.path(), MachineSpec::named(&cast.node)).await?;
-        let mut rke2 = Rke2Spec::new(Role::Server, &cast.from, &control_plane.admin_kubeconfig(), &cast.node);
+        let mut rke2 = Rke2Spec::new(cast.role, &cast.from, &control_plane.admin_kubeconfig(), &cast.node);
         rke2.extra_allocatable.clone_from(&cast.devices);
         rke2.labels = cast.labels.clone().into_iter().collect();
         rke2.memory.clone_from(&cast.memory);
@@ -150,6 +152,7 @@ impl Stage {
             machine,
             control_plane,
             node: cast.node,
+            role: cast.role,
             from: cast.from,
             upgrade: cast.upgrade,
             namespace: cast.namespace,
@@ -157,6 +160,11 @@ impl Stage {
             dir,
             cluster,
         })
+    }
+
+    /// RKE2's unit on the machine.
+    pub fn unit(&self) -> String {
+        unit_name(self.role)
     }
 
     /// The plan of the one upgrade.

@@ -29,10 +29,9 @@ impl Stage {
 
     /// pid of the running RKE2 as systemd on the machine sees it.
     pub async fn rke2_pid(&self) -> Result<String> {
-        let pid =
-            self.machine.must_run(&["systemctl", "show", "-P", "MainPID", "rke2-server.service"]).await?;
+        let pid = self.machine.must_run(&["systemctl", "show", "-P", "MainPID", &self.unit()]).await?;
         let pid = pid.trim().to_owned();
-        ensure!(pid != "0", "rke2-server does not run");
+        ensure!(pid != "0", "{} does not run", self.unit());
         Ok(pid)
     }
 
