@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "preflight/cluster.rs"]
+mod cluster;
 #[path = "support/node_in_memory.rs"]
 #[expect(dead_code, reason = "each test file uses its part")]
 mod node_in_memory;
@@ -11,7 +13,6 @@ mod saved;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use node_in_memory::NodeInMemory;
 use saved::archive;
@@ -29,7 +30,6 @@ use upgrade_agent::flow::record::{Outcome, Record};
 use upgrade_agent::host::clock::Clock;
 use upgrade_agent::journal::{Journal, path_of};
 use upgrade_agent::sim::machine::disk::Disk;
-use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
 use upgrade_agent::sim::machine::image::{ARTIFACT, STATE_DIR};
 use upgrade_agent::sim::machine::release::sha256;
 use upgrade_agent::sim::seed::Preset;
@@ -327,24 +327,4 @@ async fn a_prefix_that_cannot_be_written_is_refused() {
     let device = node.machine.disk().stat(Path::new("/opt"), true).unwrap().device;
     node.machine.change_disk(|disk| disk.set_read_only(device, true));
     expect(&node, "install prefix", true, "mounted read-only").await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn etcd_has_its_own_word() {
-    let node = node().await;
-    expect(&node, "etcd members", false, "API is away").await;
-    let members = |third: EtcdMember| {
-        let own = EtcdMember { is_own: true, ..EtcdMember::well("node1") };
-        node.machine.set_etcd(Arc::new(move || vec![own.clone(), EtcdMember::well("node2"), third.clone()]));
-    };
-    members(EtcdMember::well("node3"));
-    expect(&node, "etcd members", false, "2 other members").await;
-    members(EtcdMember::with("node3", EtcdTrouble::Silent));
-    expect(&node, "etcd members", true, "node3-etcd does not answer").await;
-    members(EtcdMember::with("node3", EtcdTrouble::Alarm(1)));
-    expect(&node, "etcd members", true, "NOSPACE").await;
-    let keys = Path::new("/var/lib/rancher/rke2/server/tls/etcd/client.key");
-    node.machine.change_disk(|disk| disk.unlink(keys)).unwrap();
-    let row = rows(&node).await.remove("etcd members").unwrap();
-    assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("client.key"), "{row:?}");
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cluster::brief::BriefNode;
 use crate::cluster::write::{Part, merge};
 use crate::cluster::{ClusterError, ask, ask_opt};
-use crate::flow::skew::Server;
+use crate::flow::skew::{Kubelet, Server};
 
 /// Taint that `KubeVirt` and Harvester's volume-detach controller look at (reference `kubevirt.md` §4.1).
 pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
@@ -18,6 +18,8 @@ pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
 pub const DRAIN_TAINT_VALUE: &str = "draining";
 /// Annotation that says whose cordon and taint these are.
 pub const OWNER_ANNOTATION: &str = "agent.harvesterhci.io/upgrade-uid";
+/// Keeps the peak small on clusters of a thousand nodes.
+const PAGE: u32 = 50;
 
 fn api(client: &Client) -> Api<BriefNode> {
     Api::all(client.clone())
@@ -50,6 +52,27 @@ pub async fn other_servers(client: &Client, leaving: &str) -> Result<Vec<Server>
     }
     others.remove(leaving);
     Ok(others.into_values().collect())
+}
+
+/// The kubelets of all other nodes, as far as they have ever reported.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn other_kubelets(client: &Client, leaving: &str) -> Result<Vec<Kubelet>, ClusterError> {
+    let mut params = ListParams::default().limit(PAGE);
+    let mut kubelets = Vec::new();
+    loop {
+        let page = ask("list nodes", api(client).list(&params)).await?;
+        let others = page.items.iter().filter(|node| node.name_any() != leaving);
+        kubelets.extend(others.filter_map(|node| {
+            let version = kubelet_version(node).filter(|version| !version.is_empty())?;
+            Some(Kubelet { node: node.name_any(), version: version.parse().ok() })
+        }));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(kubelets),
+        }
+    }
 }
 
 fn server(node: &BriefNode) -> Server {

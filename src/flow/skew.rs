@@ -63,6 +63,15 @@ pub struct Server {
     pub votes: Option<bool>,
 }
 
+/// A kubelet of the cluster, by what its Node says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubelet {
+    /// The node's name.
+    pub node: String,
+    /// What it reports; none when it is no RKE2 version.
+    pub version: Option<Rke2Version>,
+}
+
 /// Why a version must not come to a node now, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Objection {
@@ -90,7 +99,12 @@ pub fn objection(role: Role, change: &VersionChange, others: &[Server]) -> Optio
     let oldest = others.iter().filter_map(|server| Some((server.version.as_ref()?, &server.name))).min();
     match role {
         Role::Agent => {
-            let (version, name) = oldest?;
+            let Some((version, name)) = oldest else {
+                let why =
+                    format!("no server of the cluster is known, so nobody can tell whether {to} is newer");
+                let fix = "each server's Node carries the label node-role.kubernetes.io/control-plane or etcd, \"true\"";
+                return Some(Objection::new(why, fix));
+            };
             (to.released() > version.released()).then(|| {
                 let why = format!("{to} is newer than server {name} ({version})");
                 Objection::new(why, "upgrade all servers before the agents")
@@ -119,6 +133,34 @@ pub fn objection(role: Role, change: &VersionChange, others: &[Server]) -> Optio
             Some(Objection::new(why, fix))
         }
     }
+}
+
+/// Kubelets that would be too old for this version's API server: three minors are allowed, two to a kubelet before 1.25
+/// (Kubernetes' version skew policy). What would not tell its version may be among them.
+#[must_use]
+pub fn left_behind(to: &Rke2Version, kubelets: &[Kubelet]) -> Option<Objection> {
+    let (major, minor) = to.minor();
+    let too_old = |version: &Rke2Version| {
+        let (its_major, its_minor) = version.minor();
+        its_major != major || its_minor + if its_minor < 25 { 2 } else { 3 } < minor
+    };
+    let mut behind = kubelets.iter().filter(|one| one.version.as_ref().is_none_or(too_old));
+    let first = behind.next()?;
+    let node = &first.node;
+    let more = match behind.count() {
+        0 => String::new(),
+        more => format!(", as on {more} more"),
+    };
+    Some(match &first.version {
+        Some(version) => Objection::new(
+            format!("{to} is too far ahead of the kubelet of {node} ({version}){more}"),
+            "upgrade the agents to a version in between first, or take out of the cluster what is gone for good",
+        ),
+        None => Objection::new(
+            format!("the kubelet of {node} reports no RKE2 version{more}"),
+            "mend that node first; `kubectl get nodes` shows its version",
+        ),
+    })
 }
 
 /// What keeps etcd from losing one member for a while: the other servers that it would then depend on, each with why it
@@ -195,6 +237,7 @@ mod tests {
                 vec!["v1.35.6+rke2r1", "v1.34.2+rke2r1"],
                 Some("newer than server s1"),
             ),
+            (Agent, "v1.34.2+rke2r1", "v1.35.6+rke2r1", vec![], Some("no server")),
             // A kubelet does not tell its release candidate.
             (Agent, "v1.34.2+rke2r1", "v1.35.6-rc3+rke2r1", vec!["v1.35.6+rke2r1"], None),
             (Agent, "v1.34.2+rke2r2", "v1.34.2+rke2r10", vec!["v1.34.2+rke2r9"], Some("newer")),
@@ -212,6 +255,40 @@ mod tests {
         let strange = Server { version: None, ..server("s0", "v1.34.2+rke2r1") };
         let change = VersionChange { from: version("v1.34.2+rke2r1"), to: version("v1.35.6+rke2r1") };
         assert!(objection(Role::Agent, &change, &[strange]).is_some(), "unknown is no");
+    }
+
+    #[test]
+    fn kubelets_that_a_new_server_would_leave_behind() {
+        let kubelets = |versions: &[&str]| -> Vec<Kubelet> {
+            let one = |(count, text): (usize, &&str)| Kubelet {
+                node: format!("n{count}"),
+                version: text.parse().ok(),
+            };
+            versions.iter().enumerate().map(one).collect()
+        };
+        for (to, versions, expected) in [
+            ("v1.35.6+rke2r1", vec![], None),
+            ("v1.35.6+rke2r1", vec!["v1.35.6+rke2r1", "v1.34.2+rke2r1", "v1.32.0+rke2r1"], None),
+            (
+                "v1.35.6+rke2r1",
+                vec!["v1.34.2+rke2r1", "v1.31.14+rke2r1"],
+                Some("kubelet of n1 (v1.31.14+rke2r1)"),
+            ),
+            (
+                "v1.35.6+rke2r1",
+                vec!["v1.31.1+rke2r1", "v1.30.1+rke2r1", "v1.34.2+rke2r1"],
+                Some("n0 (v1.31.1+rke2r1), as on 1 more"),
+            ),
+            ("v1.27.1+rke2r1", vec!["v1.25.1+rke2r1"], None),
+            ("v1.27.1+rke2r1", vec!["v1.24.1+rke2r1"], Some("n0")),
+            ("v1.35.6+rke2r1", vec!["v1.35.6+rke2r1", "v1.29.0-vk"], Some("n1 reports no RKE2 version")),
+        ] {
+            let found = left_behind(&version(to), &kubelets(&versions)).map(|one| one.why);
+            match expected {
+                None => assert_eq!(found, None, "{to} {versions:?}"),
+                Some(words) => assert!(found.as_ref().is_some_and(|why| why.contains(words)), "{found:?}"),
+            }
+        }
     }
 
     #[test]

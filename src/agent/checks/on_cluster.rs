@@ -178,7 +178,17 @@ async fn servers(preflight: &mut Preflight, cluster: &Cluster, plan: &NodePlan) 
         Ok(others) => others,
         Err(error) => return preflight.checks.push(Check::unknown(VERSIONS, "cluster", &error)),
     };
-    preflight.checks.push(match skew::objection(role, &plan.rke2, &others) {
+    // An agent brings no API server.
+    let kubelets = match role {
+        Role::Server => nodes::other_kubelets(&cluster.client, &plan.node_name).await,
+        Role::Agent => Ok(Vec::new()),
+    };
+    let kubelets = match kubelets {
+        Ok(kubelets) => kubelets,
+        Err(error) => return preflight.checks.push(Check::unknown(VERSIONS, "cluster", &error)),
+    };
+    let objection = skew::objection(role, &plan.rke2, &others);
+    preflight.checks.push(match objection.or_else(|| skew::left_behind(&plan.rke2.to, &kubelets)) {
         Some(objection) => Check::fail(VERSIONS, "cluster", objection.why, objection.fix),
         None => Check::pass(VERSIONS, "cluster", format!("{} may follow {}", plan.rke2.to, plan.rke2.from)),
     });

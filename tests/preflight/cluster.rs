@@ -1,0 +1,47 @@
+//! What preflight says of the cluster around a server: etcd's members, the kubelets that its API server would serve.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use upgrade_agent::agent::checks::CheckVerdict;
+use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
+
+use crate::{expect, node, rows};
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_would_be_too_new_for_a_kubelet_is_refused() {
+    let node = node().await;
+    expect(&node, "version skew", false, "v1.35.6+rke2r1 may follow").await;
+    let join = |name: &str, version: &str| {
+        let joined = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "status": {"nodeInfo": {"kubeletVersion": version}}});
+        node.server.load(joined).unwrap();
+    };
+    // It was made by hand and its kubelet has never reported.
+    join("announced", "");
+    join("old", "v1.32.9+rke2r1");
+    expect(&node, "version skew", false, "may follow").await;
+    join("older", "v1.31.14+rke2r1");
+    expect(&node, "version skew", true, "kubelet of older (v1.31.14+rke2r1)").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn etcd_has_its_own_word() {
+    let node = node().await;
+    expect(&node, "etcd members", false, "API is away").await;
+    let members = |third: EtcdMember| {
+        let own = EtcdMember { is_own: true, ..EtcdMember::well("node1") };
+        node.machine.set_etcd(Arc::new(move || vec![own.clone(), EtcdMember::well("node2"), third.clone()]));
+    };
+    members(EtcdMember::well("node3"));
+    expect(&node, "etcd members", false, "2 other members").await;
+    members(EtcdMember::with("node3", EtcdTrouble::Silent));
+    expect(&node, "etcd members", true, "node3-etcd does not answer").await;
+    members(EtcdMember::with("node3", EtcdTrouble::Alarm(1)));
+    expect(&node, "etcd members", true, "NOSPACE").await;
+    let keys = Path::new("/var/lib/rancher/rke2/server/tls/etcd/client.key");
+    node.machine.change_disk(|disk| disk.unlink(keys)).unwrap();
+    let row = rows(&node).await.remove("etcd members").unwrap();
+    assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("client.key"), "{row:?}");
+}
