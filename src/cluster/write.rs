@@ -3,12 +3,17 @@
 
 use std::fmt::Debug;
 
+use http::HeaderValue;
+use http::header::ACCEPT;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, Request};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cluster::{ClusterError, ask_opt};
+
+/// What the API server is to answer a write with (Kubernetes API concepts, "Receiving resources as metadata only").
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// What of an object a patch is written through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +40,10 @@ pub async fn merge<K: Resource<DynamicType = ()>>(
         Part::Whole => at.patch(name, &params, &patch),
         Part::Status => at.patch_subresource("status", name, &params, &patch),
     };
-    client.request_text(request.map_err(kube::Error::BuildRequest)?).await.map(drop)
+    let mut request = request.map_err(kube::Error::BuildRequest)?;
+    // An Upgrade lists every node of the cluster: at each report of each node it would come back whole.
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA_ONLY));
+    client.request_text(request).await.map(drop)
 }
 
 /// Deletes the object of this uid, or any by that name where no uid is known. Harmless when it is gone, or another one by now.

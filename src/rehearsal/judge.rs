@@ -104,6 +104,8 @@ fn is_foreign(digest: &str) -> bool {
 pub struct Judge {
     begun: Timestamp,
     vms: BTreeMap<VmKey, Watched>,
+    /// The VMs of each node, by where each ran last.
+    vms_on: BTreeMap<String, BTreeSet<VmKey>>,
     nodes: BTreeMap<String, marks::Before>,
     binaries: BTreeMap<String, Binaries>,
     live: BTreeMap<String, String>,
@@ -137,9 +139,15 @@ impl Judge {
     ) -> Self {
         let nodes: BTreeMap<_, _> = nodes.map(|node| marks::before(&node)).collect();
         let several = nodes.len() > 1;
+        let known: BTreeMap<_, _> = vmis.filter_map(|vmi| vms::watched(&vmi, several, strategies)).collect();
+        let mut vms_on: BTreeMap<String, BTreeSet<VmKey>> = BTreeMap::new();
+        for (key, vm) in &known {
+            vms_on.entry(vm.node().to_owned()).or_default().insert(key.clone());
+        }
         Self {
             begun,
-            vms: vmis.filter_map(|vmi| vms::watched(&vmi, several, strategies)).collect(),
+            vms: known,
+            vms_on,
             nodes,
             live: binaries.iter().map(|(node, both)| (node.clone(), both.old.clone())).collect(),
             binaries,

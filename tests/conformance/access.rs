@@ -76,11 +76,22 @@ impl Access {
 
     /// A request with a body of this type.
     pub(crate) async fn send(&self, method: Method, path: &str, content: &str, body: Vec<u8>) -> Reply {
+        self.send_wanting("application/json", method, path, (content, body)).await
+    }
+
+    /// A request whose answer is to be of a type, with a body of another.
+    pub(crate) async fn send_wanting(
+        &self,
+        accept: &str,
+        method: Method,
+        path: &str,
+        (content, body): (&str, Vec<u8>),
+    ) -> Reply {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("content-type", content)
-            .header("accept", "application/json")
+            .header("accept", accept)
             .body(Body::from(body))
             .expect("a request");
         let answer = timeout(PATIENCE, self.client.send(request)).await.expect("in time").expect("an answer");

@@ -1,6 +1,7 @@
 //! Creating, replacing and patching.
 
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 
 use super::access::{Access, version};
 
@@ -16,6 +17,7 @@ crate::checks![
     put_of_another_uid_conflicts,
     merge_patch_checks_version_and_uid,
     merge_patch_removes_with_null,
+    metadata_is_all_that_some_want_back,
     json_patch_tests_first,
     strategic_merge_merges_named_items,
     a_write_that_changes_nothing_keeps_the_version,
@@ -177,6 +179,32 @@ async fn merge_patch_checks_version_and_uid(at: Access) {
     let patch = json!({"metadata": {"name": "b"}});
     let reply = at.merge(&path, &patch).await;
     assert_eq!((reply.code, &reply.body["reason"]), (400, &json!("BadRequest")), "{reply:?}");
+}
+
+async fn metadata_is_all_that_some_want_back(at: Access) {
+    let old = at.config_map("a", json!({})).await;
+    let path = at.core("configmaps/a");
+    let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let merge = |patch: Value| ("application/merge-patch+json", patch.to_string().into_bytes());
+    let patch =
+        json!({"metadata": {"uid": old["metadata"]["uid"], "labels": {"x": "1"}}, "data": {"a": "2"}});
+    let new = at.send_wanting(accept, Method::PATCH, &path, merge(patch)).await.ok();
+    let read = at.get(&path).await.ok();
+    assert_eq!(read["data"], json!({"a": "2"}));
+    assert_eq!(
+        (&new["kind"], &new["apiVersion"]),
+        (&json!("PartialObjectMetadata"), &json!("meta.k8s.io/v1"))
+    );
+    assert_eq!(new["metadata"], read["metadata"]);
+    assert!(new.get("data").is_none(), "{new}");
+    let read = at.send_wanting(accept, Method::GET, &path, ("application/json", Vec::new())).await.ok();
+    assert_eq!(read, new);
+    let patch = json!({"metadata": {"uid": "another"}});
+    let refusal = at.send_wanting(accept, Method::PATCH, &path, merge(patch)).await;
+    refusal.refused(422, "Invalid", "field is immutable");
+    let none = at.core("configmaps/none");
+    let refusal = at.send_wanting(accept, Method::PATCH, &none, merge(json!({"data": {}}))).await;
+    refusal.refused(404, "NotFound", "configmaps \"none\" not found");
 }
 
 async fn merge_patch_removes_with_null(at: Access) {

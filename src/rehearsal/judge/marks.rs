@@ -204,10 +204,9 @@ fn is_same_but_ours(one: &Value, other: &Value, working: &str) -> bool {
 fn is_same_but(both: [Option<&Value>; 2], fields: &[&str]) -> bool {
     match both {
         [Some(Value::Object(one)), Some(Value::Object(other))] => {
-            let kept = |name: &String| !fields.contains(&name.as_str());
-            let count = |map: &serde_json::Map<String, Value>| map.keys().filter(|name| kept(name)).count();
-            let mut ours = one.iter().filter(|(name, _)| kept(name));
-            count(one) == count(other) && ours.all(|(name, value)| other.get(name) == Some(value))
+            // In order of their names, both of them: a thousand nodes' states are compared at each of their reports.
+            let kept = |(name, _): &(&String, &Value)| !fields.contains(&name.as_str());
+            one.iter().filter(kept).eq(other.iter().filter(kept))
         }
         [one, other] => one == other,
     }

@@ -37,6 +37,13 @@ pub(super) struct Watched {
     comes_back: bool,
 }
 
+impl Watched {
+    /// Where it ran last.
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+}
+
 /// How a VM fared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Away {
@@ -91,8 +98,13 @@ impl Judge {
         let runs = phase == "Running";
         if let Some(node) = vmi.and_then(|vmi| vmi.pointer("/status/nodeName")).and_then(Value::as_str)
             && runs
+            && node != known.node
         {
-            node.clone_into(&mut known.node);
+            let left = std::mem::replace(&mut known.node, node.to_owned());
+            if let Some(left) = self.vms_on.get_mut(&left) {
+                left.remove(key);
+            }
+            self.vms_on.entry(node.to_owned()).or_default().insert(key.clone());
         }
         if runs == known.runs {
             return;
@@ -217,20 +229,20 @@ impl Judge {
         self.was_cut.insert(node.to_owned());
         self.cut_at.insert(node.to_owned(), now);
         self.unsettled = true;
-        for known in self.vms.values_mut().filter(|known| known.node == node && known.runs) {
-            (known.excused, known.lost_power) = (true, true);
+        for key in self.vms_on.get(node).into_iter().flatten() {
+            if let Some(known) = self.vms.get_mut(key).filter(|known| known.runs) {
+                (known.excused, known.lost_power) = (true, true);
+            }
         }
     }
 
     /// The first ledger is on disk: is everybody in it who is on the node?
     pub fn ledger_written(&mut self, now: Timestamp, node: &str, truth: &Truth) {
         let Some(durable) = truth.durable.get(node) else { return };
-        let missing: Vec<String> = self
-            .vms
-            .iter()
-            .filter(|(key, known)| known.node == node && known.runs && durable.ledger().line(key).is_none())
-            .map(|(key, _)| key.to_string())
-            .collect();
+        let here = self.vms_on.get(node).into_iter().flatten();
+        let runs = |key: &&VmKey| self.vms.get(*key).is_some_and(|known| known.runs);
+        let missing = here.filter(runs).filter(|key| durable.ledger().line(key).is_none());
+        let missing: Vec<String> = missing.map(ToString::to_string).collect();
         if !missing.is_empty() {
             let what = format!("{} on {node} when it was closed, and not in the ledger", missing.join(", "));
             self.note(now, Invariant::I2, what);
@@ -245,12 +257,11 @@ impl Judge {
         durable: &Progress,
         asks: Option<&str>,
     ) {
-        let off: Vec<VmKey> = self
-            .vms
-            .iter()
-            .filter(|(_, known)| known.node == node && !known.runs && !known.excused && !known.taken_over)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let ours = |key: &&VmKey| {
+            let known = self.vms.get(*key);
+            known.is_some_and(|known| known.node == node && !known.excused && !known.taken_over)
+        };
+        let off: Vec<VmKey> = self.off.iter().filter(ours).cloned().collect();
         for key in off {
             let line = durable.ledger().line(&key);
             let struck =

@@ -1,5 +1,7 @@
 //! Lists: which objects, as of which version, how many at once, and the text that is put together from theirs.
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
@@ -148,6 +150,11 @@ impl Collection {
         let indexed = interest.selector.indexed();
         if let Some(number) = indexed.min_by_key(|number| self.with_fact(*number).take(64).count()) {
             let found = self.with_fact(number).filter_map(|key| self.objects.get_key_value(key));
+            return found.filter(|(key, entry)| includes(key, entry)).collect();
+        }
+        if let Some(numbers) = interest.selector.one_of() {
+            let keys: BTreeSet<&Key> = numbers.iter().flat_map(|number| self.with_fact(*number)).collect();
+            let found = keys.into_iter().filter_map(|key| self.objects.get_key_value(key));
             return found.filter(|(key, entry)| includes(key, entry)).collect();
         }
         if interest.namespace.is_empty() {

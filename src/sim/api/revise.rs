@@ -141,6 +141,8 @@ fn is_plain(kind: &Kind, old: &Value, patch: &Map<String, Value>, status: bool) 
         "metadata" => said.as_object().is_some_and(|said| {
             said.iter().all(|(field, said)| match field.as_str() {
                 "resourceVersion" => said.as_str().is_some_and(|said| !said.is_empty()),
+                // As a condition: what it is about is this object.
+                "uid" => said.is_string() && Some(said) == had.get("uid"),
                 "labels" | "annotations" => stays_filled(had.get(field), said),
                 "finalizers" => !is_going && is_filled_list(said),
                 "ownerReferences" => is_filled_list(said),

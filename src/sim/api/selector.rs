@@ -117,6 +117,16 @@ impl Selector {
         indexed.map(|(key, value)| hash(&[key, "=", value]))
     }
 
+    /// Numbers of facts of which every match has one, where the selector names some values of a key.
+    pub(super) fn one_of(&self) -> Option<Vec<u64>> {
+        self.requirements.iter().find_map(|requirement| match &requirement.test {
+            Test::In(values) => {
+                Some(values.iter().map(|value| hash(&[&requirement.key, "=", value])).collect())
+            }
+            Test::Is(_) | Test::IsNot(_) | Test::NotIn(_) | Test::Exists | Test::Missing => None,
+        })
+    }
+
     /// Where a watch with this selector waits: a number that each object it can ever match brings along.
     pub(super) fn anchor(&self) -> Option<u64> {
         self.name().map(name_anchor).or_else(|| self.indexed().last())

@@ -51,6 +51,7 @@ fn respond(server: &ApiServer, head: &http::request::Parts, body: &Bytes) -> htt
         return Response::builder().status(200).body(Bytes::from_static(b"ok").into());
     }
     match answer(server, head, body) {
+        Ok(Answer::Object(code, object)) if wants_metadata(head) => json(code, metadata_text(&object).into()),
         Ok(Answer::Object(code, object)) => json(code, object.text().clone().into()),
         Ok(Answer::List(page, api_version, kind)) => {
             let texts = page.items.iter().map(|(_, object)| &**object.text());
@@ -69,6 +70,18 @@ fn respond(server: &ApiServer, head: &http::request::Parts, body: &Bytes) -> htt
             Ok(answer)
         }
     }
+}
+
+/// Does the client ask for no more of an object than its metadata?
+fn wants_metadata(head: &http::request::Parts) -> bool {
+    let accept = head.headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.split(';').any(|part| part.trim() == "as=PartialObjectMetadata"))
+}
+
+fn metadata_text(object: &Value) -> Bytes {
+    let metadata = object.get("metadata").map_or_else(|| "{}".to_owned(), Value::to_string);
+    let head = r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#;
+    Bytes::from(format!("{head}{metadata}}}"))
 }
 
 fn json(code: u16, body: ApiBody) -> http::Result<Response<ApiBody>> {

@@ -11,7 +11,7 @@ use super::delta::Delta;
 use super::store::{Key, Place};
 
 /// How many are kept.
-const KEPT: usize = 2_048;
+const KEPT: usize = 1_024;
 
 #[derive(Debug, Default)]
 pub(super) struct Spares {
