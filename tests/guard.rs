@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -111,6 +111,26 @@ fn ask(live: u8) -> (Duration, String) {
     let found = fs::read(root.join(LIVE.trim_start_matches('/'))).unwrap();
     assert!(found == content(if live == NEW { NEW } else { OLD }), "{said}");
     (took, said)
+}
+
+/// Of the journals in the state directory one is torn, as an old disk leaves it: the other runs are told of all the same.
+#[test]
+fn a_torn_journal_hides_no_other_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    machine(&state);
+    let whole = Command::new(program()).args(["status", "--state-dir"]).arg(&state).output().unwrap();
+    let torn = state.join("torn");
+    fs::create_dir(&torn).unwrap();
+    fs::write(torn.join("journal.jsonl"), "no journal\nat all\n").unwrap();
+    let output = Command::new(program()).args(["status", "--state-dir"]).arg(&state).output().unwrap();
+    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(said(&output).contains("hvst-upgrade-guard"), "{}", said(&output));
+    assert_eq!(said(&output).lines().next(), said(&whole).lines().next());
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(complaint.contains("torn/journal.jsonl"), "{complaint}");
 }
 
 #[test]

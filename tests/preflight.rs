@@ -327,4 +327,23 @@ async fn a_prefix_that_cannot_be_written_is_refused() {
     let device = node.machine.disk().stat(Path::new("/opt"), true).unwrap().device;
     node.machine.change_disk(|disk| disk.set_read_only(device, true));
     expect(&node, "install prefix", true, "mounted read-only").await;
+    // What nothing can be renamed to.
+    let live = Path::new("/opt/rke2/bin/rke2");
+    let linked = self::node().await;
+    let binary = linked.machine.disk().read(live).unwrap().to_vec();
+    linked.machine.change_disk(|disk| {
+        disk.install("/opt/rke2/bin/rke2.real", binary, 0o755).unwrap();
+        disk.unlink(live).unwrap();
+        disk.install_link("/opt/rke2/bin/rke2", "/opt/rke2/bin/rke2.real").unwrap();
+    });
+    expect(&linked, "install prefix", true, "is a link").await;
+    let apart = self::node().await;
+    let binary = apart.machine.disk().read(live).unwrap().to_vec();
+    apart.machine.change_disk(|disk| {
+        disk.install("/run/rke2/rke2", binary, 0o755).unwrap();
+        disk.unlink(live).unwrap();
+        disk.remove_dir(Path::new("/opt/rke2/bin")).unwrap();
+        disk.install_link("/opt/rke2/bin", "/run/rke2").unwrap();
+    });
+    expect(&apart, "install prefix", true, "another file system than /opt/rke2").await;
 }

@@ -129,6 +129,7 @@ fn words_that_mean_nothing_are_refused_with_a_way_on() {
         (vec!["--world", "gigantic"], "NODESxVMS"),
         (vec!["--crashes", "some"], "sample=N"),
         (vec!["--to", "v1.20.1+rke2r1"], "not newer"),
+        (vec!["--to", "v1.40.0+rke2r1"], "minor"),
     ] {
         let output = rehearse(&arguments);
         let said = stderr(&output);

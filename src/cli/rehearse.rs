@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, Output, source};
 use crate::flow::plan::{Evacuation, NodePlan};
+use crate::flow::plan_error::PlanError;
 use crate::flow::version::Rke2Version;
 use crate::host::fs::Fs;
 use crate::rehearsal::check::{self, Checked, Which};
@@ -194,6 +195,9 @@ fn order(args: &RehearseArgs, terminal: &Terminal) -> Result<Order, Failure> {
     };
     if to <= from {
         return Err(Failure::usage(anyhow!("{to} is not newer than {from}; give --to a newer version")));
+    }
+    if to.minor() != from.minor() && to.minor() != from.next_minor().minor() {
+        return Err(Failure::usage(PlanError::SkipsMinor { from, to }));
     }
     Ok(Order {
         scene,

@@ -38,15 +38,25 @@ pub async fn roll_back(
 
 /// The one upgrade of this machine that has begun its swap and has no last line.
 fn unfinished(config: &Config, upgrade: Option<&str>) -> Result<NodePlan, Failure> {
-    let mut plans = Vec::new();
+    let (mut plans, mut unreadable) = (Vec::new(), None);
     for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
         let path = journal::path_of(&config.state_dir, &uid);
-        let progress = Journal::peek(&Fs::kernel(), &path).map_err(Failure::failed)?;
+        let progress = match Journal::peek(&Fs::kernel(), &path) {
+            Ok(progress) => progress,
+            Err(error) => {
+                unreadable = Some(error);
+                continue;
+            }
+        };
         if let (None, Some(plan), true) = (progress.outcome(), progress.plan(), progress.swap_begun())
             && upgrade.is_none_or(|name| plan.upgrade_name == name)
         {
             plans.push(plan.clone());
         }
+    }
+    // It may be the one that is meant, unless that one was named and found.
+    if let Some(error) = unreadable.filter(|_| upgrade.is_none() || plans.is_empty()) {
+        return Err(Failure::failed(error));
     }
     let mut plans = plans.into_iter();
     match (plans.next(), plans.next()) {

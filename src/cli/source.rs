@@ -104,9 +104,16 @@ async fn of_upgrade(config: &Config, upgrade: &str) -> Result<NodePlan, Failure>
 
 /// The plan of an unfinished run of this upgrade.
 fn from_journal(config: &Config, upgrade: &str) -> Result<Option<NodePlan>, Failure> {
+    let mut unreadable = None;
     for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
         let path = journal::path_of(&config.state_dir, &uid);
-        let progress = Journal::peek(&Fs::kernel(), &path).map_err(Failure::failed)?;
+        let progress = match Journal::peek(&Fs::kernel(), &path) {
+            Ok(progress) => progress,
+            Err(error) => {
+                unreadable = Some(error);
+                continue;
+            }
+        };
         // An Upgrade of the same name that has ended is another one.
         let open = progress.plan().filter(|plan| {
             plan.upgrade_name == upgrade && progress.outcome().is_none() && !progress.is_untouched()
@@ -115,7 +122,8 @@ fn from_journal(config: &Config, upgrade: &str) -> Result<Option<NodePlan>, Fail
             return Ok(Some(plan.clone()));
         }
     }
-    Ok(None)
+    // It may be the one that is meant.
+    unreadable.map_or(Ok(None), |error| Err(Failure::failed(error)))
 }
 
 /// This node's name: as told, else the machine's host name.

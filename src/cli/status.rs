@@ -21,6 +21,7 @@ use crate::host::clock::Clock;
 use crate::host::fs::Fs;
 use crate::journal::{self, Journal};
 use crate::shutdown;
+use crate::telemetry::chain;
 
 /// A journal is a local file that grows by whole lines: looking at it is cheap.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -28,10 +29,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Seconds after which a watched countdown is told again.
 const COUNTDOWN: i64 = 10;
 
-/// Prints every upgrade of this machine. Exit code: 0 when the newest is done or under way, 4 when it holds.
+/// Prints every upgrade of this machine. Exit code: 0 when the newest is done or under way, 4 when it holds. A journal that cannot be
+/// read is named on standard error, and the code is 4 then, too.
 ///
 /// # Errors
-/// [`Failure`] when a journal cannot be read.
+/// [`Failure`] when the state directory cannot be read.
 pub async fn print(
     config: &Config,
     watch: bool,
@@ -41,7 +43,7 @@ pub async fn print(
     let mut shown = String::new();
     let stop = if watch { Some(shutdown::install().map_err(Failure::failed)?) } else { None };
     loop {
-        let runs = read(config)?;
+        let (runs, unreadable) = read(config)?;
         let now = Clock::system().now();
         // Who watches sees a countdown go on, and not a new page each second.
         let told = if watch { floor(now) } else { now };
@@ -50,11 +52,14 @@ pub async fn print(
             Output::Json => as_json(&runs, told).map_err(Failure::failed)?,
         };
         if text != shown {
+            for why in &unreadable {
+                terminal.complain(why);
+            }
             terminal.line(text.trim_end());
             shown = text;
         }
         let Some(stop) = &stop else {
-            let held = runs.last().is_some_and(|run| run.held().is_some());
+            let held = runs.last().is_some_and(|run| run.held().is_some()) || !unreadable.is_empty();
             return Ok(if held { Exit::Operator } else { Exit::Done });
         };
         tokio::select! {
@@ -65,14 +70,17 @@ pub async fn print(
     }
 }
 
-fn read(config: &Config) -> Result<Vec<Progress>, Failure> {
-    let mut runs = Vec::new();
+/// All runs, the newest last, and why others cannot be told of: one torn journal hides no other run.
+fn read(config: &Config) -> Result<(Vec<Progress>, Vec<String>), Failure> {
+    let (mut runs, mut unreadable) = (Vec::new(), Vec::new());
     for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
-        let path = journal::path_of(&config.state_dir, &uid);
-        runs.push(Journal::peek(&Fs::kernel(), &path).map_err(Failure::failed)?);
+        match Journal::peek(&Fs::kernel(), &journal::path_of(&config.state_dir, &uid)) {
+            Ok(run) => runs.push(run),
+            Err(error) => unreadable.push(chain(&error)),
+        }
     }
     runs.sort_by_key(|run: &Progress| run.started().unwrap_or(Timestamp::MIN));
-    Ok(runs)
+    Ok((runs, unreadable))
 }
 
 fn as_table(runs: &[Progress], now: Timestamp) -> String {

@@ -43,6 +43,20 @@ pub fn read_only(prefix: &str) -> Objection {
     Objection { why, fix: fix.to_owned() }
 }
 
+/// Why nothing can be renamed to a live path that is a link, or no file at all.
+#[must_use]
+pub fn no_file(live: &str) -> Objection {
+    let why = format!("{live} is a link or no plain file, and the new version would replace only that");
+    Objection { why, fix: "put the binary itself there, and restart RKE2".to_owned() }
+}
+
+/// Why what is staged in a prefix cannot be renamed to a live path on another file system.
+#[must_use]
+pub fn apart(live: &str, prefix: &str) -> Objection {
+    let why = format!("{live} is on another file system than {prefix}, in which the new version is staged");
+    Objection { why, fix: format!("let the folder of {live} be one of {prefix} again, no link and no mount") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

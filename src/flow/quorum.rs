@@ -126,6 +126,12 @@ impl Member {
         }
     }
 
+    /// It was added and does not vote yet.
+    fn is_joining(&self) -> bool {
+        let says = matches!(&self.health, Health::Answers(status) if status.is_learner);
+        self.name.is_empty() || self.client_urls.is_empty() || self.is_learner || says
+    }
+
     /// Why it cannot be depended on; `newest` is the last entry that any member has.
     fn complaint(&self, newest: u64) -> Option<String> {
         if self.name.is_empty() || self.client_urls.is_empty() {
@@ -162,7 +168,15 @@ pub fn spare(seen: &EtcdSeen) -> Spare {
         let why = format!("this machine's member {:x} is not in etcd's own list of members", seen.me);
         return no(why, "it was removed from the cluster: let this server join anew first");
     }
-    seen.without_own()
+    // Of one or two voters the quorum is lost anyway; who is about to become one still needs all of them.
+    let joins = |member: &&Member| member.id != seen.me && member.is_joining();
+    match seen.members.iter().find(joins).filter(|_| seen.voters() < 3) {
+        Some(member) => {
+            let why = format!("{} {}", member.label(), member.complaint(0).unwrap_or_default());
+            no(why, "wait until it votes, or remove it with `etcdctl member remove`")
+        }
+        None => seen.without_own(),
+    }
 }
 
 /// The same where this server's own member may be what is broken, as on the way back from an RKE2 that does not serve: what is
@@ -186,9 +200,13 @@ impl EtcdSeen {
         no(format!("etcd has raised {alarm} for {label}"), alarm.cure())
     }
 
+    fn voters(&self) -> usize {
+        self.members.iter().filter(|member| !member.is_learner).count()
+    }
+
     /// Whether the others are enough.
     fn without_own(&self) -> Spare {
-        let voters = self.members.iter().filter(|member| !member.is_learner).count();
+        let voters = self.voters();
         if voters < 3 {
             return Spare::ApiAway(voters);
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use rustix::fs::{IFlags, XattrFlags};
 use rustix::io::Errno as Rustix;
 
@@ -66,17 +66,29 @@ struct Locked {
 
 impl Lock for Locked {}
 
+/// Opens a file, and nothing else: a pipe would be waited for until somebody writes into it.
+fn open_at_once(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "a pipe, socket or device, and no plain file"))
+}
+
 impl Effects for Kernel {
     fn may_block(&self) -> bool {
         true
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        let mut content = Vec::new();
+        open_at_once(path)?.read_to_end(&mut content)?;
+        Ok(content)
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(File::open(path)?))
+        Ok(Box::new(open_at_once(path)?))
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
@@ -150,7 +162,7 @@ impl Effects for Kernel {
     }
 
     fn is_immutable(&self, path: &Path) -> io::Result<bool> {
-        match rustix::fs::ioctl_getflags(File::open(path)?) {
+        match rustix::fs::ioctl_getflags(open_at_once(path)?) {
             Ok(flags) => Ok(flags.contains(IFlags::IMMUTABLE)),
             Err(Rustix::NOTTY | Rustix::OPNOTSUPP | Rustix::NOSYS) => Ok(false),
             Err(errno) => Err(errno.into()),
@@ -158,14 +170,14 @@ impl Effects for Kernel {
     }
 
     fn set_immutable(&self, path: &Path, immutable: bool) -> io::Result<()> {
-        let file = File::open(path)?;
+        let file = open_at_once(path)?;
         let mut flags = rustix::fs::ioctl_getflags(&file)?;
         flags.set(IFlags::IMMUTABLE, immutable);
         Ok(rustix::fs::ioctl_setflags(&file, flags)?)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        open_at_once(path)?.sync_all()
     }
 
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Result<Box<dyn Lock>, String>> {

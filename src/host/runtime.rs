@@ -12,9 +12,10 @@ use crate::host::effects::FileKind;
 use crate::host::fs::{Fs, FsError};
 use crate::host::rke2_config::Rke2Config;
 use crate::host::root::HostRoot;
+use crate::host::tar_stream::{WINDOW_LOG, WalkError, walk};
 
-/// RKE2 packs its images with a window of 32 MiB.
-const WINDOW: u32 = 25;
+/// Read at once from what an archive unpacks to.
+const BUFFER: usize = 64 << 10;
 /// No archive of images is larger; a bomb is.
 const MOST_UNPACKED: u64 = 32 << 30;
 /// A list of images is some kilobytes.
@@ -152,7 +153,7 @@ fn open(fs: &Fs, path: &Path, packing: Packing) -> io::Result<Box<dyn Read>> {
         Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
         Packing::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(file)?;
-            decoder.window_log_max(WINDOW)?;
+            decoder.window_log_max(WINDOW_LOG)?;
             Box::new(decoder)
         }
         Packing::Plain | Packing::Foreign(_) => Box::new(file),
@@ -160,28 +161,29 @@ fn open(fs: &Fs, path: &Path, packing: Packing) -> io::Result<Box<dyn Read>> {
 }
 
 /// The names of the images: of `manifest.json` where there is one, or else of `index.json`. Docker writes both at the end.
-fn listed(archive: impl Read) -> io::Result<Vec<String>> {
-    let mut archive = tar::Archive::new(archive);
-    let (mut index, mut read) = (None, 0_u64);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        read = read.saturating_add(entry.size());
-        if read > MOST_UNPACKED {
-            return Err(io::Error::other(format!("it holds more than {} GiB", MOST_UNPACKED >> 30)));
-        }
-        let name = entry.path()?.into_owned();
-        let is = |wanted: &str| name.strip_prefix("./").unwrap_or(&name) == Path::new(wanted);
+fn listed(mut archive: impl Read) -> io::Result<Vec<String>> {
+    let mut index = None;
+    let walked = walk(&mut archive, MOST_UNPACKED, BUFFER, |entry, content| {
+        let is = |wanted: &str| entry.name.strip_prefix("./").unwrap_or(&entry.name) == Path::new(wanted);
         if is("manifest.json") {
-            return Ok(of_manifest(&json::<Vec<Saved>>(&mut entry)?));
+            return Err(json::<Vec<Saved>>(content).map(|all| of_manifest(&all)));
         }
         if is("index.json") {
-            index = Some(of_index(&json(&mut entry)?));
+            index = Some(of_index(&json(content).map_err(Err)?));
+        }
+        Ok(())
+    });
+    match walked {
+        Ok(()) => index.ok_or_else(|| io::Error::other("it has neither manifest.json nor index.json")),
+        Err(WalkError::Ended(found)) => found,
+        Err(WalkError::Damaged(error)) => Err(error),
+        Err(WalkError::TooBig) => {
+            Err(io::Error::other(format!("it holds more than {} GiB", MOST_UNPACKED >> 30)))
         }
     }
-    index.ok_or_else(|| io::Error::other("it has neither manifest.json nor index.json"))
 }
 
-fn json<T: serde::de::DeserializeOwned>(entry: &mut impl Read) -> io::Result<T> {
+fn json<T: serde::de::DeserializeOwned>(entry: &mut dyn Read) -> io::Result<T> {
     let mut text = Vec::new();
     entry.take(MOST_LISTED).read_to_end(&mut text)?;
     serde_json::from_slice(&text).map_err(io::Error::other)

@@ -47,6 +47,15 @@ fn zstd_long(bytes: &[u8], window: u32) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// A few kilobytes when packed, and a name of 64 MiB when not.
+fn endless_name() -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(64 << 20);
+    header.set_cksum();
+    [header.as_bytes().to_vec(), vec![b'a'; 64 << 20]].concat()
+}
+
 fn config(data_dir: &str) -> Rke2Config {
     Rke2Config { data_dir: data_dir.into() }
 }
@@ -87,9 +96,11 @@ fn looks_into_every_packing_that_it_can_and_names_what_it_cannot() {
         ("more/j.tgz", gzip(&saved(&["rancher/rke2-runtime:v1.34.2-rke2r1"]))),
         (".k.tar", both.clone()),
         ("l.txt", NEW.as_bytes().to_vec()),
+        ("more/m.tar.zst", zstd_long(&endless_name(), 21)),
     ] {
         fs::write(folder.join(name), content).unwrap();
     }
+    nix::unistd::mkfifo(&folder.join("more/n.tar"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let found = archives(&root, &config).unwrap();
     let expected = [
         ("a.tar", NEW),
@@ -102,6 +113,8 @@ fn looks_into_every_packing_that_it_can_and_names_what_it_cannot() {
         ("h.tar.zst", "cannot be read"),
         ("i.tar", "neither manifest.json nor index.json"),
         ("more/j.tgz", "rancher/rke2-runtime:v1.34.2-rke2r1"),
+        ("more/m.tar.zst", "a name or header is longer than"),
+        ("more/n.tar", "no plain file"),
     ];
     assert_eq!(found.len(), expected.len(), "{found:?}");
     for (archive, (name, words)) in found.iter().zip(expected) {

@@ -89,7 +89,8 @@ pub(in crate::host) fn walk<E>(
         if kind == tar::EntryType::XGlobalHeader {
             continue;
         }
-        let mode = entry.header().mode().map_err(WalkError::Damaged)?;
+        // An empty field is none; what then cannot be executed is found out when it is.
+        let mode = entry.header().mode().unwrap_or(0);
         let kind = if kind == tar::EntryType::Directory {
             Kind::Directory
         } else if kind == tar::EntryType::Regular {

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use crate::agent::checks::Check;
 use crate::agent::room;
 use crate::agent::runtime_images::{self, Archives};
+use crate::agent::step_error::StepError;
 use crate::flow::plan::{NodePlan, Role};
 use crate::flow::prefix;
 use crate::flow::skew::Objection;
 use crate::flow::way_back::WayBack;
 use crate::host::Host;
+use crate::host::effects::FileKind;
 use crate::host::fs::{Fs, FsError};
+use crate::host::root::HostRoot;
 
 const SCOPE: &str = "machine";
 
@@ -22,28 +25,37 @@ pub(super) async fn prefix(host: &Host, live: &str, fragment: &str) -> Check {
         Ok(found) => found,
         Err(Objection { why, fix }) => return Check::fail(NAME, SCOPE, why, fix),
     };
-    let (root, bin) = (host.root.clone(), PathBuf::from(live));
-    let read_only = move |fs: &Fs| -> Result<bool, FsError> {
-        let bin = root.at(bin.parent().unwrap_or(Path::new("/")));
-        let mount = fs.effects().mount(&bin).map_err(FsError::on("look at the file system of", &bin))?;
-        Ok(mount.is_read_only)
-    };
-    let looked =
-        host.root.fs().blocking(move |fs| read_only(fs).map_err(crate::agent::step_error::StepError::from));
-    match looked.await {
+    let (root, at, folder) = (host.root.clone(), PathBuf::from(live), found.clone());
+    let look = move |fs: &Fs| hindrance(fs, &root, &at, &folder).map_err(StepError::from);
+    match host.root.fs().blocking(look).await {
         Err(error) => Check::unknown(NAME, SCOPE, &error),
-        Ok(true) => {
-            let Objection { why, fix } = prefix::read_only(&found);
-            Check::fail(NAME, SCOPE, why, fix)
-        }
-        Ok(false) if found == prefix::PACKAGED => {
+        Ok(Some(Objection { why, fix })) => Check::fail(NAME, SCOPE, why, fix),
+        Ok(None) if found == prefix::PACKAGED => {
             let why = format!(
                 "{found}, unit file {fragment}; the package manager will not know of the new version"
             );
             Check::pass(NAME, SCOPE, why)
         }
-        Ok(false) => Check::pass(NAME, SCOPE, format!("{found}, unit file {fragment}")),
+        Ok(None) => Check::pass(NAME, SCOPE, format!("{found}, unit file {fragment}")),
     }
+}
+
+/// What keeps a program from being renamed to the live path; both paths are the machine's own view.
+fn hindrance(fs: &Fs, root: &HostRoot, live: &Path, prefix: &str) -> Result<Option<Objection>, FsError> {
+    let (file, bin) = (root.at(live), root.at(live.parent().unwrap_or(Path::new("/"))));
+    let mount = fs.effects().mount(&bin).map_err(FsError::on("look at the file system of", &bin))?;
+    if mount.is_read_only {
+        return Ok(Some(prefix::read_only(prefix)));
+    }
+    let stat = |path: &Path| fs.effects().stat(path).map_err(FsError::on("look at", path));
+    if fs.effects().stat_link(&file).map_err(FsError::on("look at", &file))?.kind != FileKind::File {
+        return Ok(Some(prefix::no_file(&live.display().to_string())));
+    }
+    // What is staged in the prefix is renamed to the live path.
+    if stat(&bin)?.device != stat(&root.at(prefix))?.device {
+        return Ok(Some(prefix::apart(&live.display().to_string(), prefix)));
+    }
+    Ok(None)
 }
 
 /// Whether everything that will be written fits.
