@@ -82,3 +82,31 @@ async fn who_replaces_it_while_the_new_one_hangs_is_undone_and_keeps_nobody_from
     assert_eq!(back.status.code(), Some(1), "rolled back: {}\n{}", said(&back), stage.journal());
     assert_eq!(stage.live_sha256().await.unwrap(), old, "{}", stage.journal());
 }
+
+/// RKE2's installer without a prefix brings a binary of its own, and whoever calls it a unit that starts it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_changes_the_unit_behind_the_fence_starts_no_other_binary() {
+    let stage = Stage::shared(patch_level("pinned")).await.unwrap();
+    let old = stage.live_sha256().await.unwrap();
+    stage.order(Control::Run).await.unwrap();
+    let child = stage.start_agent(agent(), &ONCE).unwrap();
+    stage.kill_at(child, "preDrained", 1, "swapIntent").await.unwrap();
+    let (unit, theirs) = ("/etc/systemd/system/rke2-server.service", "/usr/local/bin/rke2");
+    let staged = format!("/opt/rke2/.stage/{TO}/bin/rke2");
+    stage.machine.must_run(&["install", "-D", &staged, theirs]).await.unwrap();
+    let change = format!("s,^ExecStart=/opt/rke2/bin/rke2,ExecStart={theirs},");
+    stage.machine.must_run(&["sed", "-i", &change, unit]).await.unwrap();
+    stage.machine.must_run(&["systemctl", "daemon-reload"]).await.unwrap();
+    let pid = stage.rke2_pid().await.unwrap();
+    stage.machine.must_run(&["kill", "-9", &pid]).await.unwrap();
+    let anew = async || stage.rke2_pid().await.is_ok_and(|now| now != pid);
+    stage.wait("another life of RKE2", 60, anew).await.unwrap();
+    let pid = stage.rke2_pid().await.unwrap();
+    let running = stage.machine.must_run(&["sha256sum", &format!("/proc/{pid}/exe")]).await.unwrap();
+    assert!(running.starts_with(&old), "{running}");
+    let done = stage.run_agent(agent(), &ONCE).await.unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}\n{}", said(&done), stage.journal());
+    let pid = stage.rke2_pid().await.unwrap();
+    let runs = stage.machine.must_run(&["readlink", &format!("/proc/{pid}/exe")]).await.unwrap();
+    assert_eq!(runs.trim(), LIVE, "the new one was started from where it was swapped in");
+}

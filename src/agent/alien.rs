@@ -306,7 +306,8 @@ pub async fn put_in_place(run: &Run, live: &str, kept: &str, sha256: &str) -> Re
             return Err(StepError::operator(format!("{} is another one, sha256 {found}", source.display())));
         }
         let barred = live.with_file_name("rke2.barred");
-        swap_file::put_back(fs, &live, &source, &barred).map_err(|error| StepError::operator(chain(&error)))
+        swap_file::put_back(fs, &live, &source, &expected, &barred)
+            .map_err(|error| StepError::operator(chain(&error)))
     };
     run.host.root.fs().blocking(restore).await
 }

@@ -12,6 +12,7 @@ use crate::host::fs::{Fs, FsError};
 use crate::host::rke2_config::Rke2Config;
 use crate::host::root::HostRoot;
 use crate::host::swap_file::{self, SwapError};
+use crate::host::unpack::UnpackError;
 use crate::host::{kept_runtime, process};
 use crate::journal::{self, Journal, JournalError};
 
@@ -130,15 +131,19 @@ pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barr
         }
         Verdict::Bar => Err(Barred::NoJournal { path }),
         Verdict::PutBack { sha256, kept, why } => {
-            let kept_file = root.at(&kept);
-            let there = digest(fs, &kept_file)?;
-            if there != sha256 {
-                let found = if there.is_empty() { "nothing".to_owned() } else { format!("sha256 {there}") };
+            let (kept_file, barred) = (root.at(&kept), live.with_file_name("rke2.barred"));
+            // Its digest is looked at while it is copied: systemd waits.
+            if let Err(source) = swap_file::put_back(fs, &live, &kept_file, &sha256, &barred) {
+                let found = if let SwapError::NotKept(UnpackError::WrongDigest { found, .. }) = &source {
+                    format!("sha256 {found}")
+                } else if matches!(source, SwapError::NothingStaged { .. }) {
+                    "nothing".to_owned()
+                } else {
+                    return Err(Barred::Swap { why, source });
+                };
                 return Err(Barred::NotKept { why, kept, found });
             }
-            let barred = live.with_file_name("rke2.barred");
-            swap_file::put_back(fs, &live, &kept_file, &barred)
-                .map_err(|source| Barred::Swap { why: why.clone(), source })?;
+            make_executable(fs, &live)?;
             Ok(Stood::PutBack { kept, why })
         }
     }

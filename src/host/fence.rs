@@ -2,37 +2,22 @@
 //! guard before any start. Knows whose fence it is, and believes it only when systemd has it loaded. Signals, crashes and a
 //! reboot get past the first part; the guard stands in their way.
 
-use std::path::{Path, PathBuf};
+mod words;
+
+use std::path::PathBuf;
 
 use crate::host::Host;
 use crate::host::fs::FsError;
 use crate::host::systemd::{SystemdError, UnitState};
 use crate::mutation::{self, Mutation};
+use words::pinned;
+
+pub use words::PreStart;
 
 /// Sorts last among the drop-ins, so that nobody overrides it by accident.
 const DROP_IN: &str = "99-zz-upgrade-agent-fence.conf";
 const OWNER_LINE: &str = "# Fence of upgrade ";
-
-/// What systemd runs before each start of a fenced unit; the start fails with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PreStart(String);
-
-impl PreStart {
-    /// A program with its arguments; all paths are the machine's own.
-    #[must_use]
-    pub fn new(program: &Path, arguments: &[&str]) -> Self {
-        // systemd.syntax(7), systemd.service(5): a quoted word; `%` begins a specifier and `$` a variable.
-        let word = |text: &str| {
-            let escaped =
-                text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
-            format!("\"{escaped}\"")
-        };
-        let program = program.display().to_string();
-        let all: Vec<String> =
-            std::iter::once(program.as_str()).chain(arguments.iter().copied()).map(word).collect();
-        Self(all.join(" "))
-    }
-}
+const PIN: &str = "ExecStart=";
 
 /// Why a fence is not as asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +31,19 @@ pub enum FenceError {
         uid: String,
         /// The drop-in, as the machine sees it.
         path: PathBuf,
+    },
+    /// What would start is not what is looked after.
+    #[error(
+        "{unit} starts {program} by now, and not {live}; another installer has changed its unit file or a drop-in: `systemctl cat {unit}` \
+         shows which; take the change back, `systemctl daemon-reload`, then resume"
+    )]
+    StartsAnother {
+        /// The unit.
+        unit: String,
+        /// What its `ExecStart=` names; empty for nothing.
+        program: String,
+        /// What it should.
+        live: String,
     },
     /// systemd was told and still says otherwise.
     #[error(
@@ -79,31 +77,49 @@ pub enum FenceState {
 }
 
 /// Fences the units for upgrade `uid` and sees to it that systemd has loaded all of it. A fence of ours that stands
-/// already is fine; when one unit carries another's fence, none is changed.
+/// already is fine; when one unit carries another's fence, none is changed. The first unit has to start `live`, the binary that
+/// the guard looks at (the machine's own view); from then on every unit that starts it does, whoever changes its file.
 ///
 /// # Errors
 /// See [`FenceError`]. What was written stays, for [`lower`] to remove.
-pub async fn raise(host: &Host, units: &[&str], uid: &str, guard: &PreStart) -> Result<(), FenceError> {
+pub async fn raise(
+    host: &Host,
+    units: &[&str],
+    uid: &str,
+    guard: &PreStart,
+    live: &str,
+) -> Result<(), FenceError> {
     let fs = host.root.fs();
-    for unit in units {
-        host.systemd.unit(unit).await?;
+    let mut pins = Vec::new();
+    for (place, unit) in units.iter().enumerate() {
+        let state = host.systemd.unit(unit).await?;
         refuse_strangers(host, unit, uid)?;
+        if place == 0 && state.program() != Some(live) {
+            let program = state.program().unwrap_or_default().to_owned();
+            return Err(FenceError::StartsAnother {
+                unit: (*unit).to_owned(),
+                program,
+                live: live.to_owned(),
+            });
+        }
+        pins.push(state.exec_start.filter(|starts| starts.program == live).map(|starts| pinned(&starts)));
     }
     if mutation::is_on(Mutation::DropTheFence) {
         return Ok(());
     }
-    for unit in units {
+    for (unit, pin) in units.iter().zip(&pins) {
         let path = drop_in(host, unit)?;
         if let Some(dir) = path.parent() {
             fs.create_dir_sync(dir)?;
             // systemd reads it as root, but `systemctl cat` of an operator should work as well.
             fs.effects().set_mode(dir, 0o755).map_err(FsError::on("set mode of", dir))?;
         }
-        fs.write_atomic(&path, text(unit, uid, guard).as_bytes(), 0o644)?;
+        fs.write_atomic(&path, text(unit, uid, guard, pin.as_deref()).as_bytes(), 0o644)?;
     }
     host.systemd.reload().await?;
     for unit in units {
-        if !is_loaded(&host.systemd.unit(unit).await?) {
+        let state = host.systemd.unit(unit).await?;
+        if !is_loaded(&state) || !is_kept_to(host, unit, &state)? {
             return Err(FenceError::NotLoaded { unit: (*unit).to_owned() });
         }
     }
@@ -147,7 +163,7 @@ pub async fn state(host: &Host, unit: &str, uid: &str) -> Result<FenceState, Fen
     let loaded = host.systemd.unit(unit).await?;
     Ok(match written {
         Some(other) if other != uid => FenceState::Other(other),
-        Some(_) if is_loaded(&loaded) => FenceState::Ours,
+        Some(_) if is_loaded(&loaded) && is_kept_to(host, unit, &loaded)? => FenceState::Ours,
         Some(_) => FenceState::WrittenNotLoaded,
         None if names_drop_in(&loaded) => FenceState::RemovedStillLoaded,
         None => FenceState::Absent,
@@ -156,6 +172,16 @@ pub async fn state(host: &Host, unit: &str, uid: &str) -> Result<FenceState, Fen
 
 fn is_loaded(state: &UnitState) -> bool {
     names_drop_in(state) && state.refuse_manual_start && state.refuse_manual_stop
+}
+
+/// Does systemd start what the fence on disk says? A later drop-in may say otherwise.
+fn is_kept_to(host: &Host, unit: &str, loaded: &UnitState) -> Result<bool, FsError> {
+    let on_disk = host.root.fs().read_opt(&drop_in(host, unit)?)?.unwrap_or_default();
+    let on_disk = String::from_utf8_lossy(&on_disk);
+    let Some(pin) = on_disk.lines().filter_map(|line| line.strip_prefix(PIN)).next_back() else {
+        return Ok(true);
+    };
+    Ok(loaded.exec_start.as_ref().is_some_and(|starts| pinned(starts) == pin))
 }
 
 fn names_drop_in(state: &UnitState) -> bool {
@@ -188,18 +214,23 @@ fn drop_in(host: &Host, unit: &str) -> Result<PathBuf, FsError> {
     host.root.resolve(&path).map_err(FsError::on("follow", &host.root.at(&path)))
 }
 
-fn text(unit: &str, uid: &str, PreStart(guard): &PreStart) -> String {
+fn text(unit: &str, uid: &str, guard: &PreStart, pin: Option<&str>) -> String {
+    // An empty one first: a drop-in adds to what the unit file says.
+    let pin = pin.map(|pin| format!("{PIN}\n{PIN}{pin}\n")).unwrap_or_default();
     format!(
         "{OWNER_LINE}{uid}\n\
          # upgrade-agent restarts {unit} itself and keeps others from it meanwhile.\n\
          # To remove by hand: rm /etc/systemd/system/{unit}.d/{DROP_IN} && systemctl daemon-reload\n\
          [Unit]\nRefuseManualStart=yes\nRefuseManualStop=yes\n\
-         [Service]\nExecStartPre={guard}\n"
+         [Service]\nExecStartPre={}\n{pin}",
+        guard.line()
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::host::fs::Fs;
     use crate::host::root::HostRoot;
@@ -209,9 +240,14 @@ mod tests {
         PreStart::new(Path::new("/x/upgrade-agent"), &["guard", "--state-dir", "/a b/50%"])
     }
 
-    #[test]
-    fn a_path_is_one_word_for_systemd() {
-        assert_eq!(guard().0, "\"/x/upgrade-agent\" \"guard\" \"--state-dir\" \"/a b/50%%\"");
+    const LIVE: &str = "/opt/rke2/bin/rke2";
+
+    #[tokio::test]
+    async fn a_unit_that_starts_another_binary_is_not_fenced() {
+        let (_dir, host, _fake) = fenceable().await;
+        let error = raise(&host, &[UNIT], "uid-1", &guard(), "/usr/local/bin/rke2").await.unwrap_err();
+        assert!(error.to_string().contains("starts /opt/rke2/bin/rke2 by now"), "{error}");
+        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
     }
 
     async fn fenceable() -> (tempfile::TempDir, Host, Fake) {
@@ -230,8 +266,8 @@ mod tests {
     async fn goes_up_is_ours_and_comes_down_twice() {
         let (_dir, host, _fake) = fenceable().await;
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
-        raise(&host, &[UNIT], "uid-1", &guard()).await.unwrap();
-        raise(&host, &[UNIT], "uid-1", &guard()).await.unwrap();
+        raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
+        raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
         lower(&host, &[UNIT], "uid-1").await.unwrap();
         lower(&host, &[UNIT], "uid-1").await.unwrap();
@@ -241,14 +277,14 @@ mod tests {
     #[tokio::test]
     async fn another_upgrades_fence_is_left_standing() {
         let (_dir, host, _fake) = fenceable().await;
-        raise(&host, &[UNIT], "uid-1", &guard()).await.unwrap();
+        raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
         assert_eq!(state(&host, UNIT, "uid-2").await.unwrap(), FenceState::Other("uid-1".to_owned()));
         let error = lower(&host, &[UNIT], "uid-2").await.unwrap_err();
         assert!(
             error.to_string().contains("rm") || error.to_string().contains("/etc/systemd/system"),
             "{error}"
         );
-        raise(&host, &[UNIT], "uid-2", &guard()).await.unwrap_err();
+        raise(&host, &[UNIT], "uid-2", &guard(), LIVE).await.unwrap_err();
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
     }
 
@@ -256,8 +292,11 @@ mod tests {
     async fn a_fence_that_systemd_did_not_load_does_not_count() {
         let (_dir, host, fake) = fenceable().await;
         fake.load_on_reload(|| None);
-        assert!(matches!(raise(&host, &[UNIT], "uid-1", &guard()).await, Err(FenceError::NotLoaded { .. })));
+        assert!(matches!(
+            raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await,
+            Err(FenceError::NotLoaded { .. })
+        ));
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::WrittenNotLoaded);
-        assert!(raise(&host, &["absent.service"], "uid-1", &guard()).await.is_err());
+        assert!(raise(&host, &["absent.service"], "uid-1", &guard(), LIVE).await.is_err());
     }
 }

@@ -117,7 +117,8 @@ pub fn discard(fs: &Fs, kept: &Path) -> Result<(), SwapError> {
 /// # Errors
 /// The disk's.
 pub fn sweep(fs: &Fs, path: &Path) -> Result<(), SwapError> {
-    for left in [beside(path, "link"), beside(path, "back")] {
+    let back = beside(path, "back");
+    for left in [beside(path, "link"), unpack::partial_of(&back), back] {
         fs.remove_if_there(&left).map_err(still_old("remove", &left))?;
     }
     Ok(())
@@ -146,25 +147,46 @@ pub fn unlock(fs: &Fs, path: &Path) -> Result<(), SwapError> {
     }
 }
 
-/// Makes the file `kept` live in one rename; `kept` stays a name of it, and what was live before, if anything was, gets the
-/// name `replaced`; a link that was live is gone, and what it points at stays. May be called again after a crash half-way.
+/// Makes a copy of the file `kept`, of that digest, live in one rename; what was live before, if anything was, gets the name
+/// `replaced`; a link that was live is gone, and what it points at stays. May be called again after a crash half-way. Where there is
+/// no room for a copy the live path becomes a second name of `kept`: a full disk must not keep RKE2 from starting.
 ///
 /// # Errors
 /// See [`SwapError`]; the live path is then what it was, or the kept file.
-pub fn put_back(fs: &Fs, live: &Path, kept: &Path, replaced: &Path) -> Result<(), SwapError> {
-    plain_file(fs, kept)?.ok_or_else(|| SwapError::NothingStaged { staged: kept.to_path_buf() })?;
+pub fn put_back(fs: &Fs, live: &Path, kept: &Path, sha256: &str, replaced: &Path) -> Result<(), SwapError> {
+    let dress =
+        plain_file(fs, kept)?.ok_or_else(|| SwapError::NothingStaged { staged: kept.to_path_buf() })?;
     unlock(fs, kept)?;
     match plain_file(fs, live) {
         Ok(Some(_)) => {
             unlock(fs, live)?;
             keep_replaced(fs, live, replaced)?;
         }
+        // Nothing can be renamed over a folder.
+        Err(SwapError::NotAFile { .. }) if fs.is_dir(live) && !is_link(fs, live) => {
+            fs.effects().rename(live, replaced).map_err(still_old("move away", live))?;
+        }
         Ok(None) | Err(SwapError::NotAFile { .. }) => {}
         Err(error) => return Err(error),
     }
     let temp = beside(live, "back");
     fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
-    fs.effects().hard_link(kept, &temp).map_err(across(live, kept, "link"))?;
+    match unpack::stage_binary(fs, kept, sha256, &temp) {
+        Ok(_) => {
+            let copy = plain_file(fs, &temp)?.ok_or_else(|| missing(&temp))?;
+            dress_like(fs, kept, &temp, dress, copy)?;
+        }
+        Err(UnpackError::Io(error)) => {
+            tracing::warn!(error = %error, "no copy of the kept binary can be made; it gets a second name");
+            let found = fs.sha256_file(kept).map_err(UnpackError::Io)?;
+            if found != sha256 {
+                let (path, expected) = (kept.to_path_buf(), sha256.to_owned());
+                return Err(UnpackError::WrongDigest { path, expected, found }.into());
+            }
+            fs.effects().hard_link(kept, &temp).map_err(across(live, kept, "link"))?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     fs.effects().rename(&temp, live).map_err(across(live, kept, "rename"))?;
     // rename(2) does nothing when both names are the same file already.
     fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
@@ -237,6 +259,10 @@ fn plain_file(fs: &Fs, path: &Path) -> Result<Option<Stat>, SwapError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(still_old("look at", path)(error)),
     }
+}
+
+fn is_link(fs: &Fs, path: &Path) -> bool {
+    fs.effects().stat_link(path).is_ok_and(|found| found.kind == FileKind::Symlink)
 }
 
 fn missing(live: &Path) -> SwapError {

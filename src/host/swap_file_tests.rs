@@ -80,6 +80,12 @@ fn a_second_swap_touches_nothing_and_an_interrupted_one_is_finished() {
     assert_eq!(Fs::kernel().list_dir(parent(&live)).unwrap(), [live, previous]);
 }
 
+/// Puts back what is kept, whatever it is.
+fn back(live: &Path, previous: &Path, replaced: &Path) -> Result<(), SwapError> {
+    let sha256 = Fs::kernel().sha256_opt(previous).unwrap().unwrap_or_default();
+    put_back(&Fs::kernel(), live, previous, &sha256, replaced)
+}
+
 #[test]
 fn what_was_kept_is_put_back_also_where_nothing_is_live_and_twice() {
     let Prefix { _dir, live, staged, previous } = prefix();
@@ -87,15 +93,40 @@ fn what_was_kept_is_put_back_also_where_nothing_is_live_and_twice() {
     keep_old(&live, &previous).unwrap();
     swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
     for _ in 0..2 {
-        put_back(&Fs::kernel(), &live, &previous, &replaced).unwrap();
+        back(&live, &previous, &replaced).unwrap();
         assert_eq!((fs::read(&live).unwrap()[0], fs::read(&previous).unwrap()[0]), (b'o', b'o'));
     }
     fs::remove_file(&live).unwrap();
-    put_back(&Fs::kernel(), &live, &previous, &replaced).unwrap();
+    back(&live, &previous, &replaced).unwrap();
     assert_eq!(fs::read(&live).unwrap()[0], b'o');
     fs::remove_file(&previous).unwrap();
-    assert!(put_back(&Fs::kernel(), &live, &previous, &replaced).is_err());
+    assert!(back(&live, &previous, &replaced).is_err());
     assert_eq!(fs::read(&live).unwrap()[0], b'o');
+}
+
+#[test]
+fn who_writes_into_what_was_put_back_leaves_the_kept_one_as_it_is() {
+    let Prefix { _dir, live, staged, previous } = prefix();
+    let replaced = live.with_file_name("rke2.barred");
+    keep_old(&live, &previous).unwrap();
+    swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
+    back(&live, &previous, &replaced).unwrap();
+    assert_eq!(fs::metadata(&live).unwrap().permissions().mode() & 0o777, 0o750);
+    // `cp -f` over a binary that nobody runs.
+    fs::write(&live, b"alien").unwrap();
+    back(&live, &previous, &replaced).unwrap();
+    assert_eq!(fs::read(&live).unwrap(), vec![b'o'; 3 << 20]);
+    let wrong = put_back(&Fs::kernel(), &live, &previous, "another digest", &replaced).unwrap_err();
+    assert!(matches!(wrong, SwapError::NotKept(_)), "{wrong}");
+    let names = Fs::kernel().list_dir(parent(&live)).unwrap();
+    assert_eq!(names, [live.clone(), replaced.clone(), previous.clone()], "nothing is left of a copy");
+    // A folder is no reason either.
+    fs::remove_file(&live).unwrap();
+    fs::remove_file(&replaced).unwrap();
+    fs::create_dir_all(live.join("of/somebody")).unwrap();
+    back(&live, &previous, &replaced).unwrap();
+    assert_eq!(fs::read(&live).unwrap()[0], b'o');
+    assert!(replaced.join("of/somebody").is_dir());
 }
 
 #[test]
@@ -148,7 +179,7 @@ fn nobody_replaces_a_locked_file_but_the_swap() {
     lock(&kernel, &live).unwrap();
     swap(&kernel, &live, &staged, &previous).unwrap();
     lock(&kernel, &live).unwrap();
-    put_back(&kernel, &live, &previous, &live.with_file_name("rke2.bad")).unwrap();
+    back(&live, &previous, &live.with_file_name("rke2.bad")).unwrap();
     assert_eq!(fs::read(&live).unwrap()[0], b'o');
     lock(&kernel, &live).unwrap();
     unlock(&kernel, &live).unwrap();
@@ -177,12 +208,12 @@ fn what_lies_in_the_way_of_going_back_is_no_reason_to_leave_it_there() {
     swap(&fs, &live, &staged, &previous).unwrap();
     let (barred, theirs) = (live.with_file_name("rke2.barred"), live.with_file_name("theirs"));
     fs::create_dir(&barred).unwrap();
-    put_back(&fs, &live, &previous, &barred).unwrap();
+    back(&live, &previous, &barred).unwrap();
     assert_eq!(fs::read(&live).unwrap()[0], b'o', "the name for what was live is taken by a folder");
     fs::write(&theirs, "theirs").unwrap();
     fs::remove_file(&live).unwrap();
     std::os::unix::fs::symlink(&theirs, &live).unwrap();
-    put_back(&fs, &live, &previous, &live.with_file_name("rke2.bad")).unwrap();
+    back(&live, &previous, &live.with_file_name("rke2.bad")).unwrap();
     assert!(fs::symlink_metadata(&live).unwrap().is_file());
     assert_eq!(fs::read(&live).unwrap()[0], b'o');
     assert_eq!(fs::read(&theirs).unwrap(), b"theirs", "what the link led to is theirs");
@@ -202,7 +233,7 @@ fn the_new_file_wears_the_label_of_the_old_one() {
     for path in [&live, &previous] {
         assert_eq!(fs.effects().label(path).unwrap().as_deref(), Some(LABEL), "{}", path.display());
     }
-    put_back(&fs, &live, &previous, &live.with_file_name("rke2.bad")).unwrap();
+    back(&live, &previous, &live.with_file_name("rke2.bad")).unwrap();
     assert_eq!(fs.effects().label(&live).unwrap().as_deref(), Some(LABEL), "and so on the way back");
 }
 

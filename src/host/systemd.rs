@@ -20,8 +20,8 @@ use zbus::proxy::CacheProperties;
 pub use bus::BusAddress;
 use bus::ManagerProxy;
 pub use error::SystemdError;
-pub use state::UnitState;
 use state::Verdict;
+pub use state::{ExecStart, UnitState};
 
 /// No call of ours takes systemd longer than this, but reloading.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
@@ -271,7 +271,7 @@ mod tests {
     async fn restarts_and_reports_the_new_life() {
         let (systemd, fake) = machine(Behaviour::ComesUp).await;
         let before = systemd.unit(UNIT).await.unwrap();
-        assert_eq!(before.exec_start_path.as_deref(), Some("/opt/rke2/bin/rke2"));
+        assert_eq!(before.program(), Some("/opt/rke2/bin/rke2"));
         assert_eq!((before.main_pid, before.invocation_id.len()), (100, 32));
         let after = systemd.restart(UNIT, within(5000)).await.unwrap();
         assert_ne!(after.invocation_id, before.invocation_id);

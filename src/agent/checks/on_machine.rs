@@ -120,7 +120,7 @@ async fn fence_check(host: &Host, unit: &str, upgrade_uid: &str) -> Check {
 
 async fn binary(preflight: &mut Preflight, host: &Host, plan: &NodePlan, role: Role, unit: &UnitState) {
     const NAME: &str = "live binary";
-    let Some(live) = unit.exec_start_path.clone() else {
+    let Some(live) = unit.program().map(str::to_owned) else {
         let why = format!("{} has no ExecStart", unit.name);
         preflight.checks.push(Check::fail(NAME, SCOPE, why, "reinstall RKE2's unit file"));
         return;
@@ -167,7 +167,7 @@ pub async fn armed_node(host: &Host) -> Check {
         Err(check) if check.verdict == CheckVerdict::Fail => return Check::pass(ARMED, SCOPE, check.why),
         Err(check) => return check,
     };
-    let Some(live) = unit.exec_start_path.clone() else {
+    let Some(live) = unit.program().map(str::to_owned) else {
         return Check::pass(ARMED, SCOPE, format!("{} has no ExecStart", unit.name));
     };
     is_armed(host, &unit, &live)

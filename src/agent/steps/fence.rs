@@ -136,11 +136,19 @@ async fn raise(run: &Run, guard: &Path) -> Result<(), StepError> {
         &["guard", "--upgrade", uid, "--host-root", "/", "--state-dir", &state_dir],
     );
     let units: Vec<&str> = run.journal.progress().fenced_units().iter().map(String::as_str).collect();
-    Ok(fence::raise(&run.host, &units, &run.plan.upgrade_uid, &call).await?)
+    let Some(live) = run.journal.progress().preflighted().map(|found| found.live.clone()) else {
+        return Err(StepError::refuse(
+            "no fence: there was no preflight; run the whole upgrade instead of this step",
+        ));
+    };
+    Ok(fence::raise(&run.host, &units, &run.plan.upgrade_uid, &call, &live).await?)
 }
 
 /// The boot guard puts it back when somebody else replaces it.
-async fn keep_old(run: &Run, found: &Preflighted) -> Result<(), StepError> {
+///
+/// # Errors
+/// Needs an operator when the live binary is not the one of preflight any more, or the disk says no.
+pub(super) async fn keep_old(run: &Run, found: &Preflighted) -> Result<(), StepError> {
     let kept = run.host.root.at(Kept::of(&found.live, &run.plan.rke2).old);
     let (live, found) = (run.host.root.at(&found.live), found.clone());
     let immutable = run.plan.immutable_binary;

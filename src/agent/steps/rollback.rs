@@ -252,7 +252,7 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
     let given_up = if is_alien { "rke2.barred".to_owned() } else { format!("rke2.bad-{}", run.plan.rke2.to) };
     let given_up = live.with_file_name(given_up);
     let rename = move |fs: &Fs| {
-        let swapped = swap_file::put_back(fs, &live, &kept, &given_up);
+        let swapped = swap_file::put_back(fs, &live, &kept, &old, &given_up);
         swapped.map_err(|error| StepError::operator(chain(&error)))
     };
     fs.blocking(rename).await?;

@@ -8,6 +8,7 @@ use crate::agent::observe::observe;
 use crate::agent::quorum::{self, Beside};
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
+use crate::agent::steps::fence;
 use crate::agent::steps::rollback::new_has_run;
 use crate::agent::steps::stage::{StagedBinary, check_staged};
 use crate::cluster::turn;
@@ -114,6 +115,7 @@ async fn lead_to_swap(
     let is_only_server =
         found.role == Role::Server && quorum::spared_on_the_way(run).await? == Beside::Nobody;
     keep_new(run, found, staged).await?;
+    keep_old_whole(run, found).await?;
     Ok((ask_gate(run, found).await?, is_only_server))
 }
 
@@ -140,6 +142,19 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
             Err(StepError::refuse(format!("no swap: {text}")))
         }
     }
+}
+
+/// The way back is as good as what is kept for it, and after the swap nobody has another one.
+async fn keep_old_whole(run: &Run, found: &Preflighted) -> Result<(), StepError> {
+    let kept = run.host.root.at(Kept::of(&found.live, &run.plan.rke2).old);
+    let path = kept.clone();
+    let digest = run.host.root.fs().blocking(move |fs| fs.sha256_opt(&path).map_err(StepError::from)).await?;
+    if digest.as_ref() == Some(&found.live_sha256) {
+        return Ok(());
+    }
+    let digest = digest.as_deref().unwrap_or("none");
+    tracing::warn!(path = %kept.display(), sha256 = digest, "the kept rke2 was another one; it is kept anew");
+    fence::keep_old(run, found).await
 }
 
 /// Once it has run there may be no way back: then the boot guard puts this one in the place of whatever else lies there.

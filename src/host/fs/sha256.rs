@@ -6,6 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::{Fs, FsError};
+use crate::host::effects::FileKind;
 
 impl Fs {
     /// SHA-256 of the content in lower-case hex, read in pieces.
@@ -18,11 +19,14 @@ impl Fs {
         digest(file, length).map(|sum| hex(&sum)).map_err(FsError::on("read", path))
     }
 
-    /// The same; none when there is no such file.
+    /// The same; none when there is no plain file.
     ///
     /// # Errors
     /// It is there and cannot be read.
     pub fn sha256_opt(&self, path: &Path) -> Result<Option<String>, FsError> {
+        if self.effects.stat(path).is_ok_and(|found| found.kind != FileKind::File) {
+            return Ok(None);
+        }
         match self.sha256_file(path) {
             Ok(sha256) => Ok(Some(sha256)),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),

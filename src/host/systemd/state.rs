@@ -35,8 +35,8 @@ pub struct UnitState {
     pub fragment_path: String,
     /// The drop-ins that are loaded, whatever is on disk now.
     pub drop_in_paths: Vec<String>,
-    /// The program of its (first) `ExecStart=`.
-    pub exec_start_path: Option<String>,
+    /// Its (first) `ExecStart=`.
+    pub exec_start: Option<ExecStart>,
     /// The files on disk have changed since they were loaded.
     pub need_daemon_reload: bool,
     /// Loaded `RefuseManualStart=`.
@@ -45,6 +45,17 @@ pub struct UnitState {
     pub refuse_manual_stop: bool,
     /// The job that is queued or running for it, zero for none.
     pub job_id: u32,
+}
+
+/// What a unit runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecStart {
+    /// The machine's own view.
+    pub program: String,
+    /// As the program gets them, the name that it is called by first; variables are not resolved yet.
+    pub arguments: Vec<String>,
+    /// That it fails counts for nothing.
+    pub may_fail: bool,
 }
 
 /// What one look means for somebody who waits.
@@ -72,12 +83,18 @@ impl UnitState {
             invocation_id: hex(&get::<Vec<u8>>(unit, "InvocationID")),
             fragment_path: get(unit, "FragmentPath"),
             drop_in_paths: get(unit, "DropInPaths"),
-            exec_start_path: service.get("ExecStart").and_then(|commands| first_program(commands)),
+            exec_start: service.get("ExecStart").and_then(|commands| ExecStart::first_of(commands)),
             need_daemon_reload: get(unit, "NeedDaemonReload"),
             refuse_manual_start: get(unit, "RefuseManualStart"),
             refuse_manual_stop: get(unit, "RefuseManualStop"),
             job_id: unit.get("Job").map_or(0, |job| job_id(job)),
         }
+    }
+
+    /// The program that a start of it runs.
+    #[must_use]
+    pub fn program(&self) -> Option<&str> {
+        self.exec_start.as_ref().map(|starts| starts.program.as_str())
     }
 
     /// In one line for a message: `activating/start, pid 0, 2 automatic restarts, last exit status 1`.
@@ -128,18 +145,22 @@ fn get<T: Default + TryFrom<OwnedVariant>>(properties: &Properties, name: &str) 
         .unwrap_or_default()
 }
 
-/// `ExecStart` is `a(sasbttttuii)`; the program is the first field.
-fn first_program(commands: &Variant<'_>) -> Option<String> {
-    let Variant::Array(commands) = commands else {
-        return None;
-    };
-    let Variant::Structure(command) = commands.inner().first()? else {
-        return None;
-    };
-    let Variant::Str(program) = command.fields().first()? else {
-        return None;
-    };
-    Some(program.as_str().to_owned())
+impl ExecStart {
+    /// The property is `a(sasbttttuii)`: program, arguments with the name it is called by, whether its failure matters, and more.
+    fn first_of(commands: &Variant<'_>) -> Option<Self> {
+        let Variant::Array(commands) = commands else { return None };
+        let Variant::Structure(command) = commands.inner().first()? else { return None };
+        let [Variant::Str(program), Variant::Array(arguments), Variant::Bool(may_fail), ..] =
+            command.fields()
+        else {
+            return None;
+        };
+        let text = |one: &Variant<'_>| {
+            if let Variant::Str(text) = one { Some(text.as_str().to_owned()) } else { None }
+        };
+        let arguments = arguments.inner().iter().map(text).collect::<Option<_>>()?;
+        Some(Self { program: program.as_str().to_owned(), arguments, may_fail: *may_fail })
+    }
 }
 
 /// `Job` is `(uo)`.

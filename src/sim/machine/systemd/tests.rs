@@ -46,7 +46,7 @@ async fn tells_all_about_a_unit_that_has_long_been_running() {
     let state = systemd.unit(UNIT).await.unwrap();
     assert_eq!((state.load_state.as_str(), state.active_state.as_str()), ("loaded", "active"));
     assert_eq!(state.fragment_path, "/usr/local/lib/systemd/system/rke2-server.service");
-    assert_eq!(state.exec_start_path.as_deref(), Some("/usr/local/bin/rke2"));
+    assert_eq!(state.program(), Some("/usr/local/bin/rke2"));
     assert_eq!((state.invocation_id.len(), state.job_id, state.sub_state.as_str()), (32, 0, "running"));
     assert!(state.main_pid > 1 && !state.need_daemon_reload && state.drop_in_paths.is_empty());
     let absent = systemd.unit("rke2-agent.service").await.unwrap_err();

@@ -81,7 +81,8 @@ impl UnitFile {
                     self.guard_of = Some(uid.to_owned());
                 }
                 ("[Service]", "ExecStart") => {
-                    let mut words = value.split_ascii_whitespace().map(str::to_owned);
+                    let mut words =
+                        value.split_ascii_whitespace().map(|word| word.trim_matches('"').to_owned());
                     self.program = words.next().unwrap_or_default();
                     self.args = words.collect();
                 }
