@@ -49,7 +49,23 @@ impl Reporter {
             }
             Err(error) => return Err(error).context("cannot make the node"),
         }
-        self.report(true).await
+        self.report(true).await?;
+        self.say_role(&nodes).await
+    }
+
+    /// RKE2's own controllers say so once the kubelet has registered and reported: no server is ever seen without a version.
+    async fn say_role(&self, nodes: &Api<Node>) -> Result<()> {
+        if self.role == Role::Agent {
+            return Ok(());
+        }
+        let role = json!({"metadata": {"labels": {
+            "node-role.kubernetes.io/control-plane": "true", "node-role.kubernetes.io/etcd": "true",
+        }}});
+        nodes
+            .patch(&self.settings.node_name, &PatchParams::default(), &Patch::Merge(role))
+            .await
+            .context("cannot label the node")?;
+        Ok(())
     }
 
     /// Reports that the Node is ready, and renews the lease.
@@ -101,16 +117,12 @@ impl Reporter {
         labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
     }
 
-    /// With the labels that Harvester, `KubeVirt` and RKE2 set on a node that joins.
+    /// With the labels that Harvester and `KubeVirt` set on a node that joins.
     fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.kubelet_labels();
         let mut add = |key: &str| labels.insert(key.to_owned(), "true".to_owned());
         add("harvesterhci.io/managed");
         add("kubevirt.io/schedulable");
-        if self.role == Role::Server {
-            add("node-role.kubernetes.io/control-plane");
-            add("node-role.kubernetes.io/etcd");
-        }
         labels.extend(self.settings.labels.clone());
         labels
     }
