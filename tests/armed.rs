@@ -40,17 +40,17 @@ async fn a_paused_run_undoes_it_and_asks_for_somebody() {
     stage.order(Control::Run).await.unwrap();
     let mut command = stage.agent(agent(), &["node", "--once"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    stage.wait("the cordon", 60, async || stage.records("cordoned") > 0).await.unwrap();
+    stage.wait("the cordon", async || stage.records("cordoned") > 0).await.unwrap();
     stage.set_control(Control::Pause).await.unwrap();
     let name = safe_concat(&[&stage.upgrade, &stage.node]);
     let paused = async || {
         let order = stage.orders().get(&name).await.unwrap();
         format!("{:?}", order.status).contains("AdministrativelyPaused")
     };
-    stage.wait("the pause to show", 60, paused).await.unwrap();
+    stage.wait("the pause to show", paused).await.unwrap();
     assert_eq!(stage.records("swapIntent"), 0, "paused before the swap");
     install_over(&stage).await;
-    let held = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output()).await.unwrap().unwrap();
+    let held = tokio::time::timeout(Duration::from_mins(4), child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(held.status.code(), Some(4), "{}", said(&held));
     assert!(said(&held).contains("replaced by somebody else"), "{}", said(&held));
     assert_eq!((stage.live_sha256().await.unwrap(), stage.rke2_pid().await.unwrap()), (old, pid));
@@ -76,7 +76,7 @@ async fn an_agent_without_an_order_names_it_and_touches_nothing() {
         }
         panic!("the agent ended without a word of it");
     };
-    let line = tokio::time::timeout(Duration::from_mins(1), named).await.unwrap();
+    let line = tokio::time::timeout(Duration::from_mins(4), named).await.unwrap();
     assert!(line.contains(LIVE) && line.contains("put the old binary back"), "{line}");
     child.kill().await.unwrap();
     assert_eq!(stage.rke2_pid().await.unwrap(), pid);
@@ -91,23 +91,23 @@ async fn an_rke2_that_the_agent_stopped_before_it_died_comes_back_by_itself() {
     let bus = BusAddress::Socket(stage.machine.bus());
     {
         let systemd = Systemd::connect(&bus).await.unwrap();
-        let minute = tokio::time::Instant::now() + Duration::from_mins(1);
+        let minutes = tokio::time::Instant::now() + Duration::from_mins(4);
         // What an earlier stop has armed is armed anew, however soon.
         for _ in 0..6 {
-            systemd.stop_fenced(unit, minute).await.unwrap();
+            systemd.stop_fenced(unit, minutes).await.unwrap();
         }
     }
     let up = async || stage.machine.run(&["systemctl", "is-active", unit]).await.unwrap().status.success();
     assert!(!up().await, "it is stopped");
     let timers = stage.machine.must_run(&["systemctl", "list-timers"]).await.unwrap();
     assert!(timers.contains("upgrade-agent-revives-rke2-server.timer"), "{timers}");
-    stage.wait("RKE2 to be started again", 240, up).await.unwrap();
+    stage.wait("RKE2 to be started again", up).await.unwrap();
     let left =
         stage.machine.must_run(&["systemctl", "list-units", "--all", "upgrade-agent-*"]).await.unwrap();
     assert!(!left.contains("revives"), "{left}");
     let systemd = Systemd::connect(&bus).await.unwrap();
-    let minute = tokio::time::Instant::now() + Duration::from_mins(1);
-    systemd.restart_fenced(unit, minute).await.unwrap();
+    let minutes = tokio::time::Instant::now() + Duration::from_mins(4);
+    systemd.restart_fenced(unit, minutes).await.unwrap();
     let left = stage.machine.must_run(&["systemctl", "list-timers", "--all"]).await.unwrap();
     assert!(!left.contains("revives"), "a start of ours disarms it: {left}");
 }

@@ -31,7 +31,7 @@ async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back()
     let mut command = stage.agent(agent(), &["node", "--once"]);
     let child =
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    stage.wait("the pause to show", 30, async || phase(&stage).await == "Node-upgrade paused").await.unwrap();
+    stage.wait("the pause to show", async || phase(&stage).await == "Node-upgrade paused").await.unwrap();
     assert_eq!(
         stage.records("fenceIntent") + stage.records("cordonIntent"),
         0,
@@ -39,7 +39,7 @@ async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back()
     );
 
     stage.set_control(Control::Run).await.unwrap();
-    stage.wait("the first guest to be stopped", 60, async || stage.records("stopIntent") > 0).await.unwrap();
+    stage.wait("the first guest to be stopped", async || stage.records("stopIntent") > 0).await.unwrap();
     stage.set_control(Control::Cancel).await.unwrap();
     let output = child.wait_with_output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "a cancelled upgrade is no success: {}", said(&output));

@@ -79,7 +79,7 @@ async fn the_installed_unit_does_the_same_from_inside() {
     let name = format!("{UPGRADE}-{NODE}");
     let orders = stage.orders();
     stage
-        .wait("the NodeUpgrade to succeed", 120, async || {
+        .wait("the NodeUpgrade to succeed", async || {
             let order = orders.get(&name).await.unwrap();
             order.status.is_some_and(|status| status.phase == "Succeeded")
         })

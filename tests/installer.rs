@@ -73,7 +73,7 @@ async fn install(stage: &Stage) {
     order_of_rancher(stage, &stage.from).await;
     stage.machine.must_run(&["systemctl", "daemon-reload"]).await.unwrap();
     stage.machine.must_run(&["systemctl", "enable", "--now", "--quiet", UNIT]).await.unwrap();
-    stage.wait("its first start", 20, async || applied(stage).await == 1).await.unwrap();
+    stage.wait("its first start", async || applied(stage).await == 1).await.unwrap();
 }
 
 async fn applied(stage: &Stage) -> usize {
@@ -87,7 +87,7 @@ async fn is_active(stage: &Stage) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rancher_system_agent_is_held_over_everything_and_let_go_once_its_plan_is_what_runs() {
-    let cast = Cast::named("rancher").movable("app", |_| {}).bound("pci", |_| {});
+    let cast = Cast::app_and_pci("rancher");
     let mut stage = Stage::shared(cast).await.unwrap();
     install(&stage).await;
     // From now on whoever starts it gets the old version installed.
@@ -101,7 +101,7 @@ async fn rancher_system_agent_is_held_over_everything_and_let_go_once_its_plan_i
     let busy = "mkdir -p /var/lib/rancher/agent/interlock && touch /var/lib/rancher/agent/interlock/applyinator-active";
     stage.machine.must_run(&["sh", "-c", busy]).await.unwrap();
     let child = stage.start_agent(agent(), &ONCE).unwrap();
-    stage.wait("the hold", 60, async || stage.records("installerHoldIntent") > 0).await.unwrap();
+    stage.wait("the hold", async || stage.records("installerHoldIntent") > 0).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(is_active(&stage).await && stage.records("fenced") == 0, "{}", stage.journal());
     stage.machine.must_run(&["rm", "/var/lib/rancher/agent/interlock/applyinator-active"]).await.unwrap();
@@ -112,7 +112,7 @@ async fn rancher_system_agent_is_held_over_everything_and_let_go_once_its_plan_i
     stage.machine.must_run(&["systemctl", "restart", UNIT]).await.unwrap();
     stage.machine.kill();
     stage.machine.boot_again().await.unwrap();
-    stage.machine.wait_active("rke2-server", Duration::from_mins(1)).await.unwrap();
+    stage.machine.wait_active("rke2-server", Duration::from_mins(4)).await.unwrap();
     assert!(!is_active(&stage).await && applied(&stage).await == 1);
     assert_eq!(stage.live_sha256().await.unwrap(), old);
 
@@ -152,22 +152,22 @@ async fn a_cancelled_upgrade_lets_it_go_as_it_was() {
     assert!(stage.journal().contains("installerReleased"), "{}\n{}", said(&output), stage.journal());
     assert!(!is_active(&stage).await && applied(&stage).await == 1, "it is not started where it did not run");
     stage.machine.must_run(&["systemctl", "start", UNIT]).await.unwrap();
-    stage.wait("its next start", 20, async || applied(&stage).await == 2).await.unwrap();
+    stage.wait("its next start", async || applied(&stage).await == 2).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_immutable_flag_an_installer_fails_instead_of_being_undone() {
-    let stage = Stage::shared(Cast::named("flag").movable("app", |_| {}).bound("pci", |_| {})).await.unwrap();
+    let stage = Stage::shared(Cast::app_and_pci("flag")).await.unwrap();
     stage.order_plan(Control::Run, |plan| plan.immutable_binary = true).await.unwrap();
     let child = stage.start_agent(agent(), &ONCE).unwrap();
     let install = ["cp", "--remove-destination", "/bin/true", support::LIVE];
     for record in ["cordoned", "restarted"] {
-        stage.wait(record, 90, async || stage.records(record) > 0).await.unwrap();
+        stage.wait(record, async || stage.records(record) > 0).await.unwrap();
         let refused = stage.machine.run(&install).await.unwrap();
         assert!(!refused.status.success(), "after {record}");
     }
     let output =
-        tokio::time::timeout(Duration::from_mins(3), child.wait_with_output()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_mins(4), child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stage.journal());
     assert_eq!(stage.records("alienFound"), 0, "nothing was to be undone");
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);

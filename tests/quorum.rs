@@ -32,7 +32,7 @@ async fn tells(stage: &Stage, words: &str) {
         let orders = orders.list(&ListParams::default()).await.unwrap();
         format!("{:?}", orders.items).contains(words)
     };
-    stage.wait(words, 90, told).await.unwrap();
+    stage.wait(words, told).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,8 +40,7 @@ async fn no_server_is_swapped_while_another_member_of_etcd_is_away() {
     let run = RunDir::new().unwrap();
     let mut etcd = EtcdCluster::start(run.path(), 3).unwrap();
     // On a shared cluster the servers of other tests come and go.
-    let stage =
-        Stage::alone(Cast::named("quorum").movable("app", |_| {}).bound("pci", |_| {})).await.unwrap();
+    let stage = Stage::alone(Cast::app_and_pci("quorum")).await.unwrap();
     etcd.write_server_files(0, stage.machine.disk()).unwrap();
     stage.order(Control::Run).await.unwrap();
     etcd.kill(2);
@@ -51,7 +50,7 @@ async fn no_server_is_swapped_while_another_member_of_etcd_is_away() {
         assert_eq!(refused.status.code(), Some(3), "{}", said(&refused));
         said(&refused).contains("etcd3 does not answer")
     };
-    stage.wait("a refusal that names the member", 180, names_it).await.unwrap();
+    stage.wait("a refusal that names the member", names_it).await.unwrap();
     assert_eq!(stage.records("fenceIntent"), 0, "nothing was touched");
 
     etcd.revive(2).unwrap();
@@ -71,7 +70,7 @@ async fn no_server_is_swapped_while_another_member_of_etcd_is_away() {
     tells(&stage, &format!("server {other} has its turn")).await;
     assert_eq!(stage.records("swapIntent"), 0, "the old binary is live");
     turn::give_back(&cluster, &other).await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_mins(3), child.wait()).await.unwrap().unwrap();
+    let ended = tokio::time::timeout(Duration::from_mins(4), child.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0), "{}", stage.journal());
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
     assert_eq!(

@@ -129,7 +129,7 @@ async fn come_back(stage: &Stage, vm: &str) {
     stage.client.request_text(start).await.unwrap();
     let key = VmKey::new("default", vm);
     stage
-        .wait("the VM to come back", 30, async || stage.instances().await.unwrap().contains_key(&key))
+        .wait("the VM to come back", async || stage.instances().await.unwrap().contains_key(&key))
         .await
         .unwrap();
     let close = json!({ "spec": { "taints": taints, "unschedulable": unschedulable } });
@@ -142,7 +142,7 @@ async fn elsewhere(stage: &Stage, kubeconfig: &Path, plan: &str) -> Output {
     command.args(["run", "--yes", "--plan", plan, "--kubeconfig"]).arg(kubeconfig);
     command.arg("--host-root").arg(stage.machine.root()).arg("--system-bus").arg(stage.machine.bus());
     command.env_remove("NODE_NAME").env_remove("RUST_LOG");
-    tokio::time::timeout(Duration::from_mins(1), command.output()).await.unwrap().unwrap()
+    tokio::time::timeout(Duration::from_mins(4), command.output()).await.unwrap().unwrap()
 }
 
 /// Every input that cannot work: one sentence with the cure, the contract's exit code, and nothing is changed.

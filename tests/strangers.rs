@@ -20,11 +20,6 @@ use upgrade_agent::cluster::crd::node_upgrade::Control;
 
 const ONCE: [&str; 2] = ["node", "--once"];
 
-/// Inside one Kubernetes minor the way back is open.
-fn patch_level(name: &str) -> Cast {
-    Cast { from: "v1.35.2+rke2r1".into(), ..Cast::named(name).movable("app", |_| {}).bound("pci", |_| {}) }
-}
-
 /// Another binary, in place of the live one in one rename this long after the line was written.
 fn strikes(stage: &Stage, record: &'static str, later: Duration) -> std::thread::JoinHandle<()> {
     let disk = stage.machine.disk().to_path_buf();
@@ -45,7 +40,7 @@ fn strikes(stage: &Stage, record: &'static str, later: Duration) -> std::thread:
 #[tokio::test(flavor = "multi_thread")]
 async fn who_replaces_the_binary_in_the_middle_of_the_swap_is_undone_and_the_run_goes_on() {
     for (name, later) in [("early", 5), ("middle", 20), ("late", 60)] {
-        let stage = Stage::shared(patch_level(name)).await.unwrap();
+        let stage = Stage::shared(Cast::patch_level(name)).await.unwrap();
         let old = stage.live_sha256().await.unwrap();
         stage.order(Control::Run).await.unwrap();
         let theirs = strikes(&stage, "\"record\":\"noSnapshot\"", Duration::from_millis(later));
@@ -64,15 +59,15 @@ async fn who_replaces_the_binary_in_the_middle_of_the_swap_is_undone_and_the_run
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_replaces_it_while_the_new_one_hangs_is_undone_and_keeps_nobody_from_going_back() {
-    let stage = Stage::shared(patch_level("hangs")).await.unwrap();
+    let stage = Stage::shared(Cast::patch_level("hangs")).await.unwrap();
     let old = stage.live_sha256().await.unwrap();
     stage.machine.set_rke2_fault(&format!("{TO} hang\n")).unwrap();
     stage.order(Control::Run).await.unwrap();
     let child = stage.start_agent(agent(), &ONCE).unwrap();
-    stage.wait("restartIntent", 120, async || stage.records("restartIntent") > 0).await.unwrap();
+    stage.wait("restartIntent", async || stage.records("restartIntent") > 0).await.unwrap();
     tokio::time::sleep(Duration::from_secs(8)).await;
     stage.machine.must_run(&["cp", "--remove-destination", "/bin/true", LIVE]).await.unwrap();
-    let held = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output()).await.unwrap().unwrap();
+    let held = tokio::time::timeout(Duration::from_mins(4), child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(held.status.code(), Some(4), "{}", stage.journal());
     assert_eq!(stage.records("alienFound"), 1, "{}", stage.journal());
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256, "the approved one is in place again");
@@ -86,7 +81,7 @@ async fn who_replaces_it_while_the_new_one_hangs_is_undone_and_keeps_nobody_from
 /// RKE2's installer without a prefix brings a binary of its own, and whoever calls it a unit that starts it.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_changes_the_unit_behind_the_fence_starts_no_other_binary() {
-    let stage = Stage::shared(patch_level("pinned")).await.unwrap();
+    let stage = Stage::shared(Cast::patch_level("pinned")).await.unwrap();
     let old = stage.live_sha256().await.unwrap();
     stage.order(Control::Run).await.unwrap();
     let child = stage.start_agent(agent(), &ONCE).unwrap();
@@ -100,10 +95,8 @@ async fn who_changes_the_unit_behind_the_fence_starts_no_other_binary() {
     let pid = stage.rke2_pid().await.unwrap();
     stage.machine.must_run(&["kill", "-9", &pid]).await.unwrap();
     let anew = async || stage.rke2_pid().await.is_ok_and(|now| now != pid);
-    stage.wait("another life of RKE2", 60, anew).await.unwrap();
-    let pid = stage.rke2_pid().await.unwrap();
-    let running = stage.machine.must_run(&["sha256sum", &format!("/proc/{pid}/exe")]).await.unwrap();
-    assert!(running.starts_with(&old), "{running}");
+    stage.wait("another life of RKE2", anew).await.unwrap();
+    assert_eq!(stage.running_sha256().await.unwrap(), old);
     let done = stage.run_agent(agent(), &ONCE).await.unwrap();
     assert_eq!(done.status.code(), Some(0), "{}\n{}", said(&done), stage.journal());
     let pid = stage.rke2_pid().await.unwrap();

@@ -33,20 +33,9 @@ use upgrade_agent::sim::world;
 
 const ONCE: [&str; 2] = ["node", "--once"];
 
-/// Inside one Kubernetes minor the way back is open.
-fn patch_level(name: &str) -> Cast {
-    Cast { from: "v1.35.2+rke2r1".into(), ..minor(name) }
-}
-
-fn minor(name: &str) -> Cast {
-    Cast::named(name).movable("app", |_| {}).bound("pci", |_| {})
-}
-
 async fn assert_as_before(stage: &Stage, before: &Instances, sha256: &str) {
     assert_eq!(stage.live_sha256().await.unwrap(), sha256, "the old binary is live");
-    let pid = stage.rke2_pid().await.unwrap();
-    let running = stage.machine.must_run(&["sha256sum", &format!("/proc/{pid}/exe")]).await.unwrap();
-    assert!(running.starts_with(sha256), "and runs: {running}");
+    assert_eq!(stage.running_sha256().await.unwrap(), sha256, "and runs");
     let after = stage.instances().await.unwrap();
     let (app, pci) = (VmKey::new(&stage.namespace, "app"), VmKey::new(&stage.namespace, "pci"));
     assert_eq!(after[&app].0, before[&app].0, "app was never off");
@@ -64,7 +53,7 @@ fn assert_code(output: &Output, code: i32, stage: &Stage) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_version_that_crashes_is_put_back_and_the_node_serves_as_before() {
     for (name, word) in [("crashes", "rke2-crashes"), ("dies", "rke2-dies")] {
-        let mut stage = Stage::shared(patch_level(name)).await.unwrap();
+        let mut stage = Stage::shared(Cast::patch_level(name)).await.unwrap();
         let (before, old) = (stage.instances().await.unwrap(), stage.live_sha256().await.unwrap());
         let word = format!("{word}={}", stage.node);
         Script::begin(&mut stage, &[&word]).await.unwrap();
@@ -85,7 +74,7 @@ async fn a_new_version_that_crashes_is_put_back_and_the_node_serves_as_before() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_minor_there_is_no_way_back_and_everybody_is_told_why() {
-    let mut stage = Stage::shared(minor("minor")).await.unwrap();
+    let mut stage = Stage::shared(Cast::app_and_pci("minor")).await.unwrap();
     Script::begin(&mut stage, &["rke2-crashes=minor-1"]).await.unwrap();
     stage.order(Control::Run).await.unwrap();
     let held = stage.run_agent(agent(), &ONCE).await.unwrap();
@@ -101,7 +90,7 @@ async fn over_a_minor_there_is_no_way_back_and_everybody_is_told_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_puts_the_old_version_back_by_hand() {
-    let stage = Stage::shared(patch_level("byhand")).await.unwrap();
+    let stage = Stage::shared(Cast::patch_level("byhand")).await.unwrap();
     let (before, old) = (stage.instances().await.unwrap(), stage.live_sha256().await.unwrap());
     let nothing = stage.agent(agent(), &["rollback", "--yes"]).output().await.unwrap();
     assert_code(&nothing, 3, &stage);
@@ -142,7 +131,7 @@ async fn serve_in_pieces(content: Vec<u8>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_fetched_from_a_server_that_hangs_up_and_a_wrong_one_leaves_nothing() {
-    let stage = Stage::shared(minor("fetched")).await.unwrap();
+    let stage = Stage::shared(Cast::app_and_pci("fetched")).await.unwrap();
     let url = serve_in_pieces(std::fs::read(stage.tarball()).unwrap()).await;
     let images = support::saved::archive(&["rancher/rke2-runtime:v1.35.6-rke2r1"]);
     let source = serve_in_pieces(images.clone()).await.replace("rke2.linux-amd64.tar.gz", "rke2-images.tar");
@@ -159,7 +148,7 @@ async fn a_release_is_fetched_from_a_server_that_hangs_up_and_a_wrong_one_leaves
     let images = format!("/var/lib/rancher/rke2/agent/images/rke2-images-{}.tar", support::TO);
     stage.machine.must_run(&["test", "-s", &images]).await.expect("RKE2 finds the archive of images");
 
-    let stage = Stage::shared(minor("forged")).await.unwrap();
+    let stage = Stage::shared(Cast::app_and_pci("forged")).await.unwrap();
     let url = serve_in_pieces(vec![7; 3 << 20]).await;
     stage.order_plan(Control::Run, |plan| plan.artifacts.source.clone_from(&url)).await.unwrap();
     let output = stage.run_agent(agent(), &ONCE).await.unwrap();
@@ -170,24 +159,17 @@ async fn a_release_is_fetched_from_a_server_that_hangs_up_and_a_wrong_one_leaves
     assert_eq!(stage.records("fenceIntent"), 0, "and nothing was touched");
 }
 
-/// The digest of what RKE2 runs now.
-async fn running(stage: &Stage) -> String {
-    let pid = stage.rke2_pid().await.unwrap();
-    let said = stage.machine.must_run(&["sha256sum", &format!("/proc/{pid}/exe")]).await.unwrap();
-    said.split_whitespace().next().unwrap_or_default().to_owned()
-}
-
 async fn wait_for_another_life(stage: &Stage, pid: &str) {
     stage
-        .wait("another life of RKE2", 60, async || stage.rke2_pid().await.is_ok_and(|now| now != pid))
+        .wait("another life of RKE2", async || stage.rke2_pid().await.is_ok_and(|now| now != pid))
         .await
         .unwrap();
-    stage.machine.wait_active("rke2-server", Duration::from_secs(30)).await.unwrap();
+    stage.machine.wait_active("rke2-server", Duration::from_mins(4)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_binary_that_an_installer_puts_there_before_the_swap_never_starts() {
-    let stage = Stage::shared(minor("alien")).await.unwrap();
+    let stage = Stage::shared(Cast::app_and_pci("alien")).await.unwrap();
     let old = stage.live_sha256().await.unwrap();
     stage.order(Control::Run).await.unwrap();
     let child = stage.start_agent(agent(), &ONCE).unwrap();
@@ -199,11 +181,11 @@ async fn a_binary_that_an_installer_puts_there_before_the_swap_never_starts() {
     let pid = stage.rke2_pid().await.unwrap();
     stage.machine.must_run(&["kill", "-9", &pid]).await.unwrap();
     wait_for_another_life(&stage, &pid).await;
-    assert_eq!(running(&stage).await, old, "the guard put the old one back");
+    assert_eq!(stage.running_sha256().await.unwrap(), old, "the guard put the old one back");
     assert_eq!(stage.live_sha256().await.unwrap(), old);
     let output = stage.run_agent(agent(), &ONCE).await.unwrap();
     assert_code(&output, 0, &stage);
-    assert_eq!(running(&stage).await, stage.new_sha256, "and the upgrade went on");
+    assert_eq!(stage.running_sha256().await.unwrap(), stage.new_sha256, "and the upgrade went on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,20 +195,20 @@ async fn a_machine_that_loses_its_power_around_the_swap_starts_what_the_journal_
         ("swapped", "swapped", "restarted"),
         ("restart", "restartIntent", "verified"),
     ] {
-        let mut stage = Stage::shared(minor(name)).await.unwrap();
+        let mut stage = Stage::shared(Cast::app_and_pci(name)).await.unwrap();
         let old = stage.live_sha256().await.unwrap();
         stage.order(Control::Run).await.unwrap();
         let child = stage.start_agent(agent(), &ONCE).unwrap();
         stage.kill_at(child, record, 1, later).await.unwrap();
         stage.machine.kill();
         stage.machine.boot_again().await.unwrap();
-        stage.machine.wait_active("rke2-server", Duration::from_mins(1)).await.unwrap();
-        let (runs, live) = (running(&stage).await, stage.live_sha256().await.unwrap());
+        stage.machine.wait_active("rke2-server", Duration::from_mins(4)).await.unwrap();
+        let (runs, live) = (stage.running_sha256().await.unwrap(), stage.live_sha256().await.unwrap());
         assert_eq!(runs, live, "{name}");
         assert!([&old, &stage.new_sha256].contains(&&live), "{name}: {live} is whole, and one of the two");
         let output = stage.run_agent(agent(), &ONCE).await.unwrap();
         assert_code(&output, 0, &stage);
-        assert_eq!(running(&stage).await, stage.new_sha256, "{name}");
+        assert_eq!(stage.running_sha256().await.unwrap(), stage.new_sha256, "{name}");
         assert_eq!(stage.records("swapped"), 1, "{name}");
     }
 }
@@ -236,7 +218,7 @@ async fn a_server_whose_etcd_cannot_be_saved_keeps_its_version_until_it_can() {
     for (name, word, complaint) in
         [("unsaved", "snapshot-fails", "etcd-snapshot save"), ("torn", "snapshot-torn", "no whole snapshot")]
     {
-        let mut stage = Stage::shared(minor(name)).await.unwrap();
+        let mut stage = Stage::shared(Cast::app_and_pci(name)).await.unwrap();
         let run = RunDir::new().unwrap();
         let etcd = EtcdCluster::start(run.path(), 1).unwrap();
         etcd.write_server_files(0, stage.machine.disk()).unwrap();
@@ -275,13 +257,13 @@ async fn install_over(stage: &Stage) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named() {
     for (name, record) in [("early", "cordoned"), ("late", "restarted")] {
-        let stage = Stage::shared(minor(name)).await.unwrap();
+        let stage = Stage::shared(Cast::app_and_pci(name)).await.unwrap();
         let old = stage.live_sha256().await.unwrap();
         stage.machine.must_run(&["cp", LIVE, "/opt/rke2/bin/rke2.prev-v1.30.1+rke2r1"]).await.unwrap();
         stage.machine.must_run(&["mkdir", "-p", "/opt/rke2/.stage/v1.30.1+rke2r1/bin"]).await.unwrap();
         stage.order(Control::Run).await.unwrap();
         let child = stage.start_agent(agent(), &ONCE).unwrap();
-        stage.wait(record, 90, async || stage.records(record) > 0).await.unwrap();
+        stage.wait(record, async || stage.records(record) > 0).await.unwrap();
         let expected = if name == "early" {
             install_over(&stage).await;
             &old
@@ -292,7 +274,7 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
             &stage.new_sha256
         };
         let held =
-            tokio::time::timeout(Duration::from_mins(3), child.wait_with_output()).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_mins(4), child.wait_with_output()).await.unwrap().unwrap();
         assert_code(&held, 4, &stage);
         let ways = ["to resume: ", if name == "early" { "to cancel: " } else { "to go back: " }];
         let told = said(&stage.run_agent(agent(), &["status"]).await.unwrap());
@@ -308,10 +290,10 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
             *expected,
             "{name}: the approved one is in place again"
         );
-        assert_eq!(running(&stage).await, *expected, "{name}: and nothing else has run");
+        assert_eq!(stage.running_sha256().await.unwrap(), *expected, "{name}: and nothing else has run");
         let output = stage.run_agent(agent(), &ONCE).await.unwrap();
         assert_code(&output, 0, &stage);
-        assert_eq!(running(&stage).await, stage.new_sha256, "{name}");
+        assert_eq!(stage.running_sha256().await.unwrap(), stage.new_sha256, "{name}");
         let left = stage.machine.must_run(&["ls", "/opt/rke2/bin"]).await.unwrap();
         assert!(!left.contains("rke2.approved"), "{left}");
         assert!(

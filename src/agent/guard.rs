@@ -101,7 +101,7 @@ pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barr
     let progress = Journal::peek(fs, &path)?;
     let Some(found) = progress.preflighted() else { return Err(Barred::NoJournal { path }) };
     let live = root.at(&found.live);
-    let live_sha256 = digest(fs, &live)?;
+    let live_sha256 = fs.sha256_opt(&live)?.unwrap_or_default();
     // A machine whose processes cannot be read may be full of guests.
     let guests: Vec<String> = match process::vm_processes(root) {
         Ok(found) => found.into_iter().map(|one| one.name).collect(),
@@ -172,11 +172,6 @@ fn put_runtime_back(root: &HostRoot, progress: &Progress) -> Result<(), Barred> 
     kept_runtime::put_back(root, &config, &plan.rke2.from)
         .map(|_| ())
         .map_err(|error| failed(std::io::Error::other(error)))
-}
-
-/// sha256 of a file; empty when there is none.
-fn digest(fs: &Fs, path: &Path) -> Result<String, FsError> {
-    Ok(fs.sha256_opt(path)?.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -20,9 +20,10 @@ use crate::cluster::Cluster;
 use crate::cluster::crd::node_upgrade::Control;
 use crate::config::Config;
 use crate::flow::plan::NodePlan;
+use crate::flow::progress::Progress;
 use crate::host::clock::Clock;
 use crate::host::fs::Fs;
-use crate::journal::{self, Journal};
+use crate::journal;
 use crate::{notify, shutdown};
 
 /// Serves until told to stop, or with `once` until one upgrade has ended.
@@ -200,18 +201,14 @@ impl Daemon {
     /// Plans of the runs on this machine that have no last line yet. A journal that cannot be read stops the daemon:
     /// what it says is owed must not be forgotten.
     fn unfinished(&self, node: &str) -> Result<Vec<NodePlan>, Failure> {
-        let mut plans = Vec::new();
-        for uid in journal::upgrades(&Fs::kernel(), &self.config.state_dir).map_err(Failure::failed)? {
-            let path = journal::path_of(&self.config.state_dir, &uid);
-            let progress = Journal::peek(&Fs::kernel(), &path).map_err(Failure::failed)?;
-            // One that was refused before it changed anything is not owed a continuation: the order counts, and may be another.
-            if let (None, Some(plan), false) = (progress.outcome(), progress.plan(), progress.is_untouched())
-                && plan.node_name == node
-            {
-                plans.push(plan.clone());
-            }
+        let (runs, unreadable) =
+            journal::runs(&Fs::kernel(), &self.config.state_dir).map_err(Failure::failed)?;
+        if let Some(error) = unreadable.into_iter().next() {
+            return Err(Failure::failed(error));
         }
-        Ok(plans)
+        // One that was refused before it changed anything is not owed a continuation: the order counts, and may be another.
+        let open = runs.iter().filter(|run| run.outcome().is_none() && !run.is_untouched());
+        Ok(open.filter_map(Progress::plan).filter(|plan| plan.node_name == node).cloned().collect())
     }
 }
 

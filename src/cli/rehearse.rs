@@ -8,7 +8,7 @@ use anyhow::anyhow;
 
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, Output, source};
-use crate::flow::plan::{Evacuation, NodePlan};
+use crate::flow::plan::{Evacuation, NodePlan, VersionChange};
 use crate::flow::plan_error::PlanError;
 use crate::flow::version::Rke2Version;
 use crate::host::fs::Fs;
@@ -196,7 +196,10 @@ fn order(args: &RehearseArgs, terminal: &Terminal) -> Result<Order, Failure> {
     if to <= from {
         return Err(Failure::usage(anyhow!("{to} is not newer than {from}; give --to a newer version")));
     }
-    if to.minor() != from.minor() && to.minor() != from.next_minor().minor() {
+    let change = VersionChange { from, to };
+    let skips_minor = change.skips_minor();
+    let VersionChange { from, to } = change;
+    if skips_minor {
         return Err(Failure::usage(PlanError::SkipsMinor { from, to }));
     }
     Ok(Order {

@@ -9,8 +9,9 @@ use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure, source};
 use crate::config::Config;
 use crate::flow::plan::{NodePlan, VersionChange};
+use crate::flow::progress::Progress;
 use crate::host::fs::Fs;
-use crate::journal::{self, Journal};
+use crate::journal;
 use crate::shutdown;
 
 /// Puts the old binary back and takes the run to its end from there: started, verified, marks away, VMs started.
@@ -38,27 +39,16 @@ pub async fn roll_back(
 
 /// The one upgrade of this machine that has begun its swap and has no last line.
 fn unfinished(config: &Config, upgrade: Option<&str>) -> Result<NodePlan, Failure> {
-    let (mut plans, mut unreadable) = (Vec::new(), None);
-    for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
-        let path = journal::path_of(&config.state_dir, &uid);
-        let progress = match Journal::peek(&Fs::kernel(), &path) {
-            Ok(progress) => progress,
-            Err(error) => {
-                unreadable = Some(error);
-                continue;
-            }
-        };
-        if let (None, Some(plan), true) = (progress.outcome(), progress.plan(), progress.swap_begun())
-            && upgrade.is_none_or(|name| plan.upgrade_name == name)
-        {
-            plans.push(plan.clone());
-        }
-    }
+    let (runs, unreadable) = journal::runs(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)?;
+    let open = runs.iter().filter(|run| run.outcome().is_none() && run.swap_begun());
+    let is_meant = |plan: &&NodePlan| upgrade.is_none_or(|name| plan.upgrade_name == name);
+    let mut plans = open.filter_map(Progress::plan).filter(is_meant).cloned().peekable();
     // It may be the one that is meant, unless that one was named and found.
-    if let Some(error) = unreadable.filter(|_| upgrade.is_none() || plans.is_empty()) {
+    if let Some(error) = unreadable.into_iter().next()
+        && (upgrade.is_none() || plans.peek().is_none())
+    {
         return Err(Failure::failed(error));
     }
-    let mut plans = plans.into_iter();
     match (plans.next(), plans.next()) {
         (Some(plan), None) => Ok(plan),
         (None, _) => {

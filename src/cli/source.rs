@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::flow::plan::NodePlan;
 use crate::host::fs::Fs;
 use crate::host::root::HostRoot;
-use crate::journal::{self, Journal};
+use crate::journal;
 
 /// Larger files are no plans.
 const LARGEST_PLAN: usize = 1 << 20;
@@ -104,26 +104,14 @@ async fn of_upgrade(config: &Config, upgrade: &str) -> Result<NodePlan, Failure>
 
 /// The plan of an unfinished run of this upgrade.
 fn from_journal(config: &Config, upgrade: &str) -> Result<Option<NodePlan>, Failure> {
-    let mut unreadable = None;
-    for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
-        let path = journal::path_of(&config.state_dir, &uid);
-        let progress = match Journal::peek(&Fs::kernel(), &path) {
-            Ok(progress) => progress,
-            Err(error) => {
-                unreadable = Some(error);
-                continue;
-            }
-        };
-        // An Upgrade of the same name that has ended is another one.
-        let open = progress.plan().filter(|plan| {
-            plan.upgrade_name == upgrade && progress.outcome().is_none() && !progress.is_untouched()
-        });
-        if let Some(plan) = open {
-            return Ok(Some(plan.clone()));
-        }
+    let (runs, unreadable) = journal::runs(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)?;
+    // An Upgrade of the same name that has ended is another one.
+    let mut open = runs.iter().filter(|run| run.outcome().is_none() && !run.is_untouched());
+    match open.find_map(|run| run.plan().filter(|plan| plan.upgrade_name == upgrade)) {
+        Some(plan) => Ok(Some(plan.clone())),
+        // It may be the one that is meant.
+        None => unreadable.into_iter().next().map_or(Ok(None), |error| Err(Failure::failed(error))),
     }
-    // It may be the one that is meant.
-    unreadable.map_or(Ok(None), |error| Err(Failure::failed(error)))
 }
 
 /// This node's name: as told, else the machine's host name.

@@ -19,7 +19,7 @@ use crate::flow::report::{Blocker, NOBODY};
 use crate::flow::step::Step;
 use crate::host::clock::Clock;
 use crate::host::fs::Fs;
-use crate::journal::{self, Journal};
+use crate::journal;
 use crate::shutdown;
 use crate::telemetry::chain;
 
@@ -43,7 +43,9 @@ pub async fn print(
     let mut shown = String::new();
     let stop = if watch { Some(shutdown::install().map_err(Failure::failed)?) } else { None };
     loop {
-        let (runs, unreadable) = read(config)?;
+        let (mut runs, unreadable) =
+            journal::runs(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)?;
+        runs.sort_by_key(|run| run.started().unwrap_or(Timestamp::MIN));
         let now = Clock::system().now();
         // Who watches sees a countdown go on, and not a new page each second.
         let told = if watch { floor(now) } else { now };
@@ -52,8 +54,8 @@ pub async fn print(
             Output::Json => as_json(&runs, told).map_err(Failure::failed)?,
         };
         if text != shown {
-            for why in &unreadable {
-                terminal.complain(why);
+            for error in &unreadable {
+                terminal.complain(&chain(error));
             }
             terminal.line(text.trim_end());
             shown = text;
@@ -68,19 +70,6 @@ pub async fn print(
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
-}
-
-/// All runs, the newest last, and why others cannot be told of: one torn journal hides no other run.
-fn read(config: &Config) -> Result<(Vec<Progress>, Vec<String>), Failure> {
-    let (mut runs, mut unreadable) = (Vec::new(), Vec::new());
-    for uid in journal::upgrades(&Fs::kernel(), &config.state_dir).map_err(Failure::failed)? {
-        match Journal::peek(&Fs::kernel(), &journal::path_of(&config.state_dir, &uid)) {
-            Ok(run) => runs.push(run),
-            Err(error) => unreadable.push(chain(&error)),
-        }
-    }
-    runs.sort_by_key(|run: &Progress| run.started().unwrap_or(Timestamp::MIN));
-    Ok((runs, unreadable))
 }
 
 fn as_table(runs: &[Progress], now: Timestamp) -> String {

@@ -23,12 +23,15 @@ pub mod watch_pace;
 pub mod write;
 
 use std::error::Error as _;
+use std::fmt::Debug;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 /// Server-side field manager and event source of everything that the agent writes.
@@ -179,6 +182,26 @@ pub async fn ask<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(ClusterError::of(what, &error)),
         Err(_) => Err(ClusterError::NoAnswer { what }),
+    }
+}
+
+/// Shows every object of a list to `look`, page by page: neither side holds all of them at once.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn each<K: Clone + DeserializeOwned + Debug>(
+    what: &str,
+    api: &Api<K>,
+    mut params: ListParams,
+    mut look: impl FnMut(&K),
+) -> Result<(), ClusterError> {
+    loop {
+        let page = ask(what, api.list(&params)).await?;
+        page.items.iter().for_each(&mut look);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(()),
+        }
     }
 }
 

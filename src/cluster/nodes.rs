@@ -8,8 +8,9 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster::brief::BriefNode;
+use crate::cluster::places::PAGE;
 use crate::cluster::write::{Part, merge};
-use crate::cluster::{ClusterError, ask, ask_opt};
+use crate::cluster::{ClusterError, ask, ask_opt, each};
 use crate::flow::skew::{Kubelet, Server};
 
 /// Taint that `KubeVirt` and Harvester's volume-detach controller look at (reference `kubevirt.md` §4.1).
@@ -18,8 +19,6 @@ pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
 pub const DRAIN_TAINT_VALUE: &str = "draining";
 /// Annotation that says whose cordon and taint these are.
 pub const OWNER_ANNOTATION: &str = "agent.harvesterhci.io/upgrade-uid";
-/// Keeps the peak small on clusters of a thousand nodes.
-const PAGE: u32 = 50;
 
 fn api(client: &Client) -> Api<BriefNode> {
     Api::all(client.clone())
@@ -59,20 +58,15 @@ pub async fn other_servers(client: &Client, leaving: &str) -> Result<Vec<Server>
 /// # Errors
 /// [`ClusterError`].
 pub async fn other_kubelets(client: &Client, leaving: &str) -> Result<Vec<Kubelet>, ClusterError> {
-    let mut params = ListParams::default().limit(PAGE);
     let mut kubelets = Vec::new();
-    loop {
-        let page = ask("list nodes", api(client).list(&params)).await?;
-        let others = page.items.iter().filter(|node| node.name_any() != leaving);
-        kubelets.extend(others.filter_map(|node| {
-            let version = kubelet_version(node).filter(|version| !version.is_empty())?;
-            Some(Kubelet { node: node.name_any(), version: version.parse().ok() })
-        }));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(kubelets),
+    each("list nodes", &api(client), ListParams::default().limit(PAGE), |node: &BriefNode| {
+        let version = kubelet_version(node).filter(|version| !version.is_empty());
+        if let Some(version) = version.filter(|_| node.name_any() != leaving) {
+            kubelets.push(Kubelet { node: node.name_any(), version: version.parse().ok() });
         }
-    }
+    })
+    .await?;
+    Ok(kubelets)
 }
 
 fn server(node: &BriefNode) -> Server {

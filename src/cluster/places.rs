@@ -13,7 +13,7 @@ use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::kubevirt::{LAUNCHER_SELECTOR, VirtualMachineInstance};
 use crate::cluster::nodes::{self, is_cordoned, is_ready, is_witness};
 use crate::cluster::vms::key_of;
-use crate::cluster::{ClusterError, ask};
+use crate::cluster::{ClusterError, ask, each};
 use crate::flow::placement::{
     self, Closed, Expression, Mover, NodeState, Operator, Place, PodTerm, Resident, Resources, Selector,
     Taint, Term, Toleration,
@@ -32,7 +32,7 @@ const CPU_MODEL: &str = "cpu-model-migration.node.kubevirt.io/";
 /// Label of a node: its CPU has this feature.
 const CPU_FEATURE: &str = "cpu-feature.node.kubevirt.io/";
 /// Keeps the peak small on clusters of a thousand nodes.
-const PAGE: u32 = 50;
+pub(super) const PAGE: u32 = 50;
 
 /// Some of the nodes that may take VMs, without their pods, from where `from` says; and where the next ones begin. Witness
 /// nodes never take one; the node `leaving` is closed.
@@ -59,16 +59,10 @@ pub async fn page(
 pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Resident>, ClusterError> {
     let api: Api<Pod> = Api::all(client.clone());
     let unfinished = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
-    let mut params = ListParams::default().fields(&unfinished).limit(PAGE * 4);
+    let params = ListParams::default().fields(&unfinished).limit(PAGE * 4);
     let mut pods = Vec::new();
-    loop {
-        let page = ask(format!("list the pods of node {node}"), api.list(&params)).await?;
-        pods.extend(page.items.iter().map(resident));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(pods),
-        }
-    }
+    each(&format!("list the pods of node {node}"), &api, params, |pod| pods.push(resident(pod))).await?;
+    Ok(pods)
 }
 
 /// These VMs of a node by their running launcher pods, as movers.

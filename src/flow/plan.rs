@@ -175,6 +175,14 @@ pub struct OsPart {
     pub reboot: bool,
 }
 
+impl VersionChange {
+    /// Does it leave a minor out, or change the major?
+    #[must_use]
+    pub fn skips_minor(&self) -> bool {
+        self.to.minor() != self.from.minor() && self.to.minor() != self.from.next_minor().minor()
+    }
+}
+
 impl NodePlan {
     /// Checks everything that can be known from the plan alone.
     ///
@@ -199,8 +207,7 @@ impl NodePlan {
         if to <= from {
             return Err(PlanError::NotNewer { from, to });
         }
-        let (major, minor) = from.minor();
-        if to.minor() != from.minor() && to.minor() != (major, minor + 1) {
+        if self.rke2.skips_minor() {
             return Err(PlanError::SkipsMinor { from, to });
         }
         self.artifacts.check()?;

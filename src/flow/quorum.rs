@@ -126,28 +126,29 @@ impl Member {
         }
     }
 
-    /// It was added and does not vote yet.
-    fn is_joining(&self) -> bool {
+    /// What shows that it was added and does not vote yet.
+    fn joining(&self) -> Option<&'static str> {
+        if self.name.is_empty() || self.client_urls.is_empty() {
+            return Some("was added and has not started");
+        }
+        if self.is_learner {
+            return Some("is a learner and does not vote");
+        }
         let says = matches!(&self.health, Health::Answers(status) if status.is_learner);
-        self.name.is_empty() || self.client_urls.is_empty() || self.is_learner || says
+        says.then_some("says that it is a learner")
     }
 
     /// Why it cannot be depended on; `newest` is the last entry that any member has.
     fn complaint(&self, newest: u64) -> Option<String> {
-        if self.name.is_empty() || self.client_urls.is_empty() {
-            return Some("was added and has not started".to_owned());
-        }
-        if self.is_learner {
-            return Some("is a learner and does not vote".to_owned());
+        if let Some(joining) = self.joining() {
+            return Some(joining.to_owned());
         }
         let status = match &self.health {
             Health::Silent(why) => return Some(format!("does not answer: {why}")),
             Health::Answers(status) => status,
         };
         let behind = newest.saturating_sub(status.applied);
-        if status.is_learner {
-            Some("says that it is a learner".to_owned())
-        } else if !status.errors.is_empty() {
+        if !status.errors.is_empty() {
             Some(format!("says: {}", status.errors.join(", ")))
         } else if status.leader == 0 {
             Some("knows no leader".to_owned())
@@ -169,12 +170,9 @@ pub fn spare(seen: &EtcdSeen) -> Spare {
         return no(why, "it was removed from the cluster: let this server join anew first");
     }
     // Of one or two voters the quorum is lost anyway; who is about to become one still needs all of them.
-    let joins = |member: &&Member| member.id != seen.me && member.is_joining();
-    match seen.members.iter().find(joins).filter(|_| seen.voters() < 3) {
-        Some(member) => {
-            let why = format!("{} {}", member.label(), member.complaint(0).unwrap_or_default());
-            no(why, "wait until it votes, or remove it with `etcdctl member remove`")
-        }
+    let mut others = seen.members.iter().filter(|member| member.id != seen.me && seen.voters() < 3);
+    match others.find_map(|member| Some(format!("{} {}", member.label(), member.joining()?))) {
+        Some(why) => no(why, "wait until it votes, or remove it with `etcdctl member remove`"),
         None => seen.without_own(),
     }
 }

@@ -117,9 +117,9 @@ pub async fn raise(
         fs.write_atomic(&path, text(unit, uid, guard, pin.as_deref()).as_bytes(), 0o644)?;
     }
     host.systemd.reload().await?;
-    for unit in units {
+    for (unit, pin) in units.iter().zip(&pins) {
         let state = host.systemd.unit(unit).await?;
-        if !is_loaded(&state) || !is_kept_to(host, unit, &state)? {
+        if !is_loaded(&state) || !is_kept_to(pin.as_deref(), &state) {
             return Err(FenceError::NotLoaded { unit: (*unit).to_owned() });
         }
     }
@@ -159,11 +159,11 @@ pub async fn state(host: &Host, unit: &str, uid: &str) -> Result<FenceState, Fen
     if mutation::is_on(Mutation::DropTheFence) {
         return Ok(FenceState::Ours);
     }
-    let written = owner(host, unit)?;
+    let written = written(host, unit)?;
     let loaded = host.systemd.unit(unit).await?;
-    Ok(match written {
-        Some(other) if other != uid => FenceState::Other(other),
-        Some(_) if is_loaded(&loaded) && is_kept_to(host, unit, &loaded)? => FenceState::Ours,
+    Ok(match &written {
+        Some(text) if owner_in(text) != uid => FenceState::Other(owner_in(text).to_owned()),
+        Some(text) if is_loaded(&loaded) && is_kept_to(pin_in(text), &loaded) => FenceState::Ours,
         Some(_) => FenceState::WrittenNotLoaded,
         None if names_drop_in(&loaded) => FenceState::RemovedStillLoaded,
         None => FenceState::Absent,
@@ -174,14 +174,10 @@ fn is_loaded(state: &UnitState) -> bool {
     names_drop_in(state) && state.refuse_manual_start && state.refuse_manual_stop
 }
 
-/// Does systemd start what the fence on disk says? A later drop-in may say otherwise.
-fn is_kept_to(host: &Host, unit: &str, loaded: &UnitState) -> Result<bool, FsError> {
-    let on_disk = host.root.fs().read_opt(&drop_in(host, unit)?)?.unwrap_or_default();
-    let on_disk = String::from_utf8_lossy(&on_disk);
-    let Some(pin) = on_disk.lines().filter_map(|line| line.strip_prefix(PIN)).next_back() else {
-        return Ok(true);
-    };
-    Ok(loaded.exec_start.as_ref().is_some_and(|starts| pinned(starts) == pin))
+/// Does systemd start what the fence says? A later drop-in may say otherwise.
+fn is_kept_to(pin: Option<&str>, loaded: &UnitState) -> bool {
+    let starts = || loaded.exec_start.as_ref().map(pinned);
+    pin.is_none_or(|pin| starts().as_deref() == Some(pin))
 }
 
 fn names_drop_in(state: &UnitState) -> bool {
@@ -189,24 +185,30 @@ fn names_drop_in(state: &UnitState) -> bool {
 }
 
 fn refuse_strangers(host: &Host, unit: &str, uid: &str) -> Result<(), FenceError> {
-    match owner(host, unit)? {
-        Some(other) if other != uid => Err(FenceError::NotOurs {
+    match written(host, unit)? {
+        Some(text) if owner_in(&text) != uid => Err(FenceError::NotOurs {
             unit: unit.to_owned(),
-            uid: other,
+            uid: owner_in(&text).to_owned(),
             path: host.root.strip(&drop_in(host, unit)?),
         }),
         Some(_) | None => Ok(()),
     }
 }
 
-/// Whose fence is on disk. One without an owner line is somebody's all the same.
-fn owner(host: &Host, unit: &str) -> Result<Option<String>, FsError> {
+/// The fence on disk.
+fn written(host: &Host, unit: &str) -> Result<Option<String>, FsError> {
     let found = host.root.fs().read_opt(&drop_in(host, unit)?)?;
-    Ok(found.map(|bytes| {
-        let text = String::from_utf8_lossy(&bytes);
-        let uid = text.lines().find_map(|line| line.strip_prefix(OWNER_LINE));
-        uid.unwrap_or("unknown").trim().to_owned()
-    }))
+    Ok(found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Whose fence it is. One without an owner line is somebody's all the same.
+fn owner_in(text: &str) -> &str {
+    text.lines().find_map(|line| line.strip_prefix(OWNER_LINE)).unwrap_or("unknown").trim()
+}
+
+/// The program that it names.
+fn pin_in(text: &str) -> Option<&str> {
+    text.lines().filter_map(|line| line.strip_prefix(PIN)).next_back()
 }
 
 fn drop_in(host: &Host, unit: &str) -> Result<PathBuf, FsError> {

@@ -163,7 +163,7 @@ pub fn put_back(fs: &Fs, live: &Path, kept: &Path, sha256: &str, replaced: &Path
             keep_replaced(fs, live, replaced)?;
         }
         // Nothing can be renamed over a folder.
-        Err(SwapError::NotAFile { .. }) if fs.is_dir(live) && !is_link(fs, live) => {
+        Err(SwapError::NotAFile { .. }) if is_folder(fs, live) => {
             fs.effects().rename(live, replaced).map_err(still_old("move away", live))?;
         }
         Ok(None) | Err(SwapError::NotAFile { .. }) => {}
@@ -261,8 +261,8 @@ fn plain_file(fs: &Fs, path: &Path) -> Result<Option<Stat>, SwapError> {
     }
 }
 
-fn is_link(fs: &Fs, path: &Path) -> bool {
-    fs.effects().stat_link(path).is_ok_and(|found| found.kind == FileKind::Symlink)
+fn is_folder(fs: &Fs, path: &Path) -> bool {
+    fs.effects().stat_link(path).is_ok_and(|found| found.kind == FileKind::Dir)
 }
 
 fn missing(live: &Path) -> SwapError {

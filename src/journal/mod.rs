@@ -320,5 +320,21 @@ pub fn upgrades(fs: &Fs, state_dir: &Path) -> Result<Vec<String>, FsError> {
     Ok(found)
 }
 
+/// All runs that have a journal here, as far as they are durable, in no order; and why others cannot be told of: one torn journal
+/// says nothing of the rest.
+///
+/// # Errors
+/// As [`upgrades`].
+pub fn runs(fs: &Fs, state_dir: &Path) -> Result<(Vec<Progress>, Vec<JournalError>), FsError> {
+    let (mut runs, mut unreadable) = (Vec::new(), Vec::new());
+    for uid in upgrades(fs, state_dir)? {
+        match Journal::peek(fs, &path_of(state_dir, &uid)) {
+            Ok(run) => runs.push(run),
+            Err(error) => unreadable.push(error),
+        }
+    }
+    Ok((runs, unreadable))
+}
+
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ async fn meanwhile(stage: &Stage, act: impl AsyncFnOnce()) -> Ran {
     stage.order(Control::Run).await.unwrap();
     let run = stage.run_agent(agent(), &["node", "--once"]);
     let act = async {
-        stage.wait("the first VM to be off", 60, async || stage.records("vmStopped") > 0).await.unwrap();
+        stage.wait("the first VM to be off", async || stage.records("vmStopped") > 0).await.unwrap();
         assert!(stage.journal().contains("\"early\"") || stage.journal().contains("/early"));
         act().await;
         assert_eq!(stage.records("restoreIntent"), 0, "somebody came before the agent started anything");
@@ -64,7 +64,7 @@ async fn a_vm_that_its_user_starts_meanwhile_is_not_started_twice() {
         let start = http::Request::put(path).body(b"{}".to_vec()).unwrap();
         stage.client.request_text(start).await.unwrap();
         let started = async || vmis.get_opt("early").await.unwrap().is_some();
-        stage.wait("the user's instance", 30, started).await.unwrap();
+        stage.wait("the user's instance", started).await.unwrap();
         users = vmis.get("early").await.unwrap().metadata.uid.unwrap();
     })
     .await;

@@ -44,7 +44,7 @@ pub(crate) async fn played(stage: &Stage, script: &Script, policy: impl FnOnce(&
 /// The run until its blockers name all of these, or its hold does.
 async fn assert_names(stage: &Stage, script: &Script, names: &[&str]) {
     let what = format!("a blocker that names {names:?}");
-    let told = stage.wait(&what, 170, async || {
+    let told = stage.wait(&what, async || {
         let order = stage.orders().get(&format!("{}-{}", stage.upgrade, stage.node)).await;
         let blockers = order.ok().and_then(|order| order.status).map(|status| status.blockers);
         let said: Vec<String> = blockers.unwrap_or_default().into_iter().map(|one| one.what).collect();

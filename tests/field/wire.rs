@@ -54,12 +54,12 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
 
     stage.order(Control::Run).await.unwrap();
     // Each error in one of the later steps costs a pause as well.
-    let run = stage.run_agent_within(Duration::from_mins(6), agent(), &["node", "--once"]);
+    let run = stage.run_agent_within(Duration::from_mins(12), agent(), &["node", "--once"]);
     let trouble = async {
         // Before that a step is tried again as a whole, after a pause that doubles: half a dozen errors are a minute.
-        stage.wait("the cordon", 60, async || stage.records("cordoned") > 0).await.unwrap();
+        stage.wait("the cordon", async || stage.records("cordoned") > 0).await.unwrap();
         proxy.spoil(true);
-        stage.wait("the first migration", 60, async || stage.records("vmMigrated") > 0).await.unwrap();
+        stage.wait("the first migration", async || stage.records("vmMigrated") > 0).await.unwrap();
         proxy.cut(true);
         tokio::time::sleep(Duration::from_secs(20)).await;
         proxy.cut(false);
@@ -68,16 +68,29 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
     let (ran, back) = tokio::join!(run, trouble);
     let ran: Ran = ran.unwrap().into();
     ran.assert_done(&stage);
-    // The agent may have been asleep for half a minute when the API server came back, and asks for an unheard stop again after
-    // ten seconds; a single error from then on costs a moment.
-    let until_drained = stage.time_of("preDrained").duration_since(back);
+    // How long the rest takes is up to the errors that it meets, each of which may cost another pause; that the agent was not asleep
+    // for longer than its longest pause is not. Twice that, for a machine that is busy.
+    let idle = first_deed_since(back, &stage, &ran).duration_since(back);
     assert!(
-        until_drained.as_secs() < 75,
-        "{until_drained:#} from the end of the outage to the end of pre-drain"
+        idle.as_secs() < 60,
+        "{idle:#} from the end of the outage to the first that the agent did\n{}",
+        ran.said
     );
     assert!(proxy.spoiled() > 5, "only {} requests were spoiled", proxy.spoiled());
     assert_never_off(&stage, &before, &["app-1", "app-2", "app-3", "app-4"]).await;
     assert_stopped_once(&stage, &before, &["quick", "slow"]).await;
     let status = reported(&stage).await;
     assert_eq!((status.phase.as_str(), status.vms.owed), ("Succeeded", 0), "the cluster was told in the end");
+}
+
+/// When the agent first recorded something, or failed at something, since then.
+fn first_deed_since(then: Timestamp, stage: &Stage, ran: &Ran) -> Timestamp {
+    let journal = stage.journal();
+    let times = journal.lines().chain(ran.said.lines()).filter_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let recorded = line["at"].as_str();
+        let failed = (line["message"] == "the step is tried again").then(|| line["timestamp"].as_str());
+        recorded.or(failed.flatten())?.parse().ok()
+    });
+    times.filter(|at| *at > then).min().expect("the agent went on")
 }

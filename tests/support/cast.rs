@@ -69,6 +69,16 @@ impl Cast {
         }
     }
 
+    /// One VM that can move, and one that has to be shut down.
+    pub fn app_and_pci(name: &str) -> Self {
+        Self::named(name).movable("app", |_| {}).bound("pci", |_| {})
+    }
+
+    /// The same two, and a change inside one Kubernetes minor: the way back is open.
+    pub fn patch_level(name: &str) -> Self {
+        Self { from: "v1.35.2+rke2r1".into(), ..Self::app_and_pci(name) }
+    }
+
     /// With a VM that can move.
     pub fn movable(self, name: &str, change: impl FnOnce(&mut VmShape)) -> Self {
         self.with(name, Vec::new(), change)

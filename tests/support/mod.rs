@@ -132,7 +132,7 @@ impl Stage {
 
         say("eight VMs on node1: five that can move, two with a PCI device, one with a vGPU");
         namespace_with_account(&client, &cast.namespace).await?;
-        let in_time = Instant::now() + Duration::from_mins(2);
+        let in_time = Instant::now() + Duration::from_mins(4);
         world::create_and_wait_running(&client, &cast.vms, &cast.node, in_time).await?;
         if let Some(other) = cast.spares.first() {
             world::create_and_wait_running(&client, &cast.elsewhere, other, in_time).await?;
@@ -271,7 +271,7 @@ impl Stage {
 
     /// Runs the agent to its end, which comes within three minutes.
     pub async fn run_agent(&self, binary: &Path, arguments: &[&str]) -> Result<Output> {
-        self.run_agent_within(Duration::from_mins(3), binary, arguments).await
+        self.run_agent_within(Duration::from_mins(8), binary, arguments).await
     }
 
     /// The same with another limit.

@@ -35,6 +35,13 @@ impl Stage {
         Ok(pid)
     }
 
+    /// sha256 of what RKE2 runs now, wherever that lies.
+    pub async fn running_sha256(&self) -> Result<String> {
+        let pid = self.rke2_pid().await?;
+        let text = self.machine.must_run(&["sha256sum", &format!("/proc/{pid}/exe")]).await?;
+        Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+    }
+
     /// sha256 of the live binary.
     pub async fn live_sha256(&self) -> Result<String> {
         let text = self.machine.must_run(&["sha256sum", LIVE]).await?;
@@ -66,7 +73,7 @@ impl Stage {
     /// let run in slices shorter than any effect that could follow, so the moment is exact.
     pub async fn kill_at(&self, mut agent: Child, record: &str, count: usize, later: &str) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(agent.id().context("the agent has ended")?)?);
-        let deadline = Instant::now() + Duration::from_mins(2);
+        let deadline = Instant::now() + Duration::from_mins(4);
         loop {
             kill(pid, Signal::SIGSTOP)?;
             let reached = self.records(record) >= count;
@@ -86,12 +93,22 @@ impl Stage {
         }
     }
 
-    /// Waits until `ready` says so.
-    pub async fn wait(&self, what: &str, seconds: u64, mut ready: impl AsyncFnMut() -> bool) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+    /// Waits until `ready` says so: minutes if need be, for a busy machine is no failure of the agent's.
+    pub async fn wait(&self, what: &str, ready: impl AsyncFnMut() -> bool) -> Result<()> {
+        self.wait_within(what, Duration::from_mins(4), ready).await
+    }
+
+    /// The same, for what may well not come.
+    pub async fn wait_within(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut ready: impl AsyncFnMut() -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience;
         while !ready().await {
             if Instant::now() > deadline {
-                bail!("waited {seconds} s in vain for {what}; journal:\n{}", self.journal());
+                bail!("waited {patience:?} in vain for {what}; journal:\n{}", self.journal());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

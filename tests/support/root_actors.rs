@@ -247,7 +247,7 @@ impl Bench {
                 let show = ["systemctl", "show", "-P", "SubState", UNIT];
                 let state = async || self.stage.machine.must_run(&show).await.unwrap();
                 let is_past = async || state().await.trim() != "start-pre";
-                self.stage.wait("the guard to have had its say", 60, is_past).await.unwrap();
+                self.stage.wait("the guard to have had its say", is_past).await.unwrap();
                 self.sampler.rest(true);
                 let release = if actor == Actor::Tar { OTHER } else { OLD };
                 self.stage.machine.must_run(&["tar", "xzf", release, "-C", "/opt/rke2"]).await.unwrap();
@@ -262,15 +262,15 @@ impl Bench {
         };
         // Half-way through the agent's own restart the unit may be told to stop already: then nobody starts it.
         let must = starts && (step != "restartIntent" || actor == Actor::Power);
-        let patience = if must { 60 } else { 8 };
+        let patience = Duration::from_secs(if must { 60 } else { 8 });
         let is_more = async || self.starts().len() > before;
-        let started = starts && self.stage.wait("a start", patience, is_more).await.is_ok();
+        let started = starts && self.stage.wait_within("a start", patience, is_more).await.is_ok();
         if must && !started {
             broken = Some("BROKEN: nothing was started".to_owned());
         }
         let last = self.starts().last().map(|start| self.name(&start.sha256));
         if started && (self.fault == "serves" || last.as_deref() == Some("old")) {
-            self.stage.machine.wait_active(UNIT, Duration::from_mins(1)).await.unwrap();
+            self.stage.machine.wait_active(UNIT, Duration::from_mins(4)).await.unwrap();
         }
         if started {
             self.sampler.rest(false);

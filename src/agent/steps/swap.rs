@@ -147,13 +147,11 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
 /// The way back is as good as what is kept for it, and after the swap nobody has another one.
 async fn keep_old_whole(run: &Run, found: &Preflighted) -> Result<(), StepError> {
     let kept = run.host.root.at(Kept::of(&found.live, &run.plan.rke2).old);
-    let path = kept.clone();
-    let digest = run.host.root.fs().blocking(move |fs| fs.sha256_opt(&path).map_err(StepError::from)).await?;
-    if digest.as_ref() == Some(&found.live_sha256) {
+    let sha256 = lies_at(&run.host, kept.clone()).await?;
+    if sha256 == found.live_sha256 {
         return Ok(());
     }
-    let digest = digest.as_deref().unwrap_or("none");
-    tracing::warn!(path = %kept.display(), sha256 = digest, "the kept rke2 was another one; it is kept anew");
+    tracing::warn!(path = %kept.display(), sha256, "the kept rke2 was another one; it is kept anew");
     fence::keep_old(run, found).await
 }
 

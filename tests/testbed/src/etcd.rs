@@ -14,7 +14,7 @@ use crate::pki::{Authority, Identity, Purpose};
 use crate::places::{self, Loopback};
 
 /// How long a member may take until it takes connections.
-const READY_DEADLINE: Duration = Duration::from_secs(30);
+const READY_DEADLINE: Duration = Duration::from_mins(2);
 
 /// Members that know each other; they end when this is dropped.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::http_server;
 use crate::pki::{Authority, Purpose};
 
 /// How long the API server may take to find the aggregated API available.
-const AVAILABLE_DEADLINE: Duration = Duration::from_secs(30);
+const AVAILABLE_DEADLINE: Duration = Duration::from_mins(2);
 
 /// A served API; the listener closes when this is dropped.
 #[derive(Debug)]
