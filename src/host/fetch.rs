@@ -85,6 +85,8 @@ struct Download<'a> {
     same: Option<String>,
     /// An earlier life has fetched some of it: what a power cut left of that is not known.
     is_inherited: bool,
+    /// What the last answer that told no length came to.
+    unmeasured: Option<String>,
 }
 
 /// How one answer ended.
@@ -100,7 +102,7 @@ impl<'a> Download<'a> {
             Some((origin, got, hash)) => (hash, got, origin.total, Some(origin.same)),
             None => (Sha256::new(), 0, None, None),
         };
-        Self { fs, wanted, dest, hash, got, total, same, is_inherited }
+        Self { fs, wanted, dest, hash, got, total, same, is_inherited, unmeasured: None }
     }
 
     async fn run(&mut self, deadline: Instant) -> Result<u64, FetchError> {
@@ -112,11 +114,16 @@ impl<'a> Download<'a> {
                     self.fs.settle(self.dest)?;
                     return Ok(self.got);
                 }
-                Piece::Whole if !self.is_inherited => return Err(self.wrong()),
-                Piece::Whole => {
+                Piece::Whole if self.is_inherited => {
                     self.forget();
                     "what an earlier start had fetched was damaged".to_owned()
                 }
+                Piece::Whole if self.may_be_cut() => {
+                    let got = self.got;
+                    self.forget();
+                    format!("it ended after {got} bytes, and the server does not say how many there are")
+                }
+                Piece::Whole => return Err(self.wrong()),
                 Piece::Broken(why) => why,
             };
             if self.got > before {
@@ -151,6 +158,12 @@ impl<'a> Download<'a> {
 
     fn is_right(&self) -> bool {
         self.wanted.sha256.is_none_or(|wanted| wanted.eq_ignore_ascii_case(&self.found()))
+    }
+
+    /// An answer without a length ends like one whose connection broke. One that ends the same way twice is what the server has.
+    fn may_be_cut(&mut self) -> bool {
+        let found = self.found();
+        self.total.is_none() && self.unmeasured.replace(found.clone()) != Some(found)
     }
 
     fn wrong(&self) -> FetchError {
@@ -206,6 +219,7 @@ impl<'a> Download<'a> {
     fn onward(&self, from: &str, headers: &HeaderMap) -> Result<String, FetchError> {
         let to = text(headers, LOCATION.as_str()).unwrap_or_default();
         let onward = match server_of(from) {
+            Some((scheme, _)) if to.starts_with("//") => format!("{scheme}:{to}"),
             Some((scheme, authority)) if to.starts_with('/') => format!("{scheme}://{authority}{to}"),
             Some(_) | None => to.clone(),
         };

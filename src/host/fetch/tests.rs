@@ -213,10 +213,29 @@ async fn a_redirect_and_an_overloaded_server_are_waited_for() {
         _ => (whole(FILE, ""), content()),
     })
     .await;
-    let moved = format!("HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n");
-    let (url, _) = serve(move |_, _| (moved.clone(), vec![])).await;
+    for to in [target.as_str(), target.trim_start_matches("http:")] {
+        let moved = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+        let (url, _) = serve(move |_, _| (moved.clone(), vec![])).await;
+        let (fetched, file) = got(&url, 1 << 30, 60).await;
+        assert_eq!((fetched.unwrap(), file.unwrap()), (FILE as u64, content()), "{to}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_length_may_have_been_cut_and_is_asked_for_again() {
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+    let cut = move |number, _| {
+        (head.to_owned(), content()[..if number < 2 { FILE >> (number + 1) } else { FILE }].to_vec())
+    };
+    let (url, asked) = serve(cut).await;
     let (fetched, file) = got(&url, 1 << 30, 60).await;
     assert_eq!((fetched.unwrap(), file.unwrap()), (FILE as u64, content()));
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+
+    let (url, asked) = serve(move |_, _| (head.to_owned(), b"another file".to_vec())).await;
+    let (fetched, file) = got(&url, 1 << 30, 60).await;
+    assert!(matches!(fetched, Err(FetchError::WrongDigest { .. })) && file.is_none(), "{fetched:?}");
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "the same twice is what the server has");
 }
 
 /// A life in which a file of some pieces is fetched; says how many effects that had.
