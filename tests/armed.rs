@@ -22,6 +22,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::names::safe_concat;
 use upgrade_agent::host::systemd::{BusAddress, Systemd};
+use upgrade_agent::sim::world::Shutdown;
 
 const OTHER: &str = "var/lib/other-rke2";
 
@@ -35,7 +36,8 @@ async fn install_over(stage: &Stage) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_undoes_it_and_asks_for_somebody() {
-    let stage = Stage::shared(Cast::named("paused").bound("pci", |_| {})).await.unwrap();
+    let slow = Cast::named("paused").bound("pci", |shape| shape.shutdown = Shutdown::Seconds(100));
+    let stage = Stage::shared(slow).await.unwrap();
     let (old, pid) = (stage.live_sha256().await.unwrap(), stage.rke2_pid().await.unwrap());
     stage.order(Control::Run).await.unwrap();
     let mut command = stage.agent(agent(), &["node", "--once"]);

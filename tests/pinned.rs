@@ -17,6 +17,7 @@ use tokio::time::Duration;
 use upgrade_agent::agent::guard;
 use upgrade_agent::agent::steps::swap::swap_binary;
 use upgrade_agent::flow::guard::Kept;
+use upgrade_agent::host::fence::{self, FenceState};
 use upgrade_agent::sim::machine::release::{binary, sha256};
 
 use node_in_memory::NodeInMemory;
@@ -24,6 +25,7 @@ use server_in_memory::{LIVE, NEW, before_swap};
 
 const UNIT: &str = "rke2-server.service";
 const FILE: &str = "/etc/systemd/system/rke2-server.service";
+const FENCE: &str = "zzz-upgrade-agent-fence.conf";
 const THEIRS: &str = "/usr/local/bin/rke2";
 const THEIR_VERSION: &str = "v1.36.1+rke2r1";
 
@@ -63,7 +65,7 @@ async fn behind_the_fence_the_unit_starts_what_the_guard_has_looked_at_whoever_c
 async fn a_later_drop_in_that_names_another_binary_keeps_the_swap_from_beginning() {
     let mut node = before_swap().await;
     let old = sha256_at(&node, LIVE);
-    let drop_in = format!("/etc/systemd/system/{UNIT}.d/99-zzz-theirs.conf");
+    let drop_in = format!("/etc/systemd/system/{UNIT}.d/zzzz-theirs.conf");
     let text = format!("[Service]\nExecStart=\nExecStart={THEIRS} server\n");
     node.machine.change_disk(|disk| {
         disk.install(THEIRS, binary(THEIR_VERSION), 0o755).unwrap();
@@ -71,8 +73,42 @@ async fn a_later_drop_in_that_names_another_binary_keeps_the_swap_from_beginning
     });
     node.run.host.systemd.reload().await.unwrap();
     let refused = swap_binary(&mut node.run).await.unwrap_err().sentence();
-    assert!(refused.contains("fence"), "{refused}");
+    assert!(refused.contains(THEIRS) && refused.contains("systemctl cat"), "{refused}");
     assert_eq!(sha256_at(&node, LIVE), old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_drop_in_that_calls_it_with_other_arguments_costs_nothing() {
+    let mut node = before_swap().await;
+    let drop_in = format!("/etc/systemd/system/{UNIT}.d/zzzz-theirs.conf");
+    let text = format!("[Service]\nExecStart=\nExecStart={LIVE} server --debug\n");
+    node.machine.change_disk(|disk| disk.install(&drop_in, text, 0o644)).unwrap();
+    node.run.host.systemd.reload().await.unwrap();
+    swap_binary(&mut node.run).await.unwrap();
+    assert_eq!(sha256_at(&node, LIVE), sha256(&binary(NEW)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_start_once_the_fence_is_gone_is_looked_at_before_it_goes() {
+    let node = before_swap().await;
+    let (host, uid) = (node.run.host.clone(), node.run.plan.upgrade_uid.clone());
+    let pinned =
+        || node.machine.disk().read(Path::new(&format!("/etc/systemd/system/{UNIT}.d/{FENCE}"))).ok();
+    let (before, unit) = (pinned().unwrap(), node.machine.disk().read(Path::new(FILE)).unwrap());
+    installs_elsewhere(&node).await;
+    for _ in 0..2 {
+        let refused = fence::lower(&host, &[UNIT], &uid, LIVE).await.unwrap_err().to_string();
+        assert!(refused.contains(THEIRS) && refused.contains(LIVE), "{refused}");
+        assert_eq!(fence::state(&host, UNIT, &uid).await.unwrap(), FenceState::Ours);
+        assert_eq!(pinned(), Some(before.clone()));
+    }
+    node.machine.change_disk(|disk| {
+        disk.unlink(Path::new(FILE)).unwrap();
+        disk.install(FILE, unit.to_vec(), 0o644).unwrap();
+    });
+    host.systemd.reload().await.unwrap();
+    fence::lower(&host, &[UNIT], &uid, LIVE).await.unwrap();
+    assert_eq!((fence::state(&host, UNIT, &uid).await.unwrap(), pinned()), (FenceState::Absent, None));
 }
 
 #[tokio::test(start_paused = true)]

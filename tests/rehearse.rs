@@ -122,6 +122,20 @@ fn files_that_are_no_cluster_are_refused_by_name() {
 }
 
 #[test]
+fn a_cluster_comes_through_a_pipe_as_well() {
+    let whole = std::fs::File::open(fixture()).unwrap();
+    let mut through =
+        std::process::Command::new("cat").stdin(whole).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_upgrade-agent"));
+    let command = command.args(["rehearse", "--cluster", "/dev/stdin"]).stdin(through.stdout.take().unwrap());
+    let piped = command.output().unwrap();
+    through.wait().unwrap();
+    let named = rehearse(&["--cluster", fixture().to_str().unwrap()]);
+    assert_eq!(piped.status.code(), named.status.code(), "{}", stderr(&piped));
+    assert_eq!(piped.stdout, named.stdout);
+}
+
+#[test]
 fn words_that_mean_nothing_are_refused_with_a_way_on() {
     for (arguments, word) in [
         (vec!["--faults", "kil@5"], "--faults help"),

@@ -4,16 +4,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::agent::observe::{sha256_of, sha256_of_process};
+use crate::agent::observe::sha256_of_process;
 use crate::agent::run::Run;
 use crate::agent::step_error::{StepError, chain};
 use crate::flow::guard::Kept;
 use crate::flow::progress::{Progress, Work};
 use crate::flow::record::Record;
 use crate::flow::step::Step;
+use crate::host::Host;
 use crate::host::effects::Stat;
 use crate::host::fs::{Fs, FsError};
-use crate::host::{Host, swap_file};
+use crate::host::swap_file::{self, By};
 
 /// A look is one `stat`; the file is read only when that has changed.
 const LOOK: Duration = Duration::from_secs(5);
@@ -161,10 +162,8 @@ impl Watch {
         if now.is_some() && now == self.seen {
             return Ok(None);
         }
-        let live = match stat {
-            Some(_) => sha256_of(&self.host, self.live.clone()).await?,
-            None => String::new(),
-        };
+        // A folder or a pipe is none of ours either.
+        let live = lies_at(&self.host, self.live.clone()).await?;
         let mut runs = self.runs(pid).await;
         if !self.approved.lets(&live, runs.as_deref()) && self.approved.lets(&live, None) {
             // Between fork and exec a process is systemd's own program.
@@ -306,7 +305,7 @@ pub async fn put_in_place(run: &Run, live: &str, kept: &str, sha256: &str) -> Re
             return Err(StepError::operator(format!("{} is another one, sha256 {found}", source.display())));
         }
         let barred = live.with_file_name("rke2.barred");
-        swap_file::put_back(fs, &live, &source, &expected, &barred)
+        swap_file::put_back(fs, By::Agent, &live, (&source, &expected), &barred)
             .map_err(|error| StepError::operator(chain(&error)))
     };
     run.host.root.fs().blocking(restore).await

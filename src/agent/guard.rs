@@ -11,7 +11,7 @@ use crate::flow::progress::Progress;
 use crate::host::fs::{Fs, FsError};
 use crate::host::rke2_config::Rke2Config;
 use crate::host::root::HostRoot;
-use crate::host::swap_file::{self, SwapError};
+use crate::host::swap_file::{self, By, SwapError};
 use crate::host::unpack::UnpackError;
 use crate::host::{kept_runtime, process};
 use crate::journal::{self, Journal, JournalError};
@@ -133,7 +133,7 @@ pub fn stand(root: &HostRoot, state_dir: &Path, uid: &str) -> Result<Stood, Barr
         Verdict::PutBack { sha256, kept, why } => {
             let (kept_file, barred) = (root.at(&kept), live.with_file_name("rke2.barred"));
             // Its digest is looked at while it is copied: systemd waits.
-            if let Err(source) = swap_file::put_back(fs, &live, &kept_file, &sha256, &barred) {
+            if let Err(source) = swap_file::put_back(fs, By::Guard, &live, (&kept_file, &sha256), &barred) {
                 let found = if let SwapError::NotKept(UnpackError::WrongDigest { found, .. }) = &source {
                     format!("sha256 {found}")
                 } else if matches!(source, SwapError::NothingStaged { .. }) {

@@ -16,7 +16,7 @@ use crate::rehearsal::check::{self, Checked, Which};
 use crate::rehearsal::faults::{self, Fault};
 use crate::rehearsal::unblock::smallest_change;
 use crate::rehearsal::{Order, Rehearsed, Scene, chart, rehearse};
-use crate::sim::import::{Import, check_size};
+use crate::sim::import::{Import, LARGEST_FILE, check_size};
 use crate::sim::seed::Preset;
 
 /// Without a cluster or a plan: what Harvester v1.7 runs, and what v1.8 brings.
@@ -223,7 +223,8 @@ fn scene(args: &RehearseArgs, terminal: &Terminal) -> Result<Scene, Failure> {
     for file in &args.cluster {
         let size = Fs::kernel().length(file).map_err(Failure::usage)?;
         check_size(file, size).map_err(Failure::usage)?;
-        let bytes = Fs::kernel().read_opt(file).map_err(Failure::usage)?.unwrap_or_default();
+        let bytes = Fs::read_named(file, LARGEST_FILE).map_err(Failure::usage)?;
+        check_size(file, bytes.len() as u64).map_err(Failure::usage)?;
         import.add(file, &bytes).map_err(Failure::usage)?;
     }
     let imported = import.finish().map_err(Failure::usage)?;

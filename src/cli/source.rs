@@ -16,7 +16,7 @@ use crate::host::root::HostRoot;
 use crate::journal;
 
 /// Larger files are no plans.
-const LARGEST_PLAN: usize = 1 << 20;
+const LARGEST_PLAN: u64 = 1 << 20;
 
 /// The plan, checked as far as a plan can be checked by itself.
 ///
@@ -44,11 +44,13 @@ pub async fn plan(config: &Config, source: &PlanSource) -> Result<NodePlan, Fail
 /// Exit code 2 for a file that is no plan.
 pub fn plan_file(file: &Path) -> Result<NodePlan, Failure> {
     let read = || -> anyhow::Result<NodePlan> {
-        let bytes = Fs::kernel()
-            .read_opt(file)?
-            .with_context(|| format!("there is no file {}; give the path of a plan", file.display()))?;
-        if bytes.len() > LARGEST_PLAN {
-            return Err(anyhow!("{} is {} MiB; that is no plan", file.display(), bytes.len() >> 20));
+        let bytes = Fs::read_named(file, LARGEST_PLAN).context("give the path of a plan")?;
+        if bytes.len() as u64 > LARGEST_PLAN {
+            return Err(anyhow!(
+                "{} is more than {} MiB; that is no plan",
+                file.display(),
+                LARGEST_PLAN >> 20
+            ));
         }
         let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", file.display()))?;
         parse(text)

@@ -14,8 +14,9 @@ use words::pinned;
 
 pub use words::PreStart;
 
-/// Sorts last among the drop-ins, so that nobody overrides it by accident.
-const DROP_IN: &str = "99-zz-upgrade-agent-fence.conf";
+/// Sorts last among the drop-ins, so that nobody overrides it by accident: systemd goes by the bytes of the names, and Harvester and
+/// `systemctl edit` write an `override.conf`.
+const DROP_IN: &str = "zzz-upgrade-agent-fence.conf";
 const OWNER_LINE: &str = "# Fence of upgrade ";
 const PIN: &str = "ExecStart=";
 
@@ -34,8 +35,9 @@ pub enum FenceError {
     },
     /// What would start is not what is looked after.
     #[error(
-        "{unit} starts {program} by now, and not {live}; another installer has changed its unit file or a drop-in: `systemctl cat {unit}` \
-         shows which; take the change back, `systemctl daemon-reload`, then resume"
+        "{unit} is to start {} by now, and not {live}: another installer has changed its unit file or a drop-in; `systemctl cat {unit}` \
+         shows which; take the change back, `systemctl daemon-reload`, then resume",
+        if program.is_empty() { "nothing" } else { program }
     )]
     StartsAnother {
         /// The unit.
@@ -94,13 +96,8 @@ pub async fn raise(
     for (place, unit) in units.iter().enumerate() {
         let state = host.systemd.unit(unit).await?;
         refuse_strangers(host, unit, uid)?;
-        if place == 0 && state.program() != Some(live) {
-            let program = state.program().unwrap_or_default().to_owned();
-            return Err(FenceError::StartsAnother {
-                unit: (*unit).to_owned(),
-                program,
-                live: live.to_owned(),
-            });
+        if place == 0 {
+            refuse_another(unit, &state, live)?;
         }
         pins.push(state.exec_start.filter(|starts| starts.program == live).map(|starts| pinned(&starts)));
     }
@@ -127,13 +124,17 @@ pub async fn raise(
 }
 
 /// Takes the fences of upgrade `uid` away and sees to it that systemd has forgotten them. No fence is fine; when one unit
-/// carries another's fence, none is changed.
+/// carries another's fence, none is changed. The first unit has to start `live` by itself (the machine's own view): who has changed its
+/// file behind the fence would have another binary started at the next crash, and by then nobody looks.
 ///
 /// # Errors
-/// See [`FenceError`].
-pub async fn lower(host: &Host, units: &[&str], uid: &str) -> Result<(), FenceError> {
+/// See [`FenceError`]; after [`FenceError::StartsAnother`] the fence stands as it stood.
+pub async fn lower(host: &Host, units: &[&str], uid: &str, live: &str) -> Result<(), FenceError> {
     for unit in units {
         refuse_strangers(host, unit, uid)?;
+    }
+    if let Some(unit) = units.first() {
+        look_behind(host, unit, live).await?;
     }
     for unit in units {
         host.root.fs().remove_opt(&drop_in(host, unit)?)?;
@@ -168,6 +169,37 @@ pub async fn state(host: &Host, unit: &str, uid: &str) -> Result<FenceState, Fen
         None if names_drop_in(&loaded) => FenceState::RemovedStillLoaded,
         None => FenceState::Absent,
     })
+}
+
+/// What would the unit start without the fence's own word about it? It keeps everybody out meanwhile.
+async fn look_behind(host: &Host, unit: &str, live: &str) -> Result<(), FenceError> {
+    let fs = host.root.fs();
+    let Some(fence) = written(host, unit)? else { return Ok(()) };
+    let without: String = fence.split_inclusive('\n').filter(|line| !line.starts_with(PIN)).collect();
+    let path = drop_in(host, unit)?;
+    if without != fence {
+        fs.write_atomic(&path, without.as_bytes(), 0o644)?;
+        host.systemd.reload().await?;
+    }
+    let seen = match host.systemd.unit(unit).await {
+        Ok(state) => refuse_another(unit, &state, live),
+        // Nothing starts where there is no unit.
+        Err(SystemdError::NoSuchUnit { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    if seen.is_err() && without != fence {
+        fs.write_atomic(&path, fence.as_bytes(), 0o644)?;
+        host.systemd.reload().await?;
+    }
+    seen
+}
+
+fn refuse_another(unit: &str, state: &UnitState, live: &str) -> Result<(), FenceError> {
+    if state.program() == Some(live) {
+        return Ok(());
+    }
+    let program = state.program().unwrap_or_default().to_owned();
+    Err(FenceError::StartsAnother { unit: unit.to_owned(), program, live: live.to_owned() })
 }
 
 fn is_loaded(state: &UnitState) -> bool {
@@ -248,7 +280,7 @@ mod tests {
     async fn a_unit_that_starts_another_binary_is_not_fenced() {
         let (_dir, host, _fake) = fenceable().await;
         let error = raise(&host, &[UNIT], "uid-1", &guard(), "/usr/local/bin/rke2").await.unwrap_err();
-        assert!(error.to_string().contains("starts /opt/rke2/bin/rke2 by now"), "{error}");
+        assert!(error.to_string().contains("is to start /opt/rke2/bin/rke2 by now"), "{error}");
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
     }
 
@@ -271,8 +303,8 @@ mod tests {
         raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
         raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
-        lower(&host, &[UNIT], "uid-1").await.unwrap();
-        lower(&host, &[UNIT], "uid-1").await.unwrap();
+        lower(&host, &[UNIT], "uid-1", LIVE).await.unwrap();
+        lower(&host, &[UNIT], "uid-1", LIVE).await.unwrap();
         assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
     }
 
@@ -281,7 +313,7 @@ mod tests {
         let (_dir, host, _fake) = fenceable().await;
         raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
         assert_eq!(state(&host, UNIT, "uid-2").await.unwrap(), FenceState::Other("uid-1".to_owned()));
-        let error = lower(&host, &[UNIT], "uid-2").await.unwrap_err();
+        let error = lower(&host, &[UNIT], "uid-2", LIVE).await.unwrap_err();
         assert!(
             error.to_string().contains("rm") || error.to_string().contains("/etc/systemd/system"),
             "{error}"

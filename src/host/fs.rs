@@ -14,7 +14,7 @@ pub(in crate::host) use sha256::digest;
 pub use sha256::hex;
 
 use crate::host::effects::{Effects, FileKind, Opening};
-use crate::host::kernel::Kernel;
+use crate::host::kernel::{self, Kernel};
 use crate::mutation::{self, Mutation};
 
 /// A file operation that did not work, with its object. The cause is the source.
@@ -99,6 +99,14 @@ impl Fs {
         }
         let fs = self.clone();
         tokio::task::spawn_blocking(move || work(&fs)).await.map_err(io::Error::other)?
+    }
+
+    /// What somebody at a shell has named, a pipe (`/dev/stdin`, `<(…)`) too: `most` bytes of it, and one more where it is longer.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read_named(path: &Path, most: u64) -> Result<Vec<u8>, FsError> {
+        kernel::read_named(path, most).map_err(FsError::on("read", path))
     }
 
     /// The file's bytes, or `None` when there is no such file.

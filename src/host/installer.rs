@@ -16,7 +16,7 @@ use crate::host::systemd::SystemdError;
 
 /// Its unit.
 pub const UNIT: &str = "rancher-system-agent.service";
-const DROP_IN: &str = "99-zz-upgrade-agent-hold.conf";
+const DROP_IN: &str = "zzz-upgrade-agent-hold.conf";
 const OWNER_LINE: &str = "# Hold of upgrade ";
 /// Is there while it applies a plan.
 const APPLYING: &str = "/var/lib/rancher/agent/interlock/applyinator-active";

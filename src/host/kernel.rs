@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::makedev;
 use rustix::fs::{IFlags, XattrFlags};
 use rustix::io::Errno as Rustix;
 
@@ -69,11 +70,22 @@ impl Lock for Locked {}
 /// Opens a file, and nothing else: a pipe would be waited for until somebody writes into it.
 fn open_at_once(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() || kind.is_dir() {
+    let found = file.metadata()?;
+    let kind = found.file_type();
+    // One that is masked by a link to `/dev/null` is empty, for RKE2 as well.
+    let is_null = kind.is_char_device() && found.rdev() == makedev(1, 3);
+    if kind.is_file() || kind.is_dir() || is_null {
         return Ok(file);
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "a pipe, socket or device, and no plain file"))
+}
+
+/// What somebody at a shell has named, which may be a pipe (`/dev/stdin`, `<(…)`) that is waited for: `most` bytes of it and one, so that
+/// the caller sees that it is longer.
+pub(super) fn read_named(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 impl Effects for Kernel {

@@ -8,6 +8,7 @@ use crate::host::effects::{FileKind, Opening, Stat};
 use crate::host::fs::{Fs, FsError, beside, parent};
 use crate::host::unpack::{self, UnpackError};
 use crate::mutation::{self, Mutation};
+use crate::telemetry::chain;
 
 /// Why nothing was swapped. In all cases but [`SwapError::NotDurable`] the live file is the old one.
 #[derive(Debug, thiserror::Error)]
@@ -117,8 +118,9 @@ pub fn discard(fs: &Fs, kept: &Path) -> Result<(), SwapError> {
 /// # Errors
 /// The disk's.
 pub fn sweep(fs: &Fs, path: &Path) -> Result<(), SwapError> {
-    let back = beside(path, "back");
-    for left in [beside(path, "link"), unpack::partial_of(&back), back] {
+    let copies = [By::Agent, By::Guard].map(|by| by.copy_of(path)).into_iter();
+    let left = copies.flat_map(|copy| [unpack::partial_of(&copy), copy]);
+    for left in left.chain([beside(path, "link")]) {
         fs.remove_if_there(&left).map_err(still_old("remove", &left))?;
     }
     Ok(())
@@ -147,51 +149,99 @@ pub fn unlock(fs: &Fs, path: &Path) -> Result<(), SwapError> {
     }
 }
 
+/// Who puts a binary back. The boot guard asks nobody whether the agent is at it as well: each has a name of its own for what it has
+/// not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The agent, or whoever rolls back by hand.
+    Agent,
+    /// systemd, before a start.
+    Guard,
+}
+
+impl By {
+    fn copy_of(self, live: &Path) -> PathBuf {
+        beside(live, if self == Self::Guard { "guarded" } else { "back" })
+    }
+}
+
 /// Makes a copy of the file `kept`, of that digest, live in one rename; what was live before, if anything was, gets the name
-/// `replaced`; a link that was live is gone, and what it points at stays. May be called again after a crash half-way. Where there is
-/// no room for a copy the live path becomes a second name of `kept`: a full disk must not keep RKE2 from starting.
+/// `replaced`; a link that was live is gone, and what it points at stays. May be called again after a crash half-way. Where no
+/// copy can be made the live path becomes a second name of `kept`: a full disk must not keep RKE2 from starting.
 ///
 /// # Errors
 /// See [`SwapError`]; the live path is then what it was, or the kept file.
-pub fn put_back(fs: &Fs, live: &Path, kept: &Path, sha256: &str, replaced: &Path) -> Result<(), SwapError> {
+pub fn put_back(
+    fs: &Fs,
+    by: By,
+    live: &Path,
+    (kept, sha256): (&Path, &str),
+    replaced: &Path,
+) -> Result<(), SwapError> {
     let dress =
         plain_file(fs, kept)?.ok_or_else(|| SwapError::NothingStaged { staged: kept.to_path_buf() })?;
     unlock(fs, kept)?;
     match plain_file(fs, live) {
         Ok(Some(_)) => {
             unlock(fs, live)?;
-            keep_replaced(fs, live, replaced)?;
+            if let Err(error) = keep_replaced(fs, live, replaced) {
+                let error = chain(&error);
+                tracing::warn!(error, "what lay at the live path is not kept");
+            }
         }
         // Nothing can be renamed over a folder.
         Err(SwapError::NotAFile { .. }) if is_folder(fs, live) => {
-            fs.effects().rename(live, replaced).map_err(still_old("move away", live))?;
+            let free = free_name(fs, replaced)?;
+            fs.effects().rename(live, &free).map_err(still_old("move away", live))?;
         }
         Ok(None) | Err(SwapError::NotAFile { .. }) => {}
         Err(error) => return Err(error),
     }
-    let temp = beside(live, "back");
-    fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
-    match unpack::stage_binary(fs, kept, sha256, &temp) {
-        Ok(_) => {
-            let copy = plain_file(fs, &temp)?.ok_or_else(|| missing(&temp))?;
-            dress_like(fs, kept, &temp, dress, copy)?;
+    let temp = by.copy_of(live);
+    match copy(fs, (kept, dress), sha256, &temp) {
+        Ok(()) => {}
+        Err(error @ SwapError::NotKept(UnpackError::WrongDigest { .. })) => return Err(error),
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(error, "no copy of the kept binary can be made; it gets a second name");
+            second_name(fs, live, (kept, sha256), &temp)?;
         }
-        Err(UnpackError::Io(error)) => {
-            tracing::warn!(error = %error, "no copy of the kept binary can be made; it gets a second name");
-            let found = fs.sha256_file(kept).map_err(UnpackError::Io)?;
-            if found != sha256 {
-                let (path, expected) = (kept.to_path_buf(), sha256.to_owned());
-                return Err(UnpackError::WrongDigest { path, expected, found }.into());
-            }
-            fs.effects().hard_link(kept, &temp).map_err(across(live, kept, "link"))?;
-        }
-        Err(error) => return Err(error.into()),
     }
     fs.effects().rename(&temp, live).map_err(across(live, kept, "rename"))?;
     // rename(2) does nothing when both names are the same file already.
     fs.remove_if_there(&temp).map_err(still_old("remove", &temp))?;
     let not_durable = |source| SwapError::NotDurable { live: live.to_path_buf(), source };
     fs.sync_dir(parent(live)).map_err(not_durable)
+}
+
+fn copy(fs: &Fs, (kept, dress): (&Path, Stat), sha256: &str, temp: &Path) -> Result<(), SwapError> {
+    fs.remove_if_there(temp).map_err(still_old("remove", temp))?;
+    unpack::stage_binary(fs, kept, sha256, temp)?;
+    let copy = plain_file(fs, temp)?.ok_or_else(|| missing(temp))?;
+    dress_like(fs, kept, temp, dress, copy)
+}
+
+fn second_name(fs: &Fs, live: &Path, (kept, sha256): (&Path, &str), temp: &Path) -> Result<(), SwapError> {
+    let found = fs.sha256_file(kept).map_err(UnpackError::Io)?;
+    if found != sha256 {
+        let (path, expected) = (kept.to_path_buf(), sha256.to_owned());
+        return Err(UnpackError::WrongDigest { path, expected, found }.into());
+    }
+    fs.remove_if_there(temp).map_err(still_old("remove", temp))?;
+    fs.effects().hard_link(kept, temp).map_err(across(live, kept, "link"))
+}
+
+/// A folder takes no other's place: the first of a few names that nobody has.
+fn free_name(fs: &Fs, path: &Path) -> Result<PathBuf, SwapError> {
+    let name = |number: u32| match number {
+        1 => path.to_path_buf(),
+        _ => PathBuf::from(format!("{}.{number}", path.display())),
+    };
+    let is_free = |path: &PathBuf| {
+        let found = fs.effects().stat_link(path);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    (1..=99).map(name).find(is_free).ok_or_else(|| SwapError::NotAFile { path: path.to_path_buf() })
 }
 
 /// What `tar` and `cp` do, and what must never happen to a live binary.
@@ -239,17 +289,9 @@ fn keep_previous(fs: &Fs, live: &Path, previous: &Path) -> Result<(), SwapError>
 
 /// Whose it was is good to know, and no reason to leave it where it is.
 fn keep_replaced(fs: &Fs, live: &Path, replaced: &Path) -> Result<(), SwapError> {
-    match plain_file(fs, replaced) {
-        Ok(_) => {
-            unlock(fs, replaced)?;
-            keep_previous(fs, live, replaced)
-        }
-        Err(SwapError::NotAFile { path }) => {
-            tracing::warn!(path = %path.display(), "what lay at the live path is not kept: its place is taken");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
+    plain_file(fs, replaced)?;
+    unlock(fs, replaced)?;
+    keep_previous(fs, live, replaced)
 }
 
 fn plain_file(fs: &Fs, path: &Path) -> Result<Option<Stat>, SwapError> {

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests look past the door they test")]
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -83,7 +83,7 @@ fn a_second_swap_touches_nothing_and_an_interrupted_one_is_finished() {
 /// Puts back what is kept, whatever it is.
 fn back(live: &Path, previous: &Path, replaced: &Path) -> Result<(), SwapError> {
     let sha256 = Fs::kernel().sha256_opt(previous).unwrap().unwrap_or_default();
-    put_back(&Fs::kernel(), live, previous, &sha256, replaced)
+    put_back(&Fs::kernel(), By::Agent, live, (previous, &sha256), replaced)
 }
 
 #[test]
@@ -116,17 +116,45 @@ fn who_writes_into_what_was_put_back_leaves_the_kept_one_as_it_is() {
     fs::write(&live, b"alien").unwrap();
     back(&live, &previous, &replaced).unwrap();
     assert_eq!(fs::read(&live).unwrap(), vec![b'o'; 3 << 20]);
-    let wrong = put_back(&Fs::kernel(), &live, &previous, "another digest", &replaced).unwrap_err();
+    let wrong =
+        put_back(&Fs::kernel(), By::Agent, &live, (&previous, "another digest"), &replaced).unwrap_err();
     assert!(matches!(wrong, SwapError::NotKept(_)), "{wrong}");
     let names = Fs::kernel().list_dir(parent(&live)).unwrap();
     assert_eq!(names, [live.clone(), replaced.clone(), previous.clone()], "nothing is left of a copy");
-    // A folder is no reason either.
-    fs::remove_file(&live).unwrap();
-    fs::remove_file(&replaced).unwrap();
-    fs::create_dir_all(live.join("of/somebody")).unwrap();
-    back(&live, &previous, &replaced).unwrap();
-    assert_eq!(fs::read(&live).unwrap()[0], b'o');
-    assert!(replaced.join("of/somebody").is_dir());
+    // A folder is no reason either, nor is what was kept of others before.
+    for free in ["rke2.barred.2", "rke2.barred.3"] {
+        fs::remove_file(&live).unwrap();
+        fs::create_dir_all(live.join("of/somebody")).unwrap();
+        back(&live, &previous, &replaced).unwrap();
+        assert_eq!(fs::read(&live).unwrap()[0], b'o');
+        assert!(live.with_file_name(free).join("of/somebody").is_dir(), "{free}");
+    }
+}
+
+#[test]
+fn the_guard_and_the_agent_do_it_at_once_and_the_live_one_is_whole_at_every_moment() {
+    let Prefix { _dir, live, staged, previous } = prefix();
+    let replaced = live.with_file_name("rke2.barred");
+    keep_old(&live, &previous).unwrap();
+    swap(&Fs::kernel(), &live, &staged, &previous).unwrap();
+    let [sha256, new] = [&previous, &live].map(|file| Fs::kernel().sha256_file(file).unwrap());
+    let put = |by| put_back(&Fs::kernel(), by, &live, (&previous, &sha256), &replaced);
+    std::thread::scope(|scope| {
+        let both = [By::Agent, By::Guard].map(|by| {
+            scope.spawn(move || {
+                for _ in 0..30 {
+                    put(by).unwrap();
+                }
+            })
+        });
+        while !both.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let found = Fs::kernel().sha256_file(&live).unwrap();
+            assert!(found == sha256 || found == new, "half of a binary is live");
+        }
+    });
+    assert_eq!(fs::metadata(&live).unwrap().nlink(), 1, "a file of its own");
+    let left = Fs::kernel().list_dir(parent(&live)).unwrap();
+    assert!(left.iter().all(|path| !path.display().to_string().contains("partial")), "{left:?}");
 }
 
 #[test]

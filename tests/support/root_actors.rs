@@ -29,7 +29,7 @@ const OLD: &str = "/var/lib/old-rke2.tar.gz";
 const STARTS: &str = "/var/lib/rke2-starts";
 const UNIT: &str = "rke2-server";
 /// Sorts after the agent's own drop-in, so that it runs after its guard.
-const WITNESS: &str = "etc/systemd/system/rke2-server.service.d/99-zzz-witness.conf";
+const WITNESS: &str = "etc/systemd/system/rke2-server.service.d/zzzz-witness.conf";
 const WITNESS_PROGRAM: &str = "usr/local/bin/rke2-witness";
 
 /// Somebody else who is root on the machine.
@@ -262,7 +262,7 @@ impl Bench {
         };
         // Half-way through the agent's own restart the unit may be told to stop already: then nobody starts it.
         let must = starts && (step != "restartIntent" || actor == Actor::Power);
-        let patience = Duration::from_secs(if must { 60 } else { 8 });
+        let patience = Duration::from_secs(if must { 240 } else { 8 });
         let is_more = async || self.starts().len() > before;
         let started = starts && self.stage.wait_within("a start", patience, is_more).await.is_ok();
         if must && !started {

@@ -33,7 +33,9 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
     }
     let units: Vec<String> = run.journal.progress().fenced_units().to_vec();
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
-    fence::lower(&run.host, &names, &run.plan.upgrade_uid).await?;
+    if let Some(live) = run.journal.progress().preflighted().map(|found| found.live.clone()) {
+        fence::lower(&run.host, &names, &run.plan.upgrade_uid, &live).await?;
+    }
     if let Some(before) = run.journal.progress().cordon_before() {
         let name = run.plan.node_name.clone();
         // A node that is gone carries no marks.

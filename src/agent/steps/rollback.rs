@@ -21,7 +21,7 @@ use crate::flow::record::Record;
 use crate::flow::version::Rke2Version;
 use crate::flow::way_back::WayBack;
 use crate::host::fs::Fs;
-use crate::host::swap_file;
+use crate::host::swap_file::{self, By};
 
 /// How long the API server may take to say whether it is there.
 const ASK: Duration = Duration::from_secs(15);
@@ -252,7 +252,7 @@ pub async fn put_old_back(run: &mut Run) -> Result<(), StepError> {
     let given_up = if is_alien { "rke2.barred".to_owned() } else { format!("rke2.bad-{}", run.plan.rke2.to) };
     let given_up = live.with_file_name(given_up);
     let rename = move |fs: &Fs| {
-        let swapped = swap_file::put_back(fs, &live, &kept, &old, &given_up);
+        let swapped = swap_file::put_back(fs, By::Agent, &live, (&kept, &old), &given_up);
         swapped.map_err(|error| StepError::operator(chain(&error)))
     };
     fs.blocking(rename).await?;

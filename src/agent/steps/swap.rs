@@ -16,8 +16,9 @@ use crate::flow::guard::Kept;
 use crate::flow::plan::Role;
 use crate::flow::progress::{Preflighted, StagedFact, Work};
 use crate::flow::record::Record;
+use crate::host::fence::FenceState;
 use crate::host::fs::Fs;
-use crate::host::{Host, swap_file};
+use crate::host::{self, Host, swap_file};
 
 /// Renames the staged binary over the live one; the old one is kept at `previous` (machine's own view).
 ///
@@ -125,6 +126,9 @@ fn no_record(run: &Run) -> String {
 }
 
 async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, StepError> {
+    if run.journal.pre_drain_receipt().is_some() {
+        reload_fence(run, found).await?;
+    }
     let (node, uid) = (run.plan.node_name.clone(), run.plan.upgrade_uid.clone());
     let observed = observe(&run.host, &run.cluster.client, &node, &found.unit, &uid, &found.live).await;
     let receipt = run.journal.pre_drain_receipt();
@@ -142,6 +146,13 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
             Err(StepError::refuse(format!("no swap: {text}")))
         }
     }
+}
+
+/// Somebody's later drop-in may have changed how RKE2 is called, which is theirs to do, or what is called, which is named; one who has
+/// taken the fence away has had a hand free, and the gate says so.
+async fn reload_fence(run: &Run, found: &Preflighted) -> Result<(), StepError> {
+    let state = host::fence::state(&run.host, &found.unit, &run.plan.upgrade_uid).await?;
+    if state == FenceState::WrittenNotLoaded { fence::raise_again(run).await } else { Ok(()) }
 }
 
 /// The way back is as good as what is kept for it, and after the swap nobody has another one.

@@ -56,6 +56,26 @@ fn makes_directories_all_the_way_and_refuses_a_file_in_the_way() {
 }
 
 #[test]
+fn a_masked_file_is_empty_and_what_never_ends_is_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for (name, device) in [("masked.yaml", "/dev/null"), ("endless.yaml", "/dev/zero")] {
+        std::os::unix::fs::symlink(device, at(name)).unwrap();
+    }
+    nix::unistd::mkfifo(&at("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(Fs::kernel().read_opt(&at("masked.yaml")).unwrap(), Some(Vec::new()));
+    for name in ["endless.yaml", "pipe.yaml"] {
+        let error = Fs::kernel().read_opt(&at(name)).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    assert_eq!(
+        Fs::read_named(Path::new("/dev/zero"), 7).unwrap(),
+        [0; 8],
+        "no more than it takes to see that it is too long"
+    );
+}
+
+#[test]
 fn hashes_like_sha256sum() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("abc");
