@@ -73,8 +73,8 @@ async fn the_installed_unit_does_the_same_from_inside() {
     stage.machine.must_run(&["systemctl", "daemon-reload"]).await.unwrap();
     stage.machine.must_run(&["systemctl", "start", "upgrade-agent"]).await.unwrap();
     let show = ["systemctl", "show", "-P", "StatusText", "upgrade-agent"];
-    let idle = stage.machine.must_run(&show).await.unwrap();
-    assert!(idle.contains("waiting for a NodeUpgrade"), "{idle}");
+    let is_idle = async || stage.machine.must_run(&show).await.unwrap().contains("waiting for a NodeUpgrade");
+    stage.wait("the agent to say that it waits for an order", is_idle).await.unwrap();
     stage.order(Control::Run).await.unwrap();
     let name = format!("{UPGRADE}-{NODE}");
     let orders = stage.orders();

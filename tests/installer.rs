@@ -159,7 +159,8 @@ async fn a_cancelled_upgrade_lets_it_go_as_it_was() {
 async fn with_the_immutable_flag_an_installer_fails_instead_of_being_undone() {
     let stage = Stage::shared(Cast::app_and_pci("flag")).await.unwrap();
     stage.order_plan(Control::Run, |plan| plan.immutable_binary = true).await.unwrap();
-    let child = stage.start_agent(agent(), &ONCE).unwrap();
+    // Long enough to be at it before the new RKE2 counts as verified.
+    let child = stage.start_agent(agent(), &["node", "--once", "--soak-seconds", "30"]).unwrap();
     let install = ["cp", "--remove-destination", "/bin/true", support::LIVE];
     for record in ["cordoned", "restarted"] {
         stage.wait(record, async || stage.records(record) > 0).await.unwrap();

@@ -262,7 +262,8 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
         stage.machine.must_run(&["cp", LIVE, "/opt/rke2/bin/rke2.prev-v1.30.1+rke2r1"]).await.unwrap();
         stage.machine.must_run(&["mkdir", "-p", "/opt/rke2/.stage/v1.30.1+rke2r1/bin"]).await.unwrap();
         stage.order(Control::Run).await.unwrap();
-        let child = stage.start_agent(agent(), &ONCE).unwrap();
+        // Long enough to be at it before the new RKE2 counts as verified.
+        let child = stage.start_agent(agent(), &["node", "--once", "--soak-seconds", "60"]).unwrap();
         stage.wait(record, async || stage.records(record) > 0).await.unwrap();
         let expected = if name == "early" {
             install_over(&stage).await;

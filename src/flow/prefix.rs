@@ -47,7 +47,7 @@ pub fn read_only(prefix: &str) -> Objection {
 #[must_use]
 pub fn no_file(live: &str) -> Objection {
     let why = format!("{live} is a link or no plain file, and the new version would replace only that");
-    Objection { why, fix: "put the binary itself there, and restart RKE2".to_owned() }
+    Objection { why, fix: "put the binary itself there".to_owned() }
 }
 
 /// Why what is staged in a prefix cannot be renamed to a live path on another file system.

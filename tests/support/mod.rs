@@ -250,7 +250,7 @@ impl Stage {
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--local-address", &self.machine.address().to_string(), "--node-name", &self.node])
-            .args(["--soak-seconds", "5"])
+            .env("UPGRADE_AGENT_SOAK_SECONDS", "5")
             .env_remove("KUBECONFIG")
             .env_remove("RUST_LOG")
             .kill_on_drop(true);
