@@ -15,9 +15,12 @@ use std::sync::Arc;
 
 use tokio::time::Duration;
 use upgrade_agent::agent::guard;
+use upgrade_agent::agent::step_error::Reaction;
 use upgrade_agent::agent::steps::swap::swap_binary;
 use upgrade_agent::flow::guard::Kept;
 use upgrade_agent::host::fence::{self, FenceState};
+use upgrade_agent::host::systemd::{BusAddress, Systemd};
+use upgrade_agent::sim::machine::life::LifePlan;
 use upgrade_agent::sim::machine::release::{binary, sha256};
 
 use node_in_memory::NodeInMemory;
@@ -86,6 +89,18 @@ async fn a_later_drop_in_that_calls_it_with_other_arguments_costs_nothing() {
     node.run.host.systemd.reload().await.unwrap();
     swap_binary(&mut node.run).await.unwrap();
     assert_eq!(sha256_at(&node, LIVE), sha256(&binary(NEW)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_does_not_answer_is_asked_again_and_voids_nothing() {
+    let mut node = before_swap().await;
+    let gone = node.machine.life(LifePlan::quiet());
+    let bus = BusAddress::Given(gone.bus().await.unwrap());
+    node.run.host.systemd = Systemd::connect(&bus).await.unwrap();
+    gone.die();
+    let error = swap_binary(&mut node.run).await.unwrap_err();
+    assert_eq!(error.reaction, Reaction::Retry, "{}", error.sentence());
+    assert!(node.run.journal.pre_drain_receipt().is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -196,10 +196,7 @@ fn order(args: &RehearseArgs, terminal: &Terminal) -> Result<Order, Failure> {
     if to <= from {
         return Err(Failure::usage(anyhow!("{to} is not newer than {from}; give --to a newer version")));
     }
-    let change = VersionChange { from, to };
-    let skips_minor = change.skips_minor();
-    let VersionChange { from, to } = change;
-    if skips_minor {
+    if (VersionChange { from: from.clone(), to: to.clone() }).skips_minor() {
         return Err(Failure::usage(PlanError::SkipsMinor { from, to }));
     }
     Ok(Order {

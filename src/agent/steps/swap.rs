@@ -126,12 +126,12 @@ fn no_record(run: &Run) -> String {
 }
 
 async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, StepError> {
-    if run.journal.pre_drain_receipt().is_some() {
+    let receipt = run.journal.pre_drain_receipt();
+    if receipt.is_some() {
         reload_fence(run, found).await?;
     }
     let (node, uid) = (run.plan.node_name.clone(), run.plan.upgrade_uid.clone());
     let observed = observe(&run.host, &run.cluster.client, &node, &found.unit, &uid, &found.live).await;
-    let receipt = run.journal.pre_drain_receipt();
     match gate::check(&uid, receipt.as_ref(), &found.live_sha256, &observed) {
         Ok(permit) => Ok(permit),
         // Nothing could be asked: the pre-drain record is not void, the question is just still open.
@@ -149,10 +149,12 @@ async fn ask_gate(run: &mut Run, found: &Preflighted) -> Result<SwapPermit, Step
 }
 
 /// Somebody's later drop-in may have changed how RKE2 is called, which is theirs to do, or what is called, which is named; one who has
-/// taken the fence away has had a hand free, and the gate says so.
+/// taken the fence away has had a hand free, and the gate says so, as it says what cannot be told.
 async fn reload_fence(run: &Run, found: &Preflighted) -> Result<(), StepError> {
-    let state = host::fence::state(&run.host, &found.unit, &run.plan.upgrade_uid).await?;
-    if state == FenceState::WrittenNotLoaded { fence::raise_again(run).await } else { Ok(()) }
+    match host::fence::state(&run.host, &found.unit, &run.plan.upgrade_uid).await {
+        Ok(FenceState::WrittenNotLoaded) => fence::raise_again(run).await,
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The way back is as good as what is kept for it, and after the swap nobody has another one.
