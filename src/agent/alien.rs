@@ -180,7 +180,7 @@ impl Watch {
     }
 
     async fn pid(&self) -> Result<u32, StepError> {
-        Ok(if self.only_path { 0 } else { self.host.systemd.unit(&self.unit).await?.main_pid })
+        Ok(if self.only_path { 0 } else { self.host.systemd.main_pid(&self.unit).await? })
     }
 
     async fn runs(&self, pid: u32) -> Option<String> {

@@ -81,6 +81,20 @@ impl Systemd {
         look(unit, &self.properties(unit).await?).await
     }
 
+    /// The main process of a service, zero for none: all that is asked where a unit is looked at every few seconds.
+    ///
+    /// # Errors
+    /// The bus's errors.
+    pub async fn main_pid(&self, unit: &str) -> Result<u32, SystemdError> {
+        let properties = self.properties(unit).await?;
+        let asked = async {
+            let interface = zbus::names::InterfaceName::from_static_str(bus::SERVICE)?;
+            let pid: zbus::Result<u32> = Ok(u32::try_from(properties.get(interface, "MainPID").await?)?);
+            pid
+        };
+        call(unit, "Get", asked).await
+    }
+
     /// Makes systemd read all unit files again. Until then a written drop-in does nothing, and a removed one still works.
     ///
     /// # Errors

@@ -48,6 +48,10 @@ pub(super) fn answer(
             let unit = header.path().and_then(|path| unit_of_path(path.as_str())).unwrap_or_default();
             get_all(life, &header, &unit, body.deserialize()?)
         }
+        (PROPERTIES, "Get") => {
+            let unit = header.path().and_then(|path| unit_of_path(path.as_str())).unwrap_or_default();
+            get(life, &header, &unit, body.deserialize()?)
+        }
         (MANAGER, "Subscribe") => {
             life.machine().with(|state| state.subscribe(life.number(), sender.clone()));
             reply(&header, &())
@@ -140,6 +144,25 @@ fn get_all(life: &Life, header: &Header<'_>, unit: &str, interface: &str) -> zbu
         "org.freedesktop.systemd1.Unit" => reply(header, &state.unit_properties(unit)),
         "org.freedesktop.systemd1.Service" => reply(header, &state.service_properties(unit)),
         _ => refuse(header, "org.freedesktop.DBus.Error.UnknownInterface", interface),
+    })
+}
+
+fn get(
+    life: &Life,
+    header: &Header<'_>,
+    unit: &str,
+    (interface, name): (&str, &str),
+) -> zbus::Result<Answer> {
+    life.machine().with(|state| {
+        let properties = match interface {
+            "org.freedesktop.systemd1.Unit" => state.unit_properties(unit),
+            "org.freedesktop.systemd1.Service" => state.service_properties(unit),
+            _ => return refuse(header, "org.freedesktop.DBus.Error.UnknownInterface", interface),
+        };
+        match properties.get(name) {
+            Some(value) => reply(header, value),
+            None => refuse(header, "org.freedesktop.DBus.Error.UnknownProperty", name),
+        }
     })
 }
 

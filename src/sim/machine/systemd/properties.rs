@@ -1,4 +1,4 @@
-//! What `GetAll` answers: the properties of systemd 252 that clients of service managers read.
+//! What `GetAll` and `Get` answer: the properties of systemd 252 that clients of service managers read.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
