@@ -129,7 +129,7 @@ impl View {
         self.index.room(node)
     }
 
-    /// Nodes, those with the fewest launchers first, then by name.
+    /// Nodes, those with the fewest pods first, then by name.
     pub(super) fn nodes_by_load(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.index.by_load().filter_map(|name| Some((name, self.node(name)?)))
     }

@@ -1,4 +1,4 @@
-//! The scheduler: which node takes a pod, or why none does. Deterministic: fewest launcher pods first, then by name.
+//! The scheduler: which node takes a pod, or why none does. Deterministic: fewest pods first, then by name.
 
 use crate::sim::fields::At as _;
 use std::collections::BTreeMap;

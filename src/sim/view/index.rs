@@ -199,7 +199,7 @@ pub(in crate::sim) fn requests(pod: &Value) -> BTreeMap<String, u128> {
 /// What the pods of one node take.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Room {
-    pub(in crate::sim) launchers: usize,
+    pub(in crate::sim) pods: usize,
     pub(in crate::sim) used: BTreeMap<String, u128>,
 }
 
@@ -219,8 +219,8 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn add_node(&mut self, node: &str) {
-        let launchers = self.rooms.entry(node.to_owned()).or_default().launchers;
-        self.by_load.insert((launchers, node.to_owned()));
+        let pods = self.rooms.entry(node.to_owned()).or_default().pods;
+        self.by_load.insert((pods, node.to_owned()));
     }
 
     pub(super) fn set(&mut self, kind: Kind, key: &Key, filed: &Filed, present: bool) {
@@ -242,22 +242,20 @@ impl Index {
             self.slots.remove(key);
         }
         if let Some(takes) = &filed.takes {
-            self.take(&filed.node, takes, filed.vmi.is_some(), present);
+            self.take(&filed.node, takes, present);
         }
     }
 
-    fn take(&mut self, node: &str, takes: &BTreeMap<String, u128>, launcher: bool, present: bool) {
+    fn take(&mut self, node: &str, takes: &BTreeMap<String, u128>, present: bool) {
         let room = self.rooms.entry(node.to_owned()).or_default();
         for (resource, amount) in takes {
             let used = room.used.entry(resource.clone()).or_insert(0);
             *used = if present { *used + amount } else { used.saturating_sub(*amount) };
         }
-        if launcher {
-            let known = self.by_load.remove(&(room.launchers, node.to_owned()));
-            room.launchers = if present { room.launchers + 1 } else { room.launchers.saturating_sub(1) };
-            if known {
-                self.by_load.insert((room.launchers, node.to_owned()));
-            }
+        let known = self.by_load.remove(&(room.pods, node.to_owned()));
+        room.pods = if present { room.pods + 1 } else { room.pods.saturating_sub(1) };
+        if known {
+            self.by_load.insert((room.pods, node.to_owned()));
         }
     }
 
@@ -285,14 +283,14 @@ impl Index {
         self.rooms.get(node)
     }
 
-    /// Nodes, those with the fewest launchers first, then by name.
+    /// Nodes, those with the fewest pods first, then by name.
     pub(super) fn by_load(&self) -> impl Iterator<Item = &str> {
         self.by_load.iter().map(|(_, node)| node.as_str())
     }
 
     pub(super) fn drop_node(&mut self, node: &str) {
-        let launchers = self.rooms.get(node).map_or(0, |room| room.launchers);
-        self.by_load.remove(&(launchers, node.to_owned()));
+        let pods = self.rooms.get(node).map_or(0, |room| room.pods);
+        self.by_load.remove(&(pods, node.to_owned()));
     }
 }
 
