@@ -94,7 +94,7 @@ async fn power_cut_between_swap_and_restart_of_an_agent_is_gone_on_from() {
     stage.kill_at(child, "swapped", 1, "verified").await.unwrap();
     stage.machine.kill();
     stage.machine.boot_again().await.unwrap();
-    stage.machine.wait_active(&stage.unit(), Duration::from_mins(4)).await.unwrap();
+    stage.machine.wait_active(&stage.unit(), Duration::from_mins(15)).await.unwrap();
     let done = stage.run_agent(agent(), &ONCE).await.unwrap();
     assert_eq!(done.status.code(), Some(0), "{}\n{}", said(&done), stage.journal());
     assert_served(&stage, &before, TO, &stage.new_sha256).await;

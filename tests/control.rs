@@ -9,13 +9,14 @@ mod asserts;
 #[expect(dead_code, reason = "each test file uses its part")]
 mod support;
 
-use asserts::{agent, said, stage, unhurried};
+use asserts::{agent, said, stage};
 use kube::ResourceExt;
 use kube::api::Api;
 use support::{NODE, Stage, UPGRADE};
 use upgrade_agent::cluster::brief::BriefNode;
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::cluster::nodes;
+use upgrade_agent::sim::Timing;
 
 async fn phase(stage: &Stage) -> String {
     let order = stage.orders().get(&format!("{UPGRADE}-{NODE}")).await.unwrap();
@@ -24,7 +25,8 @@ async fn phase(stage: &Stage) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back() {
-    let stage = stage(unhurried).await;
+    // Somebody has to be heard while guests shut down.
+    let stage = stage(|start| Timing { scale: 1.0, ..Timing::fast(start) }).await;
     let before = stage.instances().await.unwrap();
     let (pid, live) = (stage.rke2_pid().await.unwrap(), stage.live_sha256().await.unwrap());
     stage.order(Control::Pause).await.unwrap();

@@ -28,7 +28,7 @@ async fn wait_for(root: &HostRoot, what: &str, is_it: impl Fn(&Spare) -> bool) {
         if said.as_ref().is_ok_and(|said| said.as_ref().is_some_and(&is_it)) {
             return;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "{what}: {said:?}");
+        assert!(began.elapsed() < Duration::from_mins(5), "{what}: {said:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -50,7 +50,7 @@ async fn call(cluster: &EtcdCluster, method: &'static str, message: Vec<u8>) {
     let began = Instant::now();
     // etcd takes nobody in until all members have been connected for five seconds.
     while let Err(error) = Fs::kernel().effects().grpc(&call).await {
-        assert!(began.elapsed() < Duration::from_secs(30), "{error}");
+        assert!(began.elapsed() < Duration::from_mins(5), "{error}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -73,8 +73,8 @@ async fn three_real_members_one_after_the_other_unwell() {
         .is_err_and(|error| chain(error).contains("etcd on this machine") && !error.own_is_gone())
         || said.as_ref().is_ok_and(|said| refuses(said.as_ref().unwrap(), "etcd3 does not answer"));
     assert!(refused, "{said:?}");
-    // Three calls, each of which gives up after five seconds.
-    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+    // Three calls, each of which gives up after five seconds; for ever is not among what it may take.
+    assert!(asked.elapsed() < Duration::from_mins(2), "{:?}", asked.elapsed());
     wait_for(&root, "hanging", |spare| refuses(spare, "etcd3 does not answer")).await;
     cluster.hang(2, false).unwrap();
     wait_for(&root, "it goes on", |spare| *spare == Spare::Yes(2)).await;

@@ -45,7 +45,13 @@ async fn the_daemon_takes_a_node_to_the_new_version() {
     let pods: Api<Pod> = Api::namespaced(stage.client.clone(), "default");
     assert!(pods.get_opt("bystander").await.unwrap().is_none(), "the drain evicted the other pod");
     let requests = stage.requests_between("cordoned", "preDrained");
-    assert!((8..=4 * 8 + 50).contains(&requests), "{requests} requests of the pre-drain of eight VMs");
+    // What is looked at again and again is so once a second at most.
+    let seconds = stage.time_between("cordoned", "preDrained").as_secs();
+    let most = 4 * 8 + 50 + usize::try_from(seconds).unwrap();
+    assert!(
+        (8..=most).contains(&requests),
+        "{requests} requests in {seconds} s of the pre-drain of eight VMs"
+    );
     // Kubernetes refuses to change an order.
     let to = json!({ "spec": { "rke2": { "to": "v1.35.7+rke2r1" } } });
     let name = format!("{UPGRADE}-{NODE}");

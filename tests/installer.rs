@@ -112,7 +112,7 @@ async fn rancher_system_agent_is_held_over_everything_and_let_go_once_its_plan_i
     stage.machine.must_run(&["systemctl", "restart", UNIT]).await.unwrap();
     stage.machine.kill();
     stage.machine.boot_again().await.unwrap();
-    stage.machine.wait_active("rke2-server", Duration::from_mins(4)).await.unwrap();
+    stage.machine.wait_active("rke2-server", Duration::from_mins(15)).await.unwrap();
     assert!(!is_active(&stage).await && applied(&stage).await == 1);
     assert_eq!(stage.live_sha256().await.unwrap(), old);
 
@@ -157,7 +157,7 @@ async fn a_cancelled_upgrade_lets_it_go_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_immutable_flag_an_installer_fails_instead_of_being_undone() {
-    let stage = Stage::shared(Cast::app_and_pci("flag")).await.unwrap();
+    let stage = Stage::shared(Cast::app_and_slow_pci("flag")).await.unwrap();
     stage.order_plan(Control::Run, |plan| plan.immutable_binary = true).await.unwrap();
     // Long enough to be at it before the new RKE2 counts as verified.
     let child = stage.start_agent(agent(), &["node", "--once", "--soak-seconds", "30"]).unwrap();
@@ -168,7 +168,7 @@ async fn with_the_immutable_flag_an_installer_fails_instead_of_being_undone() {
         assert!(!refused.status.success(), "after {record}");
     }
     let output =
-        tokio::time::timeout(Duration::from_mins(4), child.wait_with_output()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_mins(15), child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stage.journal());
     assert_eq!(stage.records("alienFound"), 0, "nothing was to be undone");
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);

@@ -15,6 +15,8 @@ mod root_actors;
 mod sampler;
 #[expect(dead_code, reason = "each test file uses its part")]
 mod support;
+#[path = "support/witness.rs"]
+mod witness;
 
 use std::ops::RangeInclusive;
 

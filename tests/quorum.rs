@@ -70,7 +70,7 @@ async fn no_server_is_swapped_while_another_member_of_etcd_is_away() {
     tells(&stage, &format!("server {other} has its turn")).await;
     assert_eq!(stage.records("swapIntent"), 0, "the old binary is live");
     turn::give_back(&cluster, &other).await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_mins(4), child.wait()).await.unwrap().unwrap();
+    let ended = tokio::time::timeout(Duration::from_mins(15), child.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0), "{}", stage.journal());
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
     assert_eq!(

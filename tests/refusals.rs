@@ -142,7 +142,7 @@ async fn elsewhere(stage: &Stage, kubeconfig: &Path, plan: &str) -> Output {
     command.args(["run", "--yes", "--plan", plan, "--kubeconfig"]).arg(kubeconfig);
     command.arg("--host-root").arg(stage.machine.root()).arg("--system-bus").arg(stage.machine.bus());
     command.env_remove("NODE_NAME").env_remove("RUST_LOG");
-    tokio::time::timeout(Duration::from_mins(4), command.output()).await.unwrap().unwrap()
+    tokio::time::timeout(Duration::from_mins(15), command.output()).await.unwrap().unwrap()
 }
 
 /// Every input that cannot work: one sentence with the cure, the contract's exit code, and nothing is changed.

@@ -73,9 +73,11 @@ async fn who_replaces_it_while_the_new_one_hangs_is_undone_and_keeps_nobody_from
     stage.order(Control::Run).await.unwrap();
     let child = stage.start_agent(agent(), &ONCE).unwrap();
     stage.wait("restartIntent", async || stage.records("restartIntent") > 0).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    let hangs = async || stage.running_sha256().await.is_ok_and(|running| running == stage.new_sha256);
+    stage.wait("the new one to hang", hangs).await.unwrap();
     stage.machine.must_run(&["cp", "--remove-destination", "/bin/true", LIVE]).await.unwrap();
-    let held = tokio::time::timeout(Duration::from_mins(4), child.wait_with_output()).await.unwrap().unwrap();
+    let held =
+        tokio::time::timeout(Duration::from_mins(15), child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(held.status.code(), Some(4), "{}", stage.journal());
     assert_eq!(stage.records("alienFound"), 1, "{}", stage.journal());
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256, "the approved one is in place again");
@@ -104,7 +106,7 @@ async fn who_changes_the_unit_behind_the_fence_starts_no_other_binary() {
     stage.machine.must_run(&["kill", "-9", &pid]).await.unwrap();
     let anew = async || stage.rke2_pid().await.is_ok_and(|now| now != pid);
     stage.wait("another life of RKE2", anew).await.unwrap();
-    stage.machine.wait_active("rke2-server", Duration::from_mins(4)).await.unwrap();
+    stage.machine.wait_active("rke2-server", Duration::from_mins(15)).await.unwrap();
     assert_eq!(stage.running_sha256().await.unwrap(), old);
     // Without the fence theirs would be started at the next crash.
     let held = stage.run_agent(agent(), &ONCE).await.unwrap();

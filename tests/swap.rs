@@ -54,6 +54,8 @@ fn assert_code(output: &Output, code: i32, stage: &Stage) {
 async fn a_new_version_that_crashes_is_put_back_and_the_node_serves_as_before() {
     for (name, word) in [("crashes", "rke2-crashes"), ("dies", "rke2-dies")] {
         let mut stage = Stage::shared(Cast::patch_level(name)).await.unwrap();
+        // It has to die while it is watched.
+        stage.soak_seconds = 20;
         let (before, old) = (stage.instances().await.unwrap(), stage.live_sha256().await.unwrap());
         let word = format!("{word}={}", stage.node);
         Script::begin(&mut stage, &[&word]).await.unwrap();
@@ -95,7 +97,7 @@ async fn an_operator_puts_the_old_version_back_by_hand() {
     let nothing = stage.agent(agent(), &["rollback", "--yes"]).output().await.unwrap();
     assert_code(&nothing, 3, &stage);
     stage.order(Control::Run).await.unwrap();
-    let child = stage.start_agent(agent(), &ONCE).unwrap();
+    let child = stage.start_agent(agent(), &["node", "--once", "--soak-seconds", "60"]).unwrap();
     stage.kill_at(child, "restarted", 1, "verified").await.unwrap();
     let back = stage.agent(agent(), &["rollback", "--yes"]).output().await.unwrap();
     assert_code(&back, 1, &stage);
@@ -164,7 +166,7 @@ async fn wait_for_another_life(stage: &Stage, pid: &str) {
         .wait("another life of RKE2", async || stage.rke2_pid().await.is_ok_and(|now| now != pid))
         .await
         .unwrap();
-    stage.machine.wait_active("rke2-server", Duration::from_mins(4)).await.unwrap();
+    stage.machine.wait_active("rke2-server", Duration::from_mins(15)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +204,7 @@ async fn a_machine_that_loses_its_power_around_the_swap_starts_what_the_journal_
         stage.kill_at(child, record, 1, later).await.unwrap();
         stage.machine.kill();
         stage.machine.boot_again().await.unwrap();
-        stage.machine.wait_active("rke2-server", Duration::from_mins(4)).await.unwrap();
+        stage.machine.wait_active("rke2-server", Duration::from_mins(15)).await.unwrap();
         let (runs, live) = (stage.running_sha256().await.unwrap(), stage.live_sha256().await.unwrap());
         assert_eq!(runs, live, "{name}");
         assert!([&old, &stage.new_sha256].contains(&&live), "{name}: {live} is whole, and one of the two");
@@ -257,7 +259,7 @@ async fn install_over(stage: &Stage) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named() {
     for (name, record) in [("early", "cordoned"), ("late", "restarted")] {
-        let stage = Stage::shared(Cast::app_and_pci(name)).await.unwrap();
+        let stage = Stage::shared(Cast::app_and_slow_pci(name)).await.unwrap();
         let old = stage.live_sha256().await.unwrap();
         stage.machine.must_run(&["cp", LIVE, "/opt/rke2/bin/rke2.prev-v1.30.1+rke2r1"]).await.unwrap();
         stage.machine.must_run(&["mkdir", "-p", "/opt/rke2/.stage/v1.30.1+rke2r1/bin"]).await.unwrap();
@@ -275,7 +277,7 @@ async fn who_replaces_the_binary_while_the_agent_works_is_found_undone_and_named
             &stage.new_sha256
         };
         let held =
-            tokio::time::timeout(Duration::from_mins(4), child.wait_with_output()).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_mins(15), child.wait_with_output()).await.unwrap().unwrap();
         assert_code(&held, 4, &stage);
         let ways = ["to resume: ", if name == "early" { "to cancel: " } else { "to go back: " }];
         let told = said(&stage.run_agent(agent(), &["status"]).await.unwrap());

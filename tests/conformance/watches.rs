@@ -107,7 +107,14 @@ async fn initial_events_end_with_a_bookmark(at: Access) {
     assert_eq!(mark["type"], "BOOKMARK");
     assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     at.config_map("b", json!({"metadata": {"labels": {"x": "1"}}})).await;
-    assert_eq!(watch.events(1, "/data/a").await, ["ADDED b 1"]);
+    // Later bookmarks come when they come.
+    let added = loop {
+        let event = watch.next().await.unwrap();
+        if event["type"] != "BOOKMARK" {
+            break event;
+        }
+    };
+    assert_eq!((&added["type"], &added["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("b")));
     let reply = at.get(&format!("{path}?{query}")).await;
     reply.refused(422, "Invalid", "sendInitialEvents");
 }

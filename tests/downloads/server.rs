@@ -65,6 +65,18 @@ pub(crate) fn part(content: &[u8], from: usize, piece: usize) -> Reply {
     (head, content[from..all.min(from.saturating_add(piece))].to_vec())
 }
 
+impl Server {
+    /// So many bytes have gone out, and no more come: what the last piece was is counted after it was read.
+    pub(crate) fn has_sent(&self, bytes: u64) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+        while self.sent.load(Ordering::SeqCst) < bytes && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(self.sent.load(Ordering::SeqCst), bytes, "bytes sent");
+    }
+}
+
 fn talk(
     mut stream: TcpStream,
     answer: &dyn Fn(&Request) -> Reply,

@@ -1,6 +1,7 @@
 //! The failure scripts of `KubeVirt` on Harvester, by the rehearsal's words, on real parts: users who meddle, servers in
 //! trouble, starts that are refused, devices that do not come back.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,11 +27,17 @@ pub(crate) async fn played(stage: &Stage, script: &Script, policy: impl FnOnce(&
     stage.order_with(Control::Run, policy).await.unwrap();
     let run = async {
         loop {
+            let mut command = stage.agent(agent(), &["node", "--once"]);
+            let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let program = format!("/proc/{}/exe", child.id().unwrap());
             tokio::select! {
-                ran = stage.run_agent(agent(), &["node", "--once"]) => return Ran::from(ran.unwrap()),
-                // Dropping the run kills the agent.
+                ran = child.wait_with_output() => return Ran::from(ran.unwrap()),
+                // Dropping it kills the agent.
                 () = script.kill.notified() => {}
             }
+            // It may be writing yet, and keeps the lock for so long.
+            let is_gone = async || std::fs::read_link(&program).is_err();
+            stage.wait("the killed agent to be gone", is_gone).await.unwrap();
         }
     };
     let ran = tokio::select! {
@@ -101,7 +108,7 @@ async fn others_who_meddle_with_the_node_cost_no_vm() {
         .movable_elsewhere("comer")
         .bound("killed", |_| {})
         // Still going down when the agent is back: an end that nobody saw is its user's affair.
-        .bound("evicted", |shape| (shape.shutdown, shape.grace_seconds) = (Shutdown::Seconds(200), 300));
+        .bound("evicted", |shape| (shape.shutdown, shape.grace_seconds) = (Shutdown::Seconds(1200), 1500));
     let mut stage = Stage::shared(with_late_guest(cast)).await.unwrap();
     let words = [
         "user-migrates-here=meddled/comer",

@@ -54,7 +54,7 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
 
     stage.order(Control::Run).await.unwrap();
     // Each error in one of the later steps costs a pause as well.
-    let run = stage.run_agent_within(Duration::from_mins(12), agent(), &["node", "--once"]);
+    let run = stage.run_agent_within(Duration::from_mins(30), agent(), &["node", "--once"]);
     let trouble = async {
         // Before that a step is tried again as a whole, after a pause that doubles: half a dozen errors are a minute.
         stage.wait("the cordon", async || stage.records("cordoned") > 0).await.unwrap();
@@ -69,10 +69,10 @@ async fn errors_conflicts_lost_answers_and_an_outage_cost_no_vm_and_stop_nobody_
     let ran: Ran = ran.unwrap().into();
     ran.assert_done(&stage);
     // How long the rest takes is up to the errors that it meets, each of which may cost another pause; that the agent was not asleep
-    // for longer than its longest pause is not. Twice that, for a machine that is busy.
+    // for longer than its longest pause is not: that and the time for an answer are 60 s, and a machine may be busy.
     let idle = first_deed_since(back, &stage, &ran).duration_since(back);
     assert!(
-        idle.as_secs() < 60,
+        idle.as_secs() < 150,
         "{idle:#} from the end of the outage to the first that the agent did\n{}",
         ran.said
     );

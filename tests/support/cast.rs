@@ -74,6 +74,13 @@ impl Cast {
         Self::named(name).movable("app", |_| {}).bound("pci", |_| {})
     }
 
+    /// The same two; the guest takes 20 s to shut down, in which something can be done to its node.
+    pub fn app_and_slow_pci(name: &str) -> Self {
+        Self::named(name).movable("app", |_| {}).bound("pci", |shape| {
+            (shape.shutdown, shape.grace_seconds) = (Shutdown::Seconds(400), 1200);
+        })
+    }
+
     /// The same two, and a change inside one Kubernetes minor: the way back is open.
     pub fn patch_level(name: &str) -> Self {
         Self { from: "v1.35.2+rke2r1".into(), ..Self::app_and_pci(name) }

@@ -6,6 +6,7 @@
 mod audit;
 pub mod cast;
 pub mod cluster;
+mod kill_at;
 mod observe;
 pub mod saved;
 pub mod script;
@@ -73,6 +74,8 @@ pub struct Stage {
     pub upgrade_uid: String,
     /// The API server.
     pub control_plane: Arc<ControlPlane>,
+    /// For how long the agent watches the new RKE2.
+    pub soak_seconds: u32,
     /// The node under test.
     pub node: String,
     /// Server or agent.
@@ -132,7 +135,7 @@ impl Stage {
 
         say("eight VMs on node1: five that can move, two with a PCI device, one with a vGPU");
         namespace_with_account(&client, &cast.namespace).await?;
-        let in_time = Instant::now() + Duration::from_mins(4);
+        let in_time = Instant::now() + Duration::from_mins(15);
         world::create_and_wait_running(&client, &cast.vms, &cast.node, in_time).await?;
         if let Some(other) = cast.spares.first() {
             world::create_and_wait_running(&client, &cast.elsewhere, other, in_time).await?;
@@ -151,6 +154,7 @@ impl Stage {
             client,
             machine,
             control_plane,
+            soak_seconds: 5,
             node: cast.node,
             role: cast.role,
             from: cast.from,
@@ -250,7 +254,7 @@ impl Stage {
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--local-address", &self.machine.address().to_string(), "--node-name", &self.node])
-            .env("UPGRADE_AGENT_SOAK_SECONDS", "5")
+            .env("UPGRADE_AGENT_SOAK_SECONDS", self.soak_seconds.to_string())
             .env_remove("KUBECONFIG")
             .env_remove("RUST_LOG")
             .kill_on_drop(true);
@@ -271,7 +275,7 @@ impl Stage {
 
     /// Runs the agent to its end, which comes within three minutes.
     pub async fn run_agent(&self, binary: &Path, arguments: &[&str]) -> Result<Output> {
-        self.run_agent_within(Duration::from_mins(8), binary, arguments).await
+        self.run_agent_within(Duration::from_mins(30), binary, arguments).await
     }
 
     /// The same with another limit.
@@ -322,11 +326,11 @@ async fn namespace_with_account(client: &Client, namespace: &str) -> Result<()> 
         namespaces.create(&PostParams::default(), &made).await?;
     }
     let api: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    for _ in 0..300 {
+    for _ in 0..3000 {
         if api.get_opt("default").await?.is_some() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    bail!("the controller manager made no default service account in 30 s")
+    bail!("the controller manager made no default service account in five minutes")
 }

@@ -1,14 +1,12 @@
-//! What a test sees of a run: its journal, its machine, its VMs; and where it is killed.
+//! What a test sees of a run: its journal, its machine, its VMs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::process::Child;
 use tokio::time::Instant;
 use upgrade_agent::flow::vms::VmKey;
 use upgrade_agent::sim::world;
@@ -18,13 +16,18 @@ use super::{LIVE, Stage};
 impl Stage {
     /// The journal as it is on disk; empty before it is there.
     pub fn journal(&self) -> String {
+        std::fs::read_to_string(self.journal_path()).unwrap_or_default()
+    }
+
+    /// Where it lies, as seen from here.
+    pub fn journal_path(&self) -> PathBuf {
         let path = format!("var/lib/rancher/upgrade-agent/{}/journal.jsonl", self.upgrade_uid);
-        std::fs::read_to_string(self.machine.root().join(path)).unwrap_or_default()
+        self.machine.root().join(path)
     }
 
     /// How many lines of the journal are this record.
     pub fn records(&self, record: &str) -> usize {
-        self.journal().matches(&format!("\"record\":\"{record}\"")).count()
+        records_in(&self.journal(), record)
     }
 
     /// pid of the running RKE2 as systemd on the machine sees it.
@@ -69,33 +72,9 @@ impl Stage {
         Api::all_with(self.client.clone(), resource)
     }
 
-    /// Kills the agent with SIGKILL as soon as its journal holds the record this often, and not one of `later`. The agent is
-    /// let run in slices shorter than any effect that could follow, so the moment is exact.
-    pub async fn kill_at(&self, mut agent: Child, record: &str, count: usize, later: &str) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(agent.id().context("the agent has ended")?)?);
-        let deadline = Instant::now() + Duration::from_mins(4);
-        loop {
-            kill(pid, Signal::SIGSTOP)?;
-            let reached = self.records(record) >= count;
-            if reached {
-                ensure!(self.records(later) == 0, "{record} was passed before the agent could be killed");
-                agent.kill().await?;
-                return Ok(());
-            }
-            kill(pid, Signal::SIGCONT)?;
-            if let Some(status) = agent.try_wait()? {
-                bail!("the agent ended ({status}) before {record}; journal:\n{}", self.journal());
-            }
-            ensure!(Instant::now() < deadline, "no {record} in time; journal:\n{}", self.journal());
-            // Far from it there is time; near it every millisecond counts.
-            let slice = if self.journal().is_empty() { 5 } else { 1 };
-            tokio::time::sleep(Duration::from_millis(slice)).await;
-        }
-    }
-
     /// Waits until `ready` says so: minutes if need be, for a busy machine is no failure of the agent's.
     pub async fn wait(&self, what: &str, ready: impl AsyncFnMut() -> bool) -> Result<()> {
-        self.wait_within(what, Duration::from_mins(4), ready).await
+        self.wait_within(what, Duration::from_mins(15), ready).await
     }
 
     /// The same, for what may well not come.
@@ -114,4 +93,9 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// How many lines of a journal are this record.
+pub fn records_in(journal: &str, record: &str) -> usize {
+    journal.matches(&format!("\"record\":\"{record}\"")).count()
 }

@@ -1,5 +1,4 @@
-//! The other roots of a machine, and a witness on it: before each start of RKE2, after the guard has had its say, the machine
-//! itself writes down what is about to run and what the journal holds by then.
+//! The other roots of a machine, and what became of it after each of their deeds.
 
 #![expect(unreachable_pub, reason = "one module for several programs")]
 
@@ -17,6 +16,7 @@ use crate::asserts::{agent, said};
 use crate::sampler::Sampler;
 use crate::support::cast::Cast;
 use crate::support::{LIVE, RELEASE, Stage, TO};
+use crate::witness::{self, Gate, Start};
 
 /// Inside one Kubernetes minor the way back is open.
 pub const PATCH: &str = "v1.35.2+rke2r1";
@@ -26,11 +26,7 @@ pub const MINOR: &str = "v1.34.2+rke2r1";
 const THIRD: &str = "v1.36.1+rke2r1";
 const OTHER: &str = "/var/lib/other-rke2.tar.gz";
 const OLD: &str = "/var/lib/old-rke2.tar.gz";
-const STARTS: &str = "/var/lib/rke2-starts";
 const UNIT: &str = "rke2-server";
-/// Sorts after the agent's own drop-in, so that it runs after its guard.
-const WITNESS: &str = "etc/systemd/system/rke2-server.service.d/zzzz-witness.conf";
-const WITNESS_PROGRAM: &str = "usr/local/bin/rke2-witness";
 
 /// Somebody else who is root on the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,13 +72,6 @@ impl Row {
     }
 }
 
-/// What was about to run, and how often the journal held these two by then.
-struct Start {
-    sha256: String,
-    drained: usize,
-    intended: usize,
-}
-
 /// A release's tarball, made in `folder`.
 fn pack(folder: &Path, rke2: &[u8], tarball: &Path) {
     let file = folder.join("bin/rke2");
@@ -111,7 +100,9 @@ impl Bench {
     pub async fn set(name: &str, fault: &str, from: &str) -> Self {
         let cast = Cast { from: from.into(), ..Cast::named(name) };
         let cast = cast.bound("pci", |shape| shape.shutdown = Shutdown::Seconds(1));
-        let stage = Stage::shared(cast).await.unwrap();
+        let mut stage = Stage::shared(cast).await.unwrap();
+        // One that dies after a while has to do so while it is watched.
+        stage.soak_seconds = if fault.starts_with("die-after") { 20 } else { 5 };
         let old = stage.live_sha256().await.unwrap();
         let disk = stage.machine.disk();
         for (path, version) in [(OTHER, THIRD), (OLD, from)] {
@@ -119,15 +110,7 @@ impl Bench {
             let content = binary(version).unwrap();
             pack(run.path(), &content, &disk.join(path.trim_start_matches('/')));
         }
-        let program = format!(
-            "#!/bin/sh\n\
-             held() {{ cat /var/lib/rancher/upgrade-agent/*/journal.jsonl 2>/dev/null | grep -c '\"record\":\"'$1'\"'; }}\n\
-             echo \"$(sha256sum {LIVE} | cut -c1-64) $(held preDrained) $(held swapIntent)\" >>{STARTS}\n"
-        );
-        std::fs::write(disk.join(WITNESS_PROGRAM), program).unwrap();
-        let executable = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(disk.join(WITNESS_PROGRAM), executable).unwrap();
-        std::fs::write(disk.join(WITNESS), format!("[Service]\nExecStartPre=/{WITNESS_PROGRAM}\n")).unwrap();
+        witness::install(disk);
         stage.machine.must_run(&["systemctl", "daemon-reload"]).await.unwrap();
         let orders = stage.plan().artifacts.sha256;
         let journal = format!("var/lib/rancher/upgrade-agent/{}/journal.jsonl", stage.upgrade_uid);
@@ -159,21 +142,15 @@ impl Bench {
     }
 
     pub async fn kill_agent_at(&self, step: &str, later: &str) {
-        let child = self.stage.start_agent(agent(), &["node", "--once"]).unwrap();
+        // Whoever dies while it watches the new RKE2 has to die before it has seen enough.
+        let watches = ["restarted", "rolledBack"].contains(&step);
+        let soak = if watches { 60 } else { self.stage.soak_seconds }.to_string();
+        let child = self.stage.start_agent(agent(), &["node", "--once", "--soak-seconds", &soak]).unwrap();
         self.stage.kill_at(child, step, 1, later).await.unwrap();
     }
 
     fn starts(&self) -> Vec<Start> {
-        let file = self.stage.machine.disk().join(STARTS.trim_start_matches('/'));
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines()
-            .map(|line| {
-                let words: Vec<&str> = line.split(' ').collect();
-                assert_eq!(words.len(), 3, "what the witness wrote: {line:?}");
-                let count = |word: &str| word.parse().unwrap();
-                Start { sha256: words[0].to_owned(), drained: count(words[1]), intended: count(words[2]) }
-            })
-            .collect()
+        witness::starts(self.stage.machine.disk())
     }
 
     fn name(&self, sha256: &str) -> String {
@@ -235,24 +212,28 @@ impl Bench {
             Actor::Kill => ("nothing to kill", false),
             Actor::Power => {
                 self.stage.machine.kill();
-                // One whose RKE2 hangs is never said to be up.
-                let up = tokio::time::timeout(Duration::from_secs(20), self.stage.machine.boot_again());
+                // One whose RKE2 does not start is never said to be up.
+                let patience = Duration::from_secs(if self.fault == "serves" { 600 } else { 30 });
+                let up = tokio::time::timeout(patience, self.stage.machine.boot_again());
                 if let Ok(up) = up.await {
                     up.unwrap();
                 }
                 ("power off and on", true)
             }
             Actor::Tar | Actor::OldTar => {
-                // Who strikes in the instant between the guard's look and the start is not kept from it: a crash loop is hit in its pause.
+                // Who strikes in the instant between the guard's look and the start is not kept from it: none is in that
+                // instant once the gate is shut.
+                let gate = Gate::shut(self.stage.machine.disk());
                 let show = ["systemctl", "show", "-P", "SubState", UNIT];
                 let state = async || self.stage.machine.must_run(&show).await.unwrap();
-                let is_past = async || state().await.trim() != "start-pre";
+                let is_past = async || gate.has_somebody_waiting() || state().await.trim() != "start-pre";
                 self.stage.wait("the guard to have had its say", is_past).await.unwrap();
                 self.sampler.rest(true);
                 let release = if actor == Actor::Tar { OTHER } else { OLD };
                 self.stage.machine.must_run(&["tar", "xzf", release, "-C", "/opt/rke2"]).await.unwrap();
                 // A crash loop may have begun a start on what lay there while this was unpacked: the next one is meant.
                 before = self.starts().len();
+                drop(gate);
                 if self.kill_rke2().await {
                     ("unpacked, killed", true)
                 } else {
@@ -270,7 +251,7 @@ impl Bench {
         }
         let last = self.starts().last().map(|start| self.name(&start.sha256));
         if started && (self.fault == "serves" || last.as_deref() == Some("old")) {
-            self.stage.machine.wait_active(UNIT, Duration::from_mins(4)).await.unwrap();
+            self.stage.machine.wait_active(UNIT, Duration::from_mins(15)).await.unwrap();
         }
         if started {
             self.sampler.rest(false);

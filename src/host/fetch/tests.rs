@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::sim::machine::SimMachine;
@@ -98,14 +98,14 @@ async fn a_length_that_is_a_lie_is_no_file_and_spoils_none() {
     let (fetched, file) = got(&url, 1 << 30, 2).await;
     assert!(matches!(fetched, Err(FetchError::TooLate { .. })) && file.is_none(), "{fetched:?}");
     let (url, _) = serve(|_, _| (whole(FILE + 9, ""), content())).await;
-    let (fetched, file) = got(&url, 1 << 30, 9).await;
+    let (fetched, file) = got(&url, 1 << 30, 300).await;
     assert_eq!(
         (fetched.unwrap(), file.unwrap()),
         (FILE as u64, content()),
         "it has the digest, so it is whole"
     );
     let (url, asked) = serve(|_, _| (whole(FILE - 9, ""), content())).await;
-    let (fetched, file) = got(&url, 1 << 30, 9).await;
+    let (fetched, file) = got(&url, 1 << 30, 300).await;
     assert!(matches!(fetched, Err(FetchError::WrongDigest { .. })) && file.is_none(), "{fetched:?}");
     assert_eq!(asked.load(Ordering::SeqCst), 1, "known at the last byte");
     let other_total = |_, from: Option<usize>| match from {
@@ -139,8 +139,10 @@ async fn begun(dest: &Path) -> (String, Arc<AtomicU32>, u32) {
     }
     is_dead.store(true, Ordering::SeqCst);
     assert_eq!(std::fs::metadata(dest).unwrap().len(), 1 << 20);
-    // What the dead one had asked for last is counted by now.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Whoever asked before is answered before: what the dead one had asked for last is counted by now.
+    let mut ours = TcpStream::connect(url.split('/').nth(2).unwrap()).await.unwrap();
+    ours.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    ours.read_to_end(&mut Vec::new()).await.unwrap();
     let before = asked.load(Ordering::SeqCst);
     (url, asked, before)
 }

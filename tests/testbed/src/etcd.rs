@@ -2,6 +2,8 @@
 //! file instead of flags. Owns their processes; the files that RKE2 keeps beside them are written where the caller says.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,10 @@ use crate::children::Daemon;
 use crate::pki::{Authority, Identity, Purpose};
 use crate::places::{self, Loopback};
 
-/// How long a member may take until it takes connections.
-const READY_DEADLINE: Duration = Duration::from_mins(2);
+/// How long a member may take until it serves.
+const READY_DEADLINE: Duration = Duration::from_mins(5);
+/// Where it says how it is, without a certificate; RKE2's etcd listens there too.
+const METRICS_PORT: u16 = 2381;
 
 /// Members that know each other; they end when this is dropped.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ impl EtcdCluster {
         for index in 0..count {
             cluster.begin(index, "new")?;
         }
-        (0..count).try_for_each(|index| cluster.wait(index))?;
+        (0..count).try_for_each(|index| cluster.wait(index, is_healthy))?;
         Ok(cluster)
     }
 
@@ -68,7 +72,8 @@ impl EtcdCluster {
     pub fn join(&mut self) -> Result<()> {
         let last = self.members.len() - 1;
         self.begin(last, "existing")?;
-        self.wait(last)
+        // A learner serves nobody yet, and is not healthy.
+        self.wait(last, |address| TcpStream::connect((address, 2379)).is_ok())
     }
 
     /// Kills a member, counted from zero.
@@ -84,7 +89,7 @@ impl EtcdCluster {
     /// It does not start.
     pub fn revive(&mut self, index: usize) -> Result<()> {
         self.begin(index, "existing")?;
-        self.wait(index)
+        self.wait(index, is_healthy)
     }
 
     /// Lets a member hang, or go on.
@@ -151,6 +156,7 @@ impl EtcdCluster {
         let (client, peer) = (self.url(index, "https", 2379), self.url(index, "http", 2380));
         // As RKE2 has it: nothing but gRPC on the client port. An etcd that is too old for it reads over it.
         let http = self.url(index, "https", 2382);
+        let metrics = self.url(index, "http", METRICS_PORT);
         let everybody = (0..self.members.len())
             .map(|other| format!("etcd{}={}", other + 1, self.url(other, "http", 2380)))
             .collect::<Vec<_>>()
@@ -158,7 +164,7 @@ impl EtcdCluster {
         let path = |ending: &str| file(ending).display().to_string();
         let config = format!(
             "name: {name}\ndata-dir: {}\nlisten-client-urls: {client}\nadvertise-client-urls: {client}\n\
-             listen-client-http-urls: {http}\n\
+             listen-client-http-urls: {http}\nlisten-metrics-urls: {metrics}\n\
              listen-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\ninitial-cluster: {everybody}\n\
              initial-cluster-state: {state}\nheartbeat-interval: 100\nelection-timeout: 1000\n\
              client-transport-security:\n  cert-file: {}\n  key-file: {}\n  client-cert-auth: true\n  \
@@ -177,12 +183,12 @@ impl EtcdCluster {
         Ok(())
     }
 
-    fn wait(&mut self, index: usize) -> Result<()> {
+    fn wait(&mut self, index: usize, is_up: impl Fn(Ipv4Addr) -> bool) -> Result<()> {
         let began = Instant::now();
         let member = self.members.get_mut(index).context("there is no such member")?;
         let daemon = member.daemon.as_mut().context("that member does not run")?;
         loop {
-            if std::net::TcpStream::connect((member.address.address(), 2379)).is_ok() {
+            if is_up(member.address.address()) {
                 return Ok(());
             }
             if daemon.ended().is_some() || began.elapsed() > READY_DEADLINE {
@@ -191,4 +197,17 @@ impl EtcdCluster {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// A member of a cluster that has a leader, and can be asked through it.
+fn is_healthy(address: Ipv4Addr) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect((address, METRICS_PORT))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET /health HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains("\"health\":\"true\""))
 }

@@ -28,7 +28,7 @@ impl ControlPlane {
             arguments.extend(["-f", dir.as_str()]);
         }
         self.run_kubectl(&arguments)?;
-        self.run_kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
+        self.run_kubectl(&["wait", "--for=condition=Established", "--timeout=5m", "crd", "--all"])?;
         Ok(crds)
     }
 }

@@ -74,6 +74,8 @@ pub(super) fn start_api_server(
         "--enable-aggregator-routing=false".to_owned(),
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", file("audit.log")),
+        // Megabytes. The whole of it is counted: it must not begin a new file.
+        "--audit-log-maxsize=10000".to_owned(),
     ];
     Daemon::start("kube-apiserver", &dir.join("kube-apiserver.log"), Signal::SIGKILL, &arguments)
 }

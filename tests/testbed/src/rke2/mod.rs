@@ -18,7 +18,7 @@ pub use binary::{binary, hex_sha256};
 pub use release::{Release, rke2_release};
 
 /// How long `systemctl start` may take: the stand-in is ready after its first report to the API server.
-const START_DEADLINE: Duration = Duration::from_mins(1);
+const START_DEADLINE: Duration = Duration::from_mins(10);
 
 /// What to lay out.
 #[derive(Clone, Debug)]
