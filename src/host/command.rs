@@ -148,16 +148,17 @@ async fn read_bounded(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Stri
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn machine_with(script: &str) -> (tempfile::TempDir, HostRoot) {
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::new(dir.path().to_path_buf());
         let program = root.at("/rke2");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a child that a test beside this one has just begun would hold ours open for writing.
+        let text = root.at("/text");
+        std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let made = std::process::Command::new("install").arg("-m755").args([&text, &program]).status();
+        assert!(made.unwrap().success());
         (dir, root)
     }
 

@@ -170,7 +170,8 @@ mod tests {
     fn hashes_a_running_program_after_its_file_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("sleep");
-        fs::copy("/bin/sleep", &copy).unwrap();
+        // By another process: a child that a test beside this one has just begun would hold ours open for writing.
+        assert!(std::process::Command::new("cp").arg("/bin/sleep").arg(&copy).status().unwrap().success());
         let expected = Fs::kernel().sha256_file(&copy).unwrap();
         let mut child = std::process::Command::new(&copy).arg("60").spawn().unwrap();
         fs::remove_file(&copy).unwrap();
