@@ -166,9 +166,9 @@ impl Director {
         self.inner().judge.broken().to_vec()
     }
 
-    /// A node's lines so far, those of lives that were killed before they could tell included.
-    pub(super) fn lines(&self, node: &str) -> Vec<Entry> {
-        self.inner().lines.get(node).cloned().unwrap_or_default()
+    /// The lines of a node that is through, those of lives that were killed before they could tell included.
+    pub(super) fn take_lines(&self, node: &str) -> Vec<Entry> {
+        self.inner().lines.remove(node).unwrap_or_default()
     }
 
     /// Which effect came after each step's line.

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::agent::carry_out::Carried;
 use crate::agent::driver::Ended;
-use crate::flow::record::{Entry, Outcome};
+use crate::flow::record::Outcome;
 use crate::rehearsal::director::Director;
 use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::{Binaries, Invariant};
 use crate::rehearsal::life::{Account, Lived, Stage, live, plan_of};
 use crate::rehearsal::schedule::{EffectKind, Places};
 use crate::rehearsal::storage::Storage;
-use crate::rehearsal::timeline::{Blocked, Timeline, VmLine, forced, moves, node_line, seconds_between};
+use crate::rehearsal::timeline::{Blocked, Timeline, Told, VmLine, node_line, seconds_between};
 use crate::rehearsal::unblock::NodeState;
 use crate::rehearsal::world::{Ground, Seat, World};
 use crate::rehearsal::{Order, RehearsalError, Rehearsed};
@@ -93,7 +93,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
         troubles: world.troubles.clone(),
     };
     let (mut sum, mut lines, mut blocked) = (Sum::default(), Vec::new(), Vec::new());
-    let mut journals = Vec::new();
+    let mut told = Told::default();
     for node in &nodes {
         storage.heals().await;
         let seat = world.seat(node)?;
@@ -108,9 +108,9 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
             Err(_) => Turn::NoEnd(format!("{node} was not done after {} h", LONGEST.as_secs() / 3600)),
         };
         let ended = conclude(&director, &world, node, &turn);
-        let entries = director.lines(node);
+        let entries = director.take_lines(node);
         lines.push(node_line(node, &entries, world.start, ended.to_owned(), starts));
-        journals.push(entries);
+        told.read(&entries);
         if let Turn::Asks(why) | Turn::WentBack(why) | Turn::NoEnd(why) = turn {
             blocked.push(Blocked { node: node.clone(), why, change: None });
             break;
@@ -122,7 +122,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let now = world.clock.now();
     settle(&director).await;
     following.abort();
-    let vms = vm_lines(&director, &journals, now);
+    let vms = vm_lines(&director, told, now);
     let still_off = !director.with_judge(|judge| judge.off_now()).is_empty();
     let timeline = Timeline {
         seed: order.seed,
@@ -143,9 +143,8 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
 }
 
 /// Everybody who noticed the upgrade.
-fn vm_lines(director: &Director, journals: &[Vec<Entry>], now: Timestamp) -> Vec<VmLine> {
-    let mut moved = moves(journals.iter().flatten());
-    let forced = forced(journals.iter().flatten());
+fn vm_lines(director: &Director, told: Told, now: Timestamp) -> Vec<VmLine> {
+    let Told { mut moved, forced } = told;
     let mut vms: Vec<VmLine> = director.with_judge(|judge| {
         let away = judge.away(now);
         away.map(|(vm, away)| VmLine {

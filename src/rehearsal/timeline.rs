@@ -237,28 +237,27 @@ pub fn node_line(node: &str, entries: &[Entry], start: Timestamp, ended: String,
     line
 }
 
-/// VMs whose guests did not end by themselves, by the journals.
-#[must_use]
-pub fn forced<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<VmKey> {
-    let mut found = BTreeSet::new();
-    for entry in entries {
-        if let Record::VmStopped { vm, graceful: Some(false) } = &entry.record {
-            found.insert(vm.clone());
-        }
-    }
-    found
+/// What the journals say of single VMs. A thousand of them are long: each is read once, and let go.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Where every VM moved to, in the order of the roll.
+    pub moved: BTreeMap<VmKey, Vec<String>>,
+    /// Whose guests did not end by themselves.
+    pub forced: BTreeSet<VmKey>,
 }
 
-/// Where every VM moved to, by the journals of all nodes in the order of the roll.
-#[must_use]
-pub fn moves<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<VmKey, Vec<String>> {
-    let mut moves: BTreeMap<VmKey, Vec<String>> = BTreeMap::new();
-    for entry in entries {
-        if let Record::VmMigrated { vm, to } = &entry.record {
-            moves.entry(vm.clone()).or_default().push(to.clone());
+impl Told {
+    /// By the next node's journal.
+    pub fn read(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if let Record::VmMigrated { vm, to } = &entry.record {
+                self.moved.entry(vm.clone()).or_default().push(to.clone());
+            }
+            if let Record::VmStopped { vm, graceful: Some(false) } = &entry.record {
+                self.forced.insert(vm.clone());
+            }
         }
     }
-    moves
 }
 
 #[cfg(test)]

@@ -11,40 +11,50 @@ const SECTIONS: [&str; 3] = ["metadata", "spec", "status"];
 
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
 
-/// Texts of sections that are those of this version too; of `metadata` all but the resourceVersion.
+/// Texts of sections that are those of this version too; of `metadata` all but the resourceVersion. Most versions at rest
+/// have none, and there are hundreds of thousands of them.
 #[derive(Debug, Default)]
-pub(super) struct Kept([Option<Bytes>; 3]);
+pub(super) struct Kept(Option<Box<[Option<Bytes>; 3]>>);
 
 /// A text, and where its sections are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Text {
     pub(super) bytes: Bytes,
-    sections: [Range<usize>; 3],
+    sections: [Range<u32>; 3],
 }
 
 impl Kept {
     /// What can be taken over from a version: its own text as far as it was written, otherwise what it would take over.
     pub(super) fn of(text: Option<&Text>, kept: &Self, is_same: impl Fn(&str) -> bool) -> Self {
-        let mut all = Self::default();
-        for (index, slot) in all.0.iter_mut().enumerate() {
+        let mut all: [Option<Bytes>; 3] = Default::default();
+        for (index, slot) in all.iter_mut().enumerate() {
             if !SECTIONS.get(index).is_some_and(|section| is_same(section)) {
                 continue;
             }
-            *slot = match text.and_then(|text| Some((text, text.sections.get(index)?))) {
+            *slot = match text.and_then(|text| Some((text, text.section(index)?))) {
                 Some((_, range)) if range.is_empty() => None,
-                Some((text, range)) => Some(text.bytes.slice(range.clone())),
-                None => kept.0.get(index).cloned().flatten(),
+                Some((text, range)) => Some(text.bytes.slice(range)),
+                None => kept.section(index).cloned(),
             };
         }
-        all
+        Self(all.iter().any(Option::is_some).then(|| Box::new(all)))
+    }
+
+    fn section(&self, index: usize) -> Option<&Bytes> {
+        self.0.as_ref()?.get(index)?.as_ref()
     }
 }
 
 impl Text {
+    fn section(&self, index: usize) -> Option<Range<usize>> {
+        let range = self.sections.get(index)?;
+        Some(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
     /// The text of a value.
     pub(super) fn write(value: &Value, kept: &Kept) -> Self {
         let mut text = Vec::with_capacity(1024);
-        let mut sections: [Range<usize>; 3] = Default::default();
+        let mut sections: [Range<u32>; 3] = Default::default();
         if let Value::Object(fields) = value {
             text.push(b'{');
             for (key, value) in fields {
@@ -55,12 +65,16 @@ impl Text {
                 text.push(b':');
                 let from = text.len();
                 let section = SECTIONS.iter().position(|section| section == key);
-                let known = section.and_then(|section| kept.0.get(section)?.as_ref());
+                let known = section.and_then(|section| kept.section(section));
                 if !known.is_some_and(|known| take_over(&mut text, known, key, value)) {
                     write(&mut text, value);
                 }
                 if let Some(range) = section.and_then(|section| sections.get_mut(section)) {
-                    *range = from..text.len();
+                    // Nothing is taken over of a text that is too long to be counted so; no server takes one that long.
+                    *range = match (u32::try_from(from), u32::try_from(text.len())) {
+                        (Ok(from), Ok(to)) => from..to,
+                        _ => 0..0,
+                    };
                 }
             }
             text.push(b'}');
