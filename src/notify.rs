@@ -68,6 +68,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixDatagram;
     use std::process::{Command, Stdio};
+    use std::time::Instant;
 
     /// Set for the copy of this test program that plays the daemon: the environment of a running test
     /// program is shared by its threads, so it is never changed in place.
@@ -116,17 +117,24 @@ mod tests {
         let envs = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "20000")];
         let mut copy = play(&envs);
         let mut heard: Vec<String> = Vec::new();
+        let (mut last, mut shortest) = (None, Duration::MAX);
         let mut buffer = [0; 256];
         // Read while it plays: a full queue of datagrams would hold it up.
         while heard.last().is_none_or(|line| line != "STOPPING=1") {
             let length = socket.recv(&mut buffer).unwrap();
             heard.push(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned());
+            if heard.last().is_some_and(|line| line == "WATCHDOG=1")
+                && let Some(before) = last.replace(Instant::now())
+            {
+                shortest = shortest.min(before.elapsed());
+            }
             if heard.iter().filter(|line| *line == "WATCHDOG=1").count() > 2 {
                 drop(copy.stdin.take());
             }
         }
         assert!(copy.wait().unwrap().success());
         assert_eq!(heard[..2], ["READY=1", "STATUS=pre-draining: 2 left"]);
+        assert!(shortest < Duration::from_secs(1), "systemd wants one every 20 ms: {shortest:?}, {heard:?}");
     }
 
     #[test]

@@ -114,7 +114,9 @@ async fn an_rke2_that_the_agent_stopped_before_it_died_comes_back_by_itself() {
     stage.wait("the timer's unit to go", async || is_gone("list-units").await).await.unwrap();
     let systemd = Systemd::connect(&bus).await.unwrap();
     let minutes = tokio::time::Instant::now() + Duration::from_mins(15);
+    // It would run out by itself three minutes after the last stop, which this begins with: a start of ours disarms it.
+    let begun = tokio::time::Instant::now();
     systemd.restart_fenced(unit, minutes).await.unwrap();
-    // A start of ours disarms it.
     stage.wait("the timer to go", async || is_gone("list-timers").await).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_mins(3), "it has run out: {:?}", begun.elapsed());
 }

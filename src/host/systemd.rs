@@ -222,7 +222,7 @@ impl Systemd {
                 .build()
                 .await
         };
-        call(unit, "GetAll", proxy).await
+        call(unit, "Properties", proxy).await
     }
 }
 
@@ -287,9 +287,10 @@ mod tests {
         let before = systemd.unit(UNIT).await.unwrap();
         assert_eq!(before.program(), Some("/opt/rke2/bin/rke2"));
         assert_eq!((before.main_pid, before.invocation_id.len()), (100, 32));
+        assert_eq!(systemd.main_pid(UNIT).await.unwrap(), 100);
         let after = systemd.restart(UNIT, within(5000)).await.unwrap();
         assert_ne!(after.invocation_id, before.invocation_id);
-        assert_eq!(after.main_pid, 101);
+        assert_eq!((after.main_pid, systemd.main_pid(UNIT).await.unwrap()), (101, 101));
         assert_eq!(fake.calls(), ["RestartUnit"]);
     }
 

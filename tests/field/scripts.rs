@@ -5,6 +5,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::flow::plan::Evacuation;
 use upgrade_agent::sim::Timing;
@@ -29,14 +31,19 @@ pub(crate) async fn played(stage: &Stage, script: &Script, policy: impl FnOnce(&
         loop {
             let mut command = stage.agent(agent(), &["node", "--once"]);
             let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-            let program = format!("/proc/{}/exe", child.id().unwrap());
+            let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+            let ended = tokio::time::timeout(Duration::from_mins(30), child.wait_with_output());
             tokio::select! {
-                ran = child.wait_with_output() => return Ran::from(ran.unwrap()),
+                ran = ended => match ran {
+                    Ok(ran) => return Ran::from(ran.unwrap()),
+                    Err(late) => panic!("the agent does not end, {late}; journal:\n{}", stage.journal()),
+                },
                 // Dropping it kills the agent.
                 () = script.kill.notified() => {}
             }
-            // It may be writing yet, and keeps the lock for so long.
-            let is_gone = async || std::fs::read_link(&program).is_err();
+            // One of its threads may be writing yet, and keeps the lock for so long.
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let is_gone = async || !matches!(waitid(Id::Pid(pid), look), Ok(WaitStatus::StillAlive));
             stage.wait("the killed agent to be gone", is_gone).await.unwrap();
         }
     };

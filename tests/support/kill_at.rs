@@ -35,6 +35,8 @@ impl Stage {
 
 /// Leaves the agent stopped where its journal holds the record.
 fn halt_at(pid: Pid, journal: &Path, record: &str, count: usize) -> Result<()> {
+    // It does nothing before this thread is ready.
+    kill(pid, Signal::SIGSTOP)?;
     let urgent = Urgent::begin();
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -273,7 +273,7 @@ impl Stage {
         Ok(proxy)
     }
 
-    /// Runs the agent to its end, which comes within three minutes.
+    /// Runs the agent to its end, which comes within half an hour on any machine.
     pub async fn run_agent(&self, binary: &Path, arguments: &[&str]) -> Result<Output> {
         self.run_agent_within(Duration::from_mins(30), binary, arguments).await
     }

@@ -33,7 +33,7 @@ pub fn install(disk: &Path) {
          [ -e {SHUT} ] || exit 0\n\
          touch {WAITS}\n\
          while [ -e {SHUT} ]; do sleep 0.05; done\n\
-         rm {WAITS}\n"
+         rm -f {WAITS}\n"
     );
     // The agent's own drop-in, with its guard, sorts between them.
     for (order, name, program) in [("10", "rke2-gate", gate), ("zzzz", "rke2-witness", witness)] {
@@ -69,6 +69,8 @@ impl Gate {
     pub fn shut(disk: &Path) -> Self {
         let file = |path: &str| disk.join(path.trim_start_matches('/'));
         let gate = Self { shut: file(SHUT), waits: file(WAITS) };
+        // Of one that was killed while it waited.
+        std::fs::remove_file(&gate.waits).ok();
         std::fs::write(&gate.shut, "").unwrap();
         gate
     }
