@@ -200,6 +200,10 @@ impl Bench {
     pub async fn act(&mut self, actor: Actor, step: &str) {
         let mut before = self.starts().len();
         let mut broken = None;
+        // Half-way through the agent's own restart it may have been stopped already: then nobody starts it.
+        let show = ["systemctl", "show", "-P", "ActiveState", UNIT];
+        let is_stopped =
+            ["inactive", "deactivating"].contains(&self.stage.machine.must_run(&show).await.unwrap().trim());
         let (did, starts) = match actor {
             Actor::Restart => {
                 let output = self.stage.machine.run(&["systemctl", "restart", UNIT]).await.unwrap();
@@ -246,8 +250,7 @@ impl Bench {
                 }
             }
         };
-        // Half-way through the agent's own restart the unit may be told to stop already: then nobody starts it.
-        let must = starts && (step != "restartIntent" || actor == Actor::Power);
+        let must = starts && (step != "restartIntent" || actor == Actor::Power || !is_stopped);
         let patience = Duration::from_secs(if must { 240 } else { 8 });
         let is_more = async || self.starts().len() > before;
         let started = starts && self.stage.wait_within("a start", patience, is_more).await.is_ok();

@@ -18,7 +18,7 @@ use crate::children::Daemon;
 use crate::places::{self, Loopback};
 
 /// How long systemd on the machine may take until every unit is up.
-const BOOT_DEADLINE: Duration = Duration::from_mins(3);
+const BOOT_DEADLINE: Duration = Duration::from_mins(10);
 
 /// What systemd-nspawn exits with when the machine asked for a reboot: its manager shall start it again.
 const REBOOT_ASKED: i32 = 133;

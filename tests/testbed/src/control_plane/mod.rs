@@ -24,7 +24,7 @@ pub use definitions::Crds;
 const ADMIN_KUBECONFIG: &str = "admin.kubeconfig";
 
 /// How long the API server may take to say that it is ready.
-const READY_DEADLINE: Duration = Duration::from_mins(3);
+const READY_DEADLINE: Duration = Duration::from_mins(10);
 
 /// What the admin presents; the API server listens on loopback only and is thrown away with the run.
 const ADMIN_TOKEN: &str = "testbed-admin";
