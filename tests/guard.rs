@@ -134,19 +134,21 @@ fn a_torn_journal_hides_no_other_run() {
 }
 
 #[test]
-fn it_decides_at_once_from_a_cold_disk() {
+fn it_decides_in_less_than_a_second_from_a_cold_disk() {
     for (what, live) in
         [("the new binary starts", NEW), ("somebody else's is replaced by the old one", ALIEN)]
     {
-        // Others use the same disk and cores: the best of several says most.
-        let took = (0..3).map(|_| {
-            let (took, said) = ask(live);
+        // Others use the same disk and cores: the best of several says most, and a busy machine gets more of them.
+        let mut took = Duration::MAX;
+        for run in 0..20 {
+            let (one, said) = ask(live);
             assert_eq!(said.contains("rke2.prev-v1.35.5+rke2r1 was put in place"), live == ALIEN, "{said}");
-            took
-        });
-        let took = took.min().unwrap();
+            took = took.min(one);
+            if run >= 2 && took < Duration::from_secs(1) {
+                break;
+            }
+        }
         println!("\nmeasured: {:<64} {:>9} ms   <= 1000 ms", format!("guard: {what}"), took.as_millis());
-        // The figure is the promise; a machine that is busy with something else breaks no other.
-        assert!(took < Duration::from_secs(10), "{what}: {took:?}");
+        assert!(took < Duration::from_secs(1), "{what}: {took:?}");
     }
 }

@@ -89,8 +89,7 @@ impl Systemd {
         let properties = self.properties(unit).await?;
         let asked = async {
             let interface = zbus::names::InterfaceName::from_static_str(bus::SERVICE)?;
-            let pid: zbus::Result<u32> = Ok(u32::try_from(properties.get(interface, "MainPID").await?)?);
-            pid
+            u32::try_from(properties.get(interface, "MainPID").await?)
         };
         call(unit, "Get", asked).await
     }

@@ -22,17 +22,21 @@ async fn evict(at: &Access, name: &str, query: &str) -> Reply {
     at.post(&format!("{}{query}", at.core(&format!("pods/{name}/eviction"))), &body).await
 }
 
-/// An eviction that is granted as soon as the budget's status is true: its controller may not have seen every pod yet.
-async fn evicted(at: &Access, name: &str, query: &str) {
+/// An eviction that is answered as it has to be once the budget's controller has seen every pod; until then it refuses.
+async fn evict_until(at: &Access, name: &str, query: &str, good: impl Fn(&Reply) -> bool) -> Reply {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let reply = evict(at, name, query).await;
-        if reply.code == 201 {
-            return;
+        if good(&reply) {
+            return reply;
         }
         assert!(reply.code == 429 && Instant::now() < deadline, "{reply:?}");
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn evicted(at: &Access, name: &str, query: &str) {
+    evict_until(at, name, query, |reply| reply.code == 201).await;
 }
 
 async fn running(at: &Access, name: &str, ready: bool) {
@@ -79,21 +83,12 @@ async fn a_budget_refuses(at: Access) {
     budget(&at, "keep", 1, 1).await;
     let expected = json!([{"reason": "DisruptionBudget",
         "message": "The disruption budget keep needs 1 healthy pods and has 1 currently"}]);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let refusal = evict(&at, "a", "").await.refused(
-            429,
-            "TooManyRequests",
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-        );
-        let causes = &refusal["details"]["causes"];
-        if *causes == expected {
-            return;
-        }
-        // Its controller may not have seen the pod yet.
-        assert!(Instant::now() < deadline, "{causes}");
-        sleep(Duration::from_millis(50)).await;
-    }
+    let is_told = |reply: &Reply| reply.body["details"]["causes"] == expected;
+    evict_until(&at, "a", "", is_told).await.refused(
+        429,
+        "TooManyRequests",
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+    );
 }
 
 async fn a_budget_counts_down(at: Access) {

@@ -115,6 +115,7 @@ async fn initial_events_end_with_a_bookmark(at: Access) {
         }
     };
     assert_eq!((&added["type"], &added["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("b")));
+    assert_eq!(added["object"]["data"]["a"], "1");
     let reply = at.get(&format!("{path}?{query}")).await;
     reply.refused(422, "Invalid", "sendInitialEvents");
 }

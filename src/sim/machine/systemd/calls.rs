@@ -16,6 +16,8 @@ use crate::sim::machine::state::State;
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const UNKNOWN_METHOD: &str = "org.freedesktop.DBus.Error.UnknownMethod";
+const UNKNOWN_INTERFACE: &str = "org.freedesktop.DBus.Error.UnknownInterface";
+const UNKNOWN_PROPERTY: &str = "org.freedesktop.DBus.Error.UnknownProperty";
 const FAILED: &str = "org.freedesktop.DBus.Error.Failed";
 
 /// What comes back.
@@ -140,10 +142,9 @@ fn program_of(settings: &Settings<'_>) -> Vec<String> {
 }
 
 fn get_all(life: &Life, header: &Header<'_>, unit: &str, interface: &str) -> zbus::Result<Answer> {
-    life.machine().with(|state| match interface {
-        "org.freedesktop.systemd1.Unit" => reply(header, &state.unit_properties(unit)),
-        "org.freedesktop.systemd1.Service" => reply(header, &state.service_properties(unit)),
-        _ => refuse(header, "org.freedesktop.DBus.Error.UnknownInterface", interface),
+    life.machine().with(|state| match state.properties(interface, unit) {
+        Some(properties) => reply(header, &properties),
+        None => refuse(header, UNKNOWN_INTERFACE, interface),
     })
 }
 
@@ -153,16 +154,12 @@ fn get(
     unit: &str,
     (interface, name): (&str, &str),
 ) -> zbus::Result<Answer> {
-    life.machine().with(|state| {
-        let properties = match interface {
-            "org.freedesktop.systemd1.Unit" => state.unit_properties(unit),
-            "org.freedesktop.systemd1.Service" => state.service_properties(unit),
-            _ => return refuse(header, "org.freedesktop.DBus.Error.UnknownInterface", interface),
-        };
-        match properties.get(name) {
+    life.machine().with(|state| match state.properties(interface, unit) {
+        Some(properties) => match properties.get(name) {
             Some(value) => reply(header, value),
-            None => refuse(header, "org.freedesktop.DBus.Error.UnknownProperty", name),
-        }
+            None => refuse(header, UNKNOWN_PROPERTY, name),
+        },
+        None => refuse(header, UNKNOWN_INTERFACE, interface),
     })
 }
 

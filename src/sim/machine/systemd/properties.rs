@@ -13,7 +13,16 @@ const UNIT_FOLDER: &str = "/org/freedesktop/systemd1/unit/";
 pub(super) type Properties<'a> = BTreeMap<&'static str, Variant<'a>>;
 
 impl State {
-    pub(super) fn unit_properties(&mut self, name: &str) -> Properties<'_> {
+    /// Those of a unit's object behind one of its interfaces; none behind another one.
+    pub(super) fn properties(&mut self, interface: &str, unit: &str) -> Option<Properties<'_>> {
+        match interface {
+            "org.freedesktop.systemd1.Unit" => Some(self.unit_properties(unit)),
+            "org.freedesktop.systemd1.Service" => Some(self.service_properties(unit)),
+            _ => None,
+        }
+    }
+
+    fn unit_properties(&mut self, name: &str) -> Properties<'_> {
         let stale = self.needs_reload();
         let service = &self.service;
         if let Some(transient) = self.transients.get(name) {
@@ -60,7 +69,7 @@ impl State {
         ])
     }
 
-    pub(super) fn service_properties(&self, name: &str) -> Properties<'_> {
+    fn service_properties(&self, name: &str) -> Properties<'_> {
         let service = &self.service;
         if let Some(running) = self.transients.get(name).and_then(|transient| transient.runs) {
             let (result, status) = if running.well { ("success", 0) } else { ("exit-code", 1) };
