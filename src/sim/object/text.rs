@@ -1,6 +1,7 @@
 //! The JSON text of an object: written once for a version, with the parts that a write left alone taken over from the text
 //! of the version before. Always what `serde_json` would have written.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -8,6 +9,11 @@ use serde_json::{Map, Value};
 
 /// The parts of an object that are worth taking over.
 const SECTIONS: [&str; 3] = ["metadata", "spec", "status"];
+
+thread_local! {
+    /// Where this thread writes its texts.
+    static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
 
@@ -53,7 +59,14 @@ impl Text {
 
     /// The text of a value.
     pub(super) fn write(value: &Value, kept: &Kept) -> Self {
-        let mut text = Vec::with_capacity(1024);
+        // What is kept is copied to its exact length once it is known: hundreds of thousands of them are kept.
+        DRAFT.with_borrow_mut(|draft| {
+            draft.clear();
+            Self::draft(draft, value, kept)
+        })
+    }
+
+    fn draft(text: &mut Vec<u8>, value: &Value, kept: &Kept) -> Self {
         let mut sections: [Range<u32>; 3] = Default::default();
         if let Value::Object(fields) = value {
             text.push(b'{');
@@ -61,13 +74,13 @@ impl Text {
                 if text.len() > 1 {
                     text.push(b',');
                 }
-                write_string(&mut text, key);
+                write_string(text, key);
                 text.push(b':');
                 let from = text.len();
                 let section = SECTIONS.iter().position(|section| section == key);
                 let known = section.and_then(|section| kept.section(section));
-                if !known.is_some_and(|known| take_over(&mut text, known, key, value)) {
-                    write(&mut text, value);
+                if !known.is_some_and(|known| take_over(text, known, key, value)) {
+                    write(text, value);
                 }
                 if let Some(range) = section.and_then(|section| sections.get_mut(section)) {
                     // Nothing is taken over of a text that is too long to be counted so; no server takes one that long.
@@ -79,14 +92,14 @@ impl Text {
             }
             text.push(b'}');
         } else {
-            write(&mut text, value);
+            write(text, value);
         }
         debug_assert_eq!(
-            String::from_utf8_lossy(&text),
+            String::from_utf8_lossy(text),
             value.to_string(),
             "a text that was put together says something else"
         );
-        Self { bytes: text.into_boxed_slice().into(), sections }
+        Self { bytes: Bytes::copy_from_slice(text), sections }
     }
 }
 
