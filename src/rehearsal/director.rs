@@ -189,7 +189,7 @@ impl Director {
         for (kind, event) in &told {
             match (kind, event) {
                 (Kind::Instance, Event::Deleted(vmi)) => self.vm_moment(Moment::Gone, &key_of(vmi)),
-                (Kind::Node, Event::Added(node) | Event::Modified(node)) => self.node_changed(node),
+                (Kind::Node, Event::Added(node) | Event::Modified(node, _)) => self.node_changed(node),
                 (Kind::Instance | Kind::Order | Kind::Upgrade, _) | (Kind::Node, Event::Deleted(_)) => {}
             }
         }
@@ -291,7 +291,11 @@ impl Inner {
                 Kind::Order => self.judge.order(now, object, &self.truth),
                 // An exported cluster may have others, of earlier times.
                 Kind::Upgrade if metadata(object, "name") == UPGRADE => {
-                    self.judge.upgrade(now, object, &self.working);
+                    let changes = match event {
+                        Event::Modified(_, changes) => changes.as_ref(),
+                        Event::Added(_) | Event::Deleted(_) => None,
+                    };
+                    self.judge.upgrade(now, (object, changes), &self.working);
                 }
                 Kind::Upgrade => {}
             }

@@ -9,7 +9,11 @@ use serde_json::Value;
 use super::{Invariant, Judge, Truth};
 use crate::cluster::nodes::{DRAIN_TAINT, OWNER_ANNOTATION};
 use crate::flow::phase::Phase;
+use crate::sim::api::Changes;
 use crate::sim::machine::SimMachine;
+
+/// What of an object's metadata changes with writes to the rest of it.
+const CHANGES_ANYWAY: [&str; 3] = ["resourceVersion", "generation", "managedFields"];
 
 /// A node before anything was done to it, and as it is now.
 #[derive(Debug, Clone)]
@@ -152,9 +156,14 @@ impl Judge {
         }
     }
 
-    /// The `Upgrade` as it is now: of all that others read only our key of `nodeStatuses` may differ, in Harvester's words.
-    pub fn upgrade(&mut self, now: Timestamp, upgrade: &Value, working: &str) {
-        let is_ours = is_same_but_ours(upgrade, &self.upgrade, working);
+    /// The `Upgrade` as it is now, and what the write changed where that is known: of all that others read only our key of
+    /// `nodeStatuses` may differ, in Harvester's words.
+    pub fn upgrade(&mut self, now: Timestamp, (upgrade, changes): (&Value, Option<&Changes>), working: &str) {
+        let [version, generation, owners] = CHANGES_ANYWAY.map(|field| ["metadata", field]);
+        let ours: [&[&str]; 4] = [&version, &generation, &owners, &["status", "nodeStatuses", working]];
+        // A thousand nodes' states are not compared at each of their reports where the server knows what was written.
+        let is_ours = changes.is_some_and(|changes| changes.only_at(&ours))
+            || is_same_but_ours(upgrade, &self.upgrade, working);
         if !is_ours {
             let what = format!("the Upgrade changed in more than nodeStatuses.{working}");
             self.note(now, Invariant::I7, what);
@@ -195,7 +204,7 @@ fn is_same_but_ours(one: &Value, other: &Value, working: &str) -> bool {
     let status = both.map(|upgrade| upgrade?.get("status"));
     let nodes = status.map(|status| status?.get("nodeStatuses"));
     is_same_but(both, &["metadata", "status"])
-        && is_same_but(metadata, &["resourceVersion", "generation", "managedFields"])
+        && is_same_but(metadata, &CHANGES_ANYWAY)
         && is_same_but(status, &["nodeStatuses"])
         && is_same_but(nodes, &[working])
 }
@@ -204,7 +213,7 @@ fn is_same_but_ours(one: &Value, other: &Value, working: &str) -> bool {
 fn is_same_but(both: [Option<&Value>; 2], fields: &[&str]) -> bool {
     match both {
         [Some(Value::Object(one)), Some(Value::Object(other))] => {
-            // In order of their names, both of them: a thousand nodes' states are compared at each of their reports.
+            // In order of their names, both of them.
             let kept = |(name, _): &(&String, &Value)| !fields.contains(&name.as_str());
             one.iter().filter(kept).eq(other.iter().filter(kept))
         }
@@ -214,9 +223,14 @@ fn is_same_but(both: [Option<&Value>; 2], fields: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use http::Method;
     use serde_json::json;
 
     use super::*;
+    use crate::host::clock::Clock;
+    use crate::sim::api::{ApiServer, Event};
 
     #[test]
     fn only_our_key_of_an_upgrade_may_differ() {
@@ -249,5 +263,32 @@ mod tests {
             assert!(!is_same_but_ours(&changed(pointer, to), &before, "node1"), "{pointer}");
             assert!(!is_same_but_ours(&before, &changed(pointer, json!("other")), "node1"), "{pointer}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_to_the_state_of_another_node_is_seen() {
+        let start = Timestamp::UNIX_EPOCH;
+        let server = ApiServer::new(Clock::from(start, tokio::time::Instant::now()), 1);
+        let states = json!({ "node1": { "state": "" }, "node2": { "state": "" } });
+        let before = server.load(json!({
+            "apiVersion": "harvesterhci.io/v1beta1", "kind": "Upgrade",
+            "metadata": { "name": "u", "namespace": "default" }, "status": { "nodeStatuses": states },
+        }));
+        let before = before.unwrap().into_value();
+        let none = || std::iter::empty();
+        let mut judge = Judge::new(start, none(), &BTreeMap::new(), none(), before, BTreeMap::new());
+        let mut heard = server.follow("harvesterhci.io", "upgrades");
+        let mut wrong_after = |node: &str, state: &str| {
+            let path = "/apis/harvesterhci.io/v1beta1/namespaces/default/upgrades/u";
+            let said = json!({ "status": { "nodeStatuses": { node: { "state": state } } } });
+            server.call(&Method::PATCH, path, &said).unwrap();
+            let Some(Event::Modified(upgrade, changes)) = heard.try_next() else { panic!("no write") };
+            assert!(changes.is_some());
+            judge.upgrade(start, (&upgrade, changes.as_ref()), "node1");
+            judge.broken().len()
+        };
+        assert_eq!(wrong_after("node1", Phase::ALL[0].as_str()), 0);
+        assert_eq!(wrong_after("node2", Phase::ALL[0].as_str()), 1);
+        assert_eq!(wrong_after("node1", Phase::ALL[1].as_str()), 1);
     }
 }

@@ -139,6 +139,24 @@ impl Delta {
         })
     }
 
+    /// Whether nothing changed but at these paths, or below one of them.
+    pub(super) fn only_at(&self, paths: &[&[&str]]) -> bool {
+        self.0.iter().all(|(key, was)| {
+            let mut below = Vec::new();
+            for path in paths {
+                match path {
+                    [step] if key == step => return true,
+                    [step, rest @ ..] if key == step => below.push(rest),
+                    _ => {}
+                }
+            }
+            match was {
+                Was::Within(within) => within.only_at(&below),
+                Was::Absent | Was::Whole(_) | Was::Items(_) => false,
+            }
+        })
+    }
+
     /// Undoes the changes.
     pub(super) fn undo(&self, fields: &mut Map<String, Value>) {
         for (key, was) in self.0.iter().rev() {
@@ -277,5 +295,8 @@ mod tests {
         }
         assert!(delta.touches("status.phase") && delta.touches("metadata"));
         assert!(!delta.touches("metadata.labels") && !delta.touches("status.podIP"));
+        let version: &[&str] = &["metadata", "resourceVersion"];
+        assert!(delta.only_at(&[version, &["status"]]) && delta.only_at(&[&["status", "phase"], version]));
+        assert!(!delta.only_at(&[version]) && !delta.only_at(&[version, &["status", "phase", "x"]]));
     }
 }

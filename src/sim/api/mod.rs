@@ -67,7 +67,7 @@ use store::Store;
 pub use body::ApiBody;
 pub use service::ApiService;
 pub use status::Status;
-pub use subscription::{Event, Subscription};
+pub use subscription::{Changes, Event, Subscription};
 pub use webhooks::Webhooks;
 
 /// Answers the requests under a path of its own, as an aggregated API server does.

@@ -2,20 +2,34 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::Stream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::delta::Delta;
 use super::{Object, Status};
 
+/// What a write changed of an object.
+#[derive(Debug, Clone)]
+pub struct Changes(pub(super) Arc<Delta>);
+
+impl Changes {
+    /// Whether nothing changed but at these paths, or below one of them.
+    #[must_use]
+    pub fn only_at(&self, paths: &[&[&str]]) -> bool {
+        self.0.only_at(paths)
+    }
+}
+
 /// What happened to an object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// It is there, since now or since before.
     Added(Object),
-    /// It changed.
-    Modified(Object),
+    /// It changed since the last event about it; by what, where the write noted that.
+    Modified(Object, Option<Changes>),
     /// It is gone; this was its last version.
     Deleted(Object),
 }
@@ -25,7 +39,7 @@ impl Event {
     #[must_use]
     pub fn object(&self) -> &Object {
         match self {
-            Self::Added(object) | Self::Modified(object) | Self::Deleted(object) => object,
+            Self::Added(object) | Self::Modified(object, _) | Self::Deleted(object) => object,
         }
     }
 }

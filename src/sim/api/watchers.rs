@@ -11,7 +11,7 @@ use super::history::Change;
 use super::json::metadata;
 use super::selector::{Selector, name_anchor};
 use super::store::parts;
-use super::subscription::Event;
+use super::subscription::{Changes, Event};
 
 /// What somebody wants to see of a kind.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +36,7 @@ impl Interest {
         match (old, new) {
             (None, None) => None,
             (None, Some(new)) => Some(Event::Added(new.clone())),
-            (Some(_), Some(new)) => Some(Event::Modified(new.clone())),
+            (Some(_), Some(new)) => Some(Event::Modified(new.clone(), change.delta.clone().map(Changes))),
             (Some(old), None) if change.new.is_none() => Some(Event::Deleted(old.clone())),
             // It left the selection: its last version in it, numbered as the change that took it out.
             (Some(old), None) => {

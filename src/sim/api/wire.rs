@@ -92,7 +92,7 @@ impl Lines {
     fn write(&mut self, piece: &mut BytesMut, event: &Event) {
         let (kind, object) = match event {
             Event::Added(object) => ("ADDED", object),
-            Event::Modified(object) => ("MODIFIED", object),
+            Event::Modified(object, _) => ("MODIFIED", object),
             Event::Deleted(object) => ("DELETED", object),
         };
         let text = object.text();

@@ -88,7 +88,7 @@ impl Events {
 
 fn heard(event: api::Event) -> Heard {
     match event {
-        api::Event::Added(object) | api::Event::Modified(object) => Heard::Now(object.apart()),
+        api::Event::Added(object) | api::Event::Modified(object, _) => Heard::Now(object.apart()),
         api::Event::Deleted(object) => Heard::Gone(object),
     }
 }
