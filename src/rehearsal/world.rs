@@ -27,7 +27,7 @@ use crate::sim::machine::image::{ARTIFACT, MachineImage, MachineSpec};
 use crate::sim::machine::release::release;
 use crate::sim::troubles::Troubles;
 use crate::sim::virt_api::{self, VirtApi};
-use crate::sim::{Guests, SimError, Timing, Wire, seed, world};
+use crate::sim::{self, Guests, Known, SimError, Timing, Wire, seed, world};
 
 /// The `Upgrade` that rehearsals are about.
 pub(super) const UPGRADE: &str = "hvst-upgrade-rehearsal";
@@ -73,6 +73,8 @@ pub(super) struct Ground {
     server: ApiServer,
     nodes: Vec<String>,
     notes: Vec<String>,
+    /// Of a cluster that is at rest.
+    known: Option<Known>,
 }
 
 impl Ground {
@@ -80,12 +82,14 @@ impl Ground {
     pub(super) fn build(order: &Order) -> Result<Self, RehearsalError> {
         let start = beginning();
         let server = ApiServer::new(Clock::from(start, Instant::now()), order.seed);
-        let mut notes = Vec::new();
+        let (mut notes, mut known) = (Vec::new(), None);
         let mut names = match &order.scene {
             Scene::Preset(preset) => {
                 let preset =
                     seed::Preset { seed: order.seed, version: order.from.to_string(), ..preset.clone() };
-                seed::seed(&server, &preset, start).map_err(RehearsalError::from)?.nodes
+                let (seeded, at_rest) = seed::seed(&server, &preset, start).map_err(RehearsalError::from)?;
+                known = Some(at_rest);
+                seeded.nodes
             }
             Scene::Objects(objects) => {
                 let (seeded, oddities) = seed::adopt(&server, objects.as_ref().clone(), start);
@@ -97,7 +101,7 @@ impl Ground {
             return Err(RehearsalError::NoNodes);
         }
         natural_order(&mut names);
-        Ok(Self { server, nodes: names, notes })
+        Ok(Self { server, nodes: names, notes, known })
     }
 }
 
@@ -114,10 +118,11 @@ impl World {
     ) -> Result<Self, RehearsalError> {
         let start = beginning();
         let clock = Clock::from(start, Instant::now());
-        let Ground { server: ground, nodes: names, notes } = ground;
+        let Ground { server: ground, nodes: names, notes, known } = ground;
         let server = ground.fork(clock);
         // Where nobody else begins on this ground, what is written from now on need not be kept apart from it.
         drop(ground);
+        let begun = known.map(|known| known.begin(&server));
         own_upgrade(&server, &names, order)?;
         for fault in &order.faults {
             afflict(&server, fault)?;
@@ -151,15 +156,14 @@ impl World {
                 })
             }),
         );
-        let running = crate::sim::run_with_switch(
-            server.clone(),
-            timing,
-            guests.clone(),
-            troubles.virt_controller.clone(),
-            stop.clone(),
-        );
+        let (wire, seen) = (Wire::from(server.clone()), guests.clone());
+        let (controller, shutdown) = (troubles.virt_controller.clone(), stop.clone());
         tokio::spawn(async move {
-            if let Err(error) = running.await {
+            let ran = match begun {
+                Some(begun) => sim::run_on((wire, begun), timing, seen, controller, shutdown).await,
+                None => sim::run_with_switch(wire, timing, seen, controller, shutdown).await,
+            };
+            if let Err(error) = ran {
                 tracing::error!(%error, "the simulators have ended");
             }
         });

@@ -19,6 +19,7 @@ mod fields;
 mod guests;
 pub mod import;
 mod kind;
+mod known;
 pub mod kubelet;
 mod longhorn;
 pub mod machine;
@@ -39,6 +40,7 @@ mod workloads;
 pub mod world;
 
 pub use guests::Guests;
+pub use known::{Begun, Known};
 pub use switch::Switch;
 pub use wire::Wire;
 
@@ -191,7 +193,7 @@ impl Timing {
 /// # Errors
 /// Only when every watch has ended; refused writes are retried with back-off.
 pub async fn run(wire: impl Into<Wire>, timing: Timing, shutdown: CancellationToken) -> Result<(), SimError> {
-    turns::run(wire.into(), timing, Guests::default(), &Switch::default(), shutdown).await
+    turns::run((wire.into(), None), timing, Guests::default(), &Switch::default(), shutdown).await
 }
 
 /// The same, and tells in `guests` which guest runs where.
@@ -204,7 +206,7 @@ pub async fn run_with_guests(
     guests: Guests,
     shutdown: CancellationToken,
 ) -> Result<(), SimError> {
-    turns::run(wire.into(), timing, guests, &Switch::default(), shutdown).await
+    turns::run((wire.into(), None), timing, guests, &Switch::default(), shutdown).await
 }
 
 /// The same with a virt-controller that is away while its switch is off; what was asked of it meanwhile it does afterwards.
@@ -218,7 +220,22 @@ pub async fn run_with_switch(
     virt_controller: Switch,
     shutdown: CancellationToken,
 ) -> Result<(), SimError> {
-    turns::run(wire.into(), timing, guests, &virt_controller, shutdown).await
+    turns::run((wire.into(), None), timing, guests, &virt_controller, shutdown).await
+}
+
+/// The same in a cluster of an API server in memory that was at rest when this began, and is not read again.
+///
+/// # Errors
+/// Only when every watch has ended; refused writes are retried with back-off.
+pub async fn run_on(
+    begun: (Wire, Begun),
+    timing: Timing,
+    guests: Guests,
+    virt_controller: Switch,
+    shutdown: CancellationToken,
+) -> Result<(), SimError> {
+    let (wire, begun) = begun;
+    turns::run((wire, Some(begun)), timing, guests, &virt_controller, shutdown).await
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Drop for Stage {
 pub(super) fn stage(preset: &Preset) -> Stage {
     let start: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
     let server = ApiServer::new(Clock::from(start, Instant::now()), 1);
-    let seeded = seed(&server, preset, start).unwrap();
+    let (seeded, _) = seed(&server, preset, start).unwrap();
     let (guests, stop) = (Guests::default(), CancellationToken::new());
     let run = run_with_guests(server.clone(), Timing::virtual_time(start), guests.clone(), stop.clone());
     tokio::spawn(run);

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::guests::Guests;
+use super::known::Begun;
 use super::switch::Switch;
 use super::view::{Key, Kind, Task, View, version_of};
 use super::wire::{self, Events, Heard, Learned, Wire, Write};
@@ -96,7 +97,7 @@ struct Turns {
 }
 
 pub(super) async fn run(
-    wire: Wire,
+    (wire, begun): (Wire, Option<Begun>),
     timing: Timing,
     guests: Guests,
     virt_controller: &Switch,
@@ -105,12 +106,15 @@ pub(super) async fn run(
     let direct = wire.is_direct();
     let mut switched = virt_controller.listen();
     let kinds: &[Kind] = if direct { &Kind::ALL } else { &Kind::CORE };
-    let mut events = Events::of(&wire, kinds);
+    let (view, mut events) = match begun {
+        Some(Begun { view, events }) => (view, events),
+        None => (View::default(), Events::of(&wire, kinds)),
+    };
     let resync = (timing.resync_ms > 0).then(|| Duration::from_millis(timing.resync_ms.max(100)));
     let mut turns = Turns {
         wire,
         timing,
-        view: View::default(),
+        view,
         guests,
         queue: Queue::default(),
         listing: BTreeMap::new(),
@@ -120,6 +124,7 @@ pub(super) async fn run(
         controlled: virt_controller.is_on(),
         own: BTreeSet::new(),
     };
+    turns.begin();
     let mut next_resync = resync.map(|resync| Instant::now() + resync);
     while !shutdown.is_cancelled() {
         while let Some((kind, heard)) = events.told() {
@@ -165,6 +170,12 @@ async fn until(next: Option<Instant>) {
 }
 
 impl Turns {
+    /// What is known already is so since now.
+    fn begin(&mut self) {
+        self.view.begin(Instant::now());
+        self.wake(Vec::new());
+    }
+
     fn take_in(&mut self, kind: Kind, heard: Heard) {
         match heard {
             Heard::Listing => {

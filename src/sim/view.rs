@@ -42,7 +42,7 @@ pub(super) struct Entry {
 }
 
 /// All that is known.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct View {
     objects: ByKind<ByName<Key, Entry>>,
     index: Index,
@@ -153,6 +153,18 @@ impl View {
     /// VMIs whose guest may run somewhere else since this was last asked.
     pub(super) fn moved(&mut self) -> BTreeSet<Key> {
         std::mem::take(&mut self.moved)
+    }
+
+    /// Everything is as it is since now.
+    pub(super) fn begin(&mut self, now: Instant) {
+        for kind in Kind::ALL {
+            for entry in self.objects.of_mut(kind).values_mut() {
+                entry.phase_since = now;
+                entry.deleting_since = now;
+                entry.bound_since = now;
+                entry.copying_since = now;
+            }
+        }
     }
 
     /// Lets go of what was parsed of an object; its text stays.

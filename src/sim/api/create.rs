@@ -150,7 +150,10 @@ impl Store {
         if kind.namespaced {
             self.ensure_namespace(&namespace)?;
         }
-        Ok(self.put(place, &key_of(&namespace, &name), new))
+        let key = key_of(&namespace, &name);
+        let loaded = self.put(place, &key, new);
+        self.rests(place, &key);
+        Ok(loaded)
     }
 
     /// Makes a namespace that is not there.

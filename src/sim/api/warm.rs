@@ -30,6 +30,14 @@ impl Warm {
 }
 
 impl Store {
+    /// Where as many are in memory as may be, an object that comes to rest with this write is forgotten at once.
+    pub(super) fn rests(&mut self, place: Place, key: &str) {
+        if self.warm.queue.len() >= WARM {
+            self.spares.drop_one(place, &Key::from(key));
+            self.cool_one(place, &Key::from(key));
+        }
+    }
+
     /// Notes that somebody parsed this object, and forgets the parsed form of the one that was first noted.
     pub(super) fn warmed(&mut self, place: Place, key: Key) {
         if let Some((place, key)) = self.warm.add(place, key) {

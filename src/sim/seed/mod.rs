@@ -7,6 +7,7 @@ mod nodes;
 mod presets;
 mod vms;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -14,6 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::api::ApiServer;
 use super::fields::{self, name, namespace, text, uid_from};
+use super::kind::Kind;
+use super::known::Known;
 use super::kubelet::pod_running;
 use super::longhorn::{self, NAMESPACE as LONGHORN};
 use super::object::Object;
@@ -31,12 +34,12 @@ pub struct Seeded {
     pub vms: Vec<(String, String)>,
 }
 
-/// Loads a converged world.
+/// Loads a converged world; tells what simulators that begin in it know then.
 ///
 /// # Errors
 /// [`SimError::Refused`] when the server does not take an object.
-pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<Seeded, SimError> {
-    let seeding = Seeding::new(server, preset, now);
+pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<(Seeded, Known), SimError> {
+    let seeding = Seeding { known: Some(RefCell::default()), ..Seeding::new(server, preset, now) };
     let mut molds = vms::Molds::default();
     let mut seeded = Seeded::default();
     for namespace in ["default", "team-a", "kube-system", "harvester-system", LONGHORN] {
@@ -70,7 +73,7 @@ pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<Seede
     if preset.workloads {
         pods_of_others(&seeding, &nodes)?;
     }
-    Ok(seeded)
+    Ok((seeded, seeding.known.map(RefCell::into_inner).unwrap_or_default()))
 }
 
 /// Builds objects of one world.
@@ -80,13 +83,15 @@ struct Seeding<'a> {
     timing: Timing,
     /// The beginning, as objects carry it.
     stamp: String,
+    /// What the simulators are to know; none where they read it themselves.
+    known: Option<RefCell<Known>>,
 }
 
 impl<'a> Seeding<'a> {
     fn new(server: &'a ApiServer, preset: &'a Preset, now: Timestamp) -> Self {
         let timing = Timing::virtual_time(now);
         let stamp = Now { timing: &timing, instant: timing.origin }.stamp();
-        Self { server, preset, timing, stamp }
+        Self { server, preset, timing, stamp, known: None }
     }
 
     fn now(&self) -> Now<'_> {
@@ -112,10 +117,16 @@ impl<'a> Seeding<'a> {
     fn load(&self, mut object: Value) -> Result<Object, SimError> {
         self.identify(&mut object);
         let (kind, name) = (text(&object, "/kind").to_owned(), name(&object).to_owned());
-        self.server.load(object).map_err(|source| SimError::Refused {
+        let (group, _) = text(&object, "/apiVersion").split_once('/').unwrap_or_default();
+        let watched = Kind::named(group, &kind);
+        let loaded = self.server.load(object).map_err(|source| SimError::Refused {
             what: format!("{kind} {name}"),
             source: Box::new(source.into()),
-        })
+        })?;
+        if let (Some(known), Some(watched)) = (&self.known, watched) {
+            known.borrow_mut().note(watched, &loaded);
+        }
+        Ok(loaded)
     }
 
     /// A pod that runs on a node.

@@ -197,14 +197,14 @@ pub(in crate::sim) fn requests(pod: &Value) -> BTreeMap<String, u128> {
 }
 
 /// What the pods of one node take.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::sim) struct Room {
     pub(in crate::sim) pods: usize,
     pub(in crate::sim) used: BTreeMap<String, u128>,
 }
 
 /// All indices.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     /// Pods and migrations by VMI; engines and replicas by volume; pods by owner; VMIs and volumes by claim.
     by_owner: ByKind<ByName<Key, BTreeSet<Key>>>,

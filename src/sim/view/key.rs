@@ -72,7 +72,7 @@ impl fmt::Debug for Key {
 pub(in crate::sim) type ByName<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// One of something for each kind.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ByKind<T>([T; Kind::ALL.len()]);
 
 impl<T> ByKind<T> {

@@ -11,7 +11,7 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
 
 use super::{Backend, Wire, without_history};
-use crate::sim::api::{self, Subscription};
+use crate::sim::api::{self, ApiServer, Subscription};
 use crate::sim::object::Object;
 use crate::sim::view::Kind;
 
@@ -46,6 +46,12 @@ impl Events {
                 Self::Memory(subscribed.collect())
             }
         }
+    }
+
+    /// Of a server in memory: what happens from now on, and nothing of what is there.
+    pub(in crate::sim) fn from_now_on(server: &ApiServer) -> Self {
+        let follow = |kind: Kind| (kind, server.follow(kind.names().0, kind.names().2));
+        Self::Memory(Kind::ALL.into_iter().map(follow).collect())
     }
 
     /// What has been told already; `None` when there is nothing now.
