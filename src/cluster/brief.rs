@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Affinity, Node, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
@@ -35,6 +35,59 @@ impl BriefPod {
     pub fn has_finished(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
     }
+}
+
+/// A pod as the scheduler sees it; for reading only.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct PlacedPod {
+    /// Its name, labels and so on.
+    #[serde(default, deserialize_with = "who")]
+    pub metadata: ObjectMeta,
+    /// What it asks for and where it may be.
+    #[serde(default)]
+    pub spec: PlacedPodSpec,
+}
+
+/// What a pod asks for and where it may be.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacedPodSpec {
+    /// Near to what, away from what, on which nodes.
+    pub affinity: Option<Affinity>,
+    /// Those that run together.
+    #[serde(default)]
+    pub containers: Vec<PlacedContainer>,
+    /// Those that run before them, and sidecars.
+    pub init_containers: Option<Vec<PlacedContainer>>,
+    /// Labels that its node must have.
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// What it takes besides its containers.
+    pub overhead: Option<BTreeMap<String, Quantity>>,
+    /// `Never`, or `PreemptLowerPriority`.
+    pub preemption_policy: Option<String>,
+    /// More may push less away.
+    pub priority: Option<i32>,
+    /// Taints that do not keep it off.
+    pub tolerations: Option<Vec<Toleration>>,
+}
+
+/// A container as the scheduler sees it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacedContainer {
+    /// What it asks for.
+    pub resources: Option<PlacedResources>,
+    /// `Always` makes a sidecar of one that runs before the others.
+    pub restart_policy: Option<String>,
+}
+
+/// What a container asks for.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct PlacedResources {
+    /// At most; counts where nothing is requested.
+    pub limits: Option<BTreeMap<String, Quantity>>,
+    /// At least.
+    pub requests: Option<BTreeMap<String, Quantity>>,
 }
 
 /// A node; for reading only.
@@ -167,6 +220,7 @@ macro_rules! read_as {
 }
 
 read_as!(BriefPod, Pod);
+read_as!(PlacedPod, Pod);
 read_as!(BriefNode, Node);
 
 #[cfg(test)]
@@ -212,6 +266,7 @@ mod tests {
     fn they_are_asked_for_under_their_own_names() {
         assert_eq!(BriefPod::url_path(&(), Some("default")), "/api/v1/namespaces/default/pods");
         assert_eq!(BriefNode::url_path(&(), None), "/api/v1/nodes");
+        assert_eq!(PlacedPod::url_path(&(), None), "/api/v1/pods");
         let info = json!({ "status": { "nodeInfo": { "machineID": "m", "kubeletVersion": "v1" } } });
         let node: BriefNode = serde_json::from_value(info).unwrap();
         assert!(
@@ -219,5 +274,37 @@ mod tests {
         );
         let empty: BriefNode = serde_json::from_value(json!({ "metadata": { "name": "new" } })).unwrap();
         assert!(!empty.spec.unschedulable && empty.status.conditions.is_empty());
+    }
+
+    #[test]
+    fn of_a_pod_everything_is_read_that_its_place_depends_on() {
+        let rule = json!({ "topologyKey": "kubernetes.io/hostname", "labelSelector": {} });
+        let pod: PlacedPod = serde_json::from_value(json!({
+            "metadata": { "name": "virt-launcher-db", "managedFields": [{}] },
+            "spec": {
+                "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [rule] } },
+                "containers": [{ "name": "compute", "image": "i", "env": [{ "name": "A", "value": "b" }],
+                    "resources": { "limits": { "devices.kubevirt.io/kvm": "1" }, "requests": { "cpu": "2" } } }],
+                "initContainers": [{ "name": "side", "restartPolicy": "Always", "resources": {} }, { "name": "i" }],
+                "nodeSelector": { "kubevirt.io/schedulable": "true" }, "overhead": { "memory": "1Gi" },
+                "preemptionPolicy": "Never", "priority": 7,
+                "tolerations": [{ "key": "a", "operator": "Exists" }],
+                "volumes": [{ "name": "root", "emptyDir": {} }],
+            },
+            "status": { "phase": "Running" },
+        }))
+        .unwrap();
+        let spec = pod.spec;
+        let resources = spec.containers[0].resources.as_ref().unwrap();
+        assert_eq!(resources.limits.as_ref().unwrap()["devices.kubevirt.io/kvm"].0, "1");
+        assert_eq!(resources.requests.as_ref().unwrap()["cpu"].0, "2");
+        let before = spec.init_containers.unwrap();
+        assert_eq!((before[0].restart_policy.as_deref(), before.len()), (Some("Always"), 2));
+        assert_eq!(spec.node_selector.unwrap()["kubevirt.io/schedulable"], "true");
+        assert_eq!((spec.overhead.unwrap()["memory"].0.as_str(), spec.priority), ("1Gi", Some(7)));
+        assert_eq!(spec.preemption_policy.as_deref(), Some("Never"));
+        assert_eq!(spec.tolerations.unwrap()[0].key.as_deref(), Some("a"));
+        let apart = spec.affinity.unwrap().pod_anti_affinity.unwrap();
+        assert_eq!(apart.required_during_scheduling_ignored_during_execution.unwrap().len(), 1);
     }
 }

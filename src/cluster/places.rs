@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{self as core, Pod};
+use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
-use crate::cluster::brief::BriefNode;
+use crate::cluster::brief::{BriefNode, PlacedContainer, PlacedPod};
 use crate::cluster::crd::kubevirt::{LAUNCHER_SELECTOR, VirtualMachineInstance};
 use crate::cluster::nodes::{self, is_cordoned, is_ready, is_witness};
 use crate::cluster::vms::key_of;
@@ -57,7 +57,7 @@ pub async fn page(
 /// # Errors
 /// [`ClusterError`].
 pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Resident>, ClusterError> {
-    let api: Api<Pod> = Api::all(client.clone());
+    let api: Api<PlacedPod> = Api::all(client.clone());
     let unfinished = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
     let params = ListParams::default().fields(&unfinished).limit(PAGE * 4);
     let mut pods = Vec::new();
@@ -74,7 +74,7 @@ pub async fn movers(
     node: &str,
     vmis: &[&VirtualMachineInstance],
 ) -> Result<BTreeMap<VmKey, Mover>, ClusterError> {
-    let api: Api<Pod> = Api::all(client.clone());
+    let api: Api<PlacedPod> = Api::all(client.clone());
     let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
     let params = ListParams::default().labels(LAUNCHER_SELECTOR).fields(&fields);
     let pods = ask(format!("list the launcher pods of node {node}"), api.list(&params)).await?;
@@ -118,7 +118,7 @@ fn cpu_of_host(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
 }
 
 /// The instance that a launcher pod belongs to.
-fn owner(pod: &Pod) -> Option<VmKey> {
+fn owner(pod: &PlacedPod) -> Option<VmKey> {
     let kind = <VirtualMachineInstance as kube::Resource>::kind(&());
     let owner = pod.owner_references().iter().find(|one| one.kind == kind && one.controller == Some(true))?;
     Some(VmKey::new(&pod.namespace().unwrap_or_default(), &owner.name))
@@ -168,9 +168,8 @@ fn resources(all: Option<&BTreeMap<String, Quantity>>) -> Resources {
     all.into_iter().flatten().map(read).collect()
 }
 
-fn resident(pod: &Pod) -> Resident {
-    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
-    let apart = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
+fn resident(pod: &PlacedPod) -> Resident {
+    let apart = pod.spec.affinity.as_ref().and_then(|affinity| affinity.pod_anti_affinity.as_ref());
     let apart = apart.and_then(|apart| apart.required_during_scheduling_ignored_during_execution.as_ref());
     Resident {
         namespace: pod.namespace().unwrap_or_default(),
@@ -182,9 +181,9 @@ fn resident(pod: &Pod) -> Resident {
 }
 
 /// What the scheduler counts: all containers together, or the largest of those that run before them, and the overhead.
-fn asks(pod: &Pod) -> Resources {
-    let Some(spec) = &pod.spec else { return Resources::new() };
-    let of = |container: &core::Container| {
+fn asks(pod: &PlacedPod) -> Resources {
+    let spec = &pod.spec;
+    let of = |container: &PlacedContainer| {
         let asked = container.resources.as_ref();
         let mut all = resources(asked.and_then(|asked| asked.limits.as_ref()));
         all.extend(resources(asked.and_then(|asked| asked.requests.as_ref())));
@@ -223,8 +222,8 @@ fn asks(pod: &Pod) -> Resources {
 
 /// `KubeVirt` makes the copy from the instance: labels that the present pod had to find because somebody chose its node
 /// (`addedNodeSelector` of the migration that brought it) do not bind the next one.
-fn mover(vm: VmKey, pod: &Pod, vmi: &VirtualMachineInstance) -> Mover {
-    let spec = pod.spec.clone().unwrap_or_default();
+fn mover(vm: VmKey, pod: &PlacedPod, vmi: &VirtualMachineInstance) -> Mover {
+    let spec = pod.spec.clone();
     let of_kubevirt = |key: &str| {
         let domain = key.split('/').next().unwrap_or_default();
         key == "kubernetes.io/arch" || domain == "kubevirt.io" || domain.ends_with(".kubevirt.io")
@@ -268,7 +267,7 @@ pub(super) fn term(term: &core::NodeSelectorTerm) -> Term {
     }
 }
 
-fn pod_term(pod: &Pod, term: &core::PodAffinityTerm) -> PodTerm {
+fn pod_term(pod: &PlacedPod, term: &core::PodAffinityTerm) -> PodTerm {
     // Namespaces by selector are not read: the term then counts in every namespace, which is the careful way for "apart".
     let everywhere = term.namespace_selector.is_some();
     let named = term.namespaces.clone().unwrap_or_default();
