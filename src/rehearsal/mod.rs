@@ -31,9 +31,11 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use serde_json::Value;
 use thiserror::Error;
+use tokio::runtime::Runtime;
 
 use crate::flow::plan::Evacuation;
 use crate::flow::version::Rke2Version;
@@ -127,7 +129,13 @@ pub enum RehearsalError {
 /// # Errors
 /// [`RehearsalError`], before anything was rehearsed.
 pub fn rehearse(order: &Order) -> Result<Rehearsed, RehearsalError> {
-    in_own_time(async { roll::roll(order, Ground::build(order)?).await })?
+    let runtime = runtime()?;
+    let rehearsed = run(&runtime, async { roll::roll(order, Ground::build(order)?).await });
+    // Taking a large world apart takes longer than anybody wants to wait for a result that is there.
+    if let Err(error) = thread::Builder::new().name("world-ends".to_owned()).spawn(move || drop(runtime)) {
+        tracing::debug!(%error, "no thread to take the world apart in: it was done here");
+    }
+    rehearsed
 }
 
 /// Many rehearsals in one cluster: it is built once, and each of them begins where it began. What comes of them is what
@@ -157,16 +165,21 @@ impl Stand {
 
 /// Lets time pass as soon as everybody waits for it.
 fn in_own_time<T>(work: impl Future<Output = T>) -> Result<T, RehearsalError> {
+    let runtime = runtime()?;
+    Ok(run(&runtime, work))
+}
+
+fn runtime() -> Result<Runtime, RehearsalError> {
     // Nothing but the clock: without I/O to wait for, paused time goes on as soon as everybody waits.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .map_err(RehearsalError::Runtime)?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build().map_err(RehearsalError::Runtime)
+}
+
+fn run<T>(runtime: &Runtime, work: impl Future<Output = T>) -> T {
     // What the agent logs is about a machine that does not exist; whoever asks for details gets it all the same.
     if tracing::enabled!(tracing::Level::DEBUG) {
-        return Ok(runtime.block_on(work));
+        return runtime.block_on(work);
     }
     let quiet = tracing::subscriber::NoSubscriber::new();
-    Ok(tracing::subscriber::with_default(quiet, || runtime.block_on(work)))
+    tracing::subscriber::with_default(quiet, || runtime.block_on(work))
 }

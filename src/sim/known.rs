@@ -10,7 +10,7 @@ use super::view::{Key, View};
 use super::wire::Events;
 
 /// More objects than this stay parsed only as long as something happens to them.
-const WARM: usize = 1_024;
+const WARM: usize = 384;
 
 /// A cluster at rest, as it is known.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::store::{Key, Place, Store};
 
 /// How many parsed objects stay in memory.
-const WARM: usize = 1_024;
+const WARM: usize = 384;
 
 /// Parsed objects in the order in which they are looked at for being forgotten.
 #[derive(Debug, Clone, Default)]
