@@ -291,11 +291,7 @@ impl Inner {
                 Kind::Order => self.judge.order(now, object, &self.truth),
                 // An exported cluster may have others, of earlier times.
                 Kind::Upgrade if metadata(object, "name") == UPGRADE => {
-                    let changes = match event {
-                        Event::Modified(_, changes) => changes.as_ref(),
-                        Event::Added(_) | Event::Deleted(_) => None,
-                    };
-                    self.judge.upgrade(now, (object, changes), &self.working);
+                    self.judge.upgrade(now, (object, event.changes()), &self.working);
                 }
                 Kind::Upgrade => {}
             }

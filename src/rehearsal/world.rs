@@ -156,14 +156,16 @@ impl World {
                 })
             }),
         );
-        let (wire, seen) = (Wire::from(server.clone()), guests.clone());
-        let (controller, shutdown) = (troubles.virt_controller.clone(), stop.clone());
+        let running = sim::run_on(
+            server.clone(),
+            begun,
+            timing,
+            guests.clone(),
+            troubles.virt_controller.clone(),
+            stop.clone(),
+        );
         tokio::spawn(async move {
-            let ran = match begun {
-                Some(begun) => sim::run_on((wire, begun), timing, seen, controller, shutdown).await,
-                None => sim::run_with_switch(wire, timing, seen, controller, shutdown).await,
-            };
-            if let Err(error) = ran {
+            if let Err(error) = running.await {
                 tracing::error!(%error, "the simulators have ended");
             }
         });

@@ -1,5 +1,9 @@
 //! The kinds of objects that the simulators watch, and where the API keeps them.
 
+use serde_json::Value;
+
+use super::fields::text;
+
 /// The kinds that are watched, in the order in which they are looked at when several wait: what only sums up others (a
 /// VM, a node) comes after them, and is looked at once instead of after each of their changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +69,9 @@ impl Kind {
     }
 
     /// The kind of an object that says what it is; `None` for kinds that no simulator looks at.
-    pub(super) fn named(group: &str, kind: &str) -> Option<Self> {
+    pub(super) fn of(object: &Value) -> Option<Self> {
+        let group = text(object, "/apiVersion").split_once('/').map_or("", |(group, _)| group);
+        let kind = text(object, "/kind");
         Self::ALL.into_iter().find(|one| one.names().0 == group && one.names().1 == kind)
     }
 

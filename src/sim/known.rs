@@ -6,11 +6,9 @@ use tokio::time::Instant;
 use super::api::ApiServer;
 use super::kind::Kind;
 use super::object::Object;
+use super::turns::WARM;
 use super::view::{Key, View};
 use super::wire::Events;
-
-/// More objects than this stay parsed only as long as something happens to them.
-const WARM: usize = 384;
 
 /// A cluster at rest, as it is known.
 #[derive(Debug, Clone, Default)]

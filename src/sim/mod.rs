@@ -9,6 +9,7 @@
 //! - [`people`] use the API as users and operators do, [`troubles`] says what is wrong with the servers for a while.
 //! - `longhorn` and `workloads` play storage and the other pods, as far as a drain notices them; in memory only.
 //! - [`world`] builds the objects that a rehearsal starts from: whole clusters at rest, or somebody's exported one.
+//! - [`Known`] is what simulators know of a cluster that [`seed`] has just made, so that they need not read it.
 //! - [`Guests`] tells which guest runs on which machine, [`Wire`] is how the simulators reach an API server.
 //!
 //! `turns` is the loop under the last two: it watches, asks a pure `decide` for each object that something happened to,
@@ -220,22 +221,22 @@ pub async fn run_with_switch(
     virt_controller: Switch,
     shutdown: CancellationToken,
 ) -> Result<(), SimError> {
-    turns::run((wire.into(), None), timing, guests, &virt_controller, shutdown).await
+    run_on(wire, None, timing, guests, virt_controller, shutdown).await
 }
 
-/// The same in a cluster of an API server in memory that was at rest when this began, and is not read again.
+/// The same in a cluster of which everything is known already, and not read again, where `begun` says so.
 ///
 /// # Errors
 /// Only when every watch has ended; refused writes are retried with back-off.
 pub async fn run_on(
-    begun: (Wire, Begun),
+    wire: impl Into<Wire>,
+    begun: Option<Begun>,
     timing: Timing,
     guests: Guests,
     virt_controller: Switch,
     shutdown: CancellationToken,
 ) -> Result<(), SimError> {
-    let (wire, begun) = begun;
-    turns::run((wire, Some(begun)), timing, guests, &virt_controller, shutdown).await
+    turns::run((wire.into(), begun), timing, guests, &virt_controller, shutdown).await
 }
 
 #[cfg(test)]

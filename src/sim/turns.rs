@@ -28,7 +28,7 @@ use queue::Queue;
 /// After so many tasks in memory everybody else gets a turn.
 const SHIFT: usize = 256;
 /// So many objects may be parsed at once before those at rest are let go.
-const WARM: usize = 384;
+pub(super) const WARM: usize = 384;
 
 /// What every `decide` may know besides the view.
 #[derive(Debug)]

@@ -202,8 +202,9 @@ impl Bench {
         let mut broken = None;
         // Half-way through the agent's own restart it may have been stopped already: then nobody starts it.
         let show = ["systemctl", "show", "-P", "ActiveState", UNIT];
-        let is_stopped =
-            ["inactive", "deactivating"].contains(&self.stage.machine.must_run(&show).await.unwrap().trim());
+        let is_stopped = step == "restartIntent"
+            && ["inactive", "deactivating"]
+                .contains(&self.stage.machine.must_run(&show).await.unwrap().trim());
         let (did, starts) = match actor {
             Actor::Restart => {
                 let output = self.stage.machine.run(&["systemctl", "restart", UNIT]).await.unwrap();
@@ -250,7 +251,7 @@ impl Bench {
                 }
             }
         };
-        let must = starts && (step != "restartIntent" || actor == Actor::Power || !is_stopped);
+        let must = starts && (actor == Actor::Power || !is_stopped);
         let patience = Duration::from_secs(if must { 240 } else { 8 });
         let is_more = async || self.starts().len() > before;
         let started = starts && self.stage.wait_within("a start", patience, is_more).await.is_ok();

@@ -24,8 +24,6 @@ pub(super) struct Change {
     /// What was there; for a removal its last version, numbered as the removal.
     pub(super) old: Option<Entry>,
     pub(super) new: Option<Entry>,
-    /// What the one differs by from the other, where the write noted that.
-    pub(super) delta: Option<Arc<Delta>>,
 }
 
 /// What has to be known of a write to go back behind it.
@@ -91,14 +89,7 @@ impl History {
             let new = state(&mut states, past, now);
             let (old, told) = past.before(new.as_ref());
             states.insert(past.key.clone(), old.clone());
-            Change {
-                version: past.version,
-                place,
-                key: past.key.clone(),
-                old: told.or(old),
-                new,
-                delta: None,
-            }
+            Change { version: past.version, place, key: past.key.clone(), old: told.or(old), new }
         });
         let mut changes: Vec<Change> = changes.collect();
         changes.reverse();

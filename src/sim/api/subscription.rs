@@ -42,6 +42,15 @@ impl Event {
             Self::Added(object) | Self::Modified(object, _) | Self::Deleted(object) => object,
         }
     }
+
+    /// What the write changed, where it noted that.
+    #[must_use]
+    pub fn changes(&self) -> Option<&Changes> {
+        match self {
+            Self::Modified(_, changes) => changes.as_ref(),
+            Self::Added(_) | Self::Deleted(_) => None,
+        }
+    }
 }
 
 /// A stream of [`Event`]s in the order of the writes.

@@ -36,8 +36,7 @@ impl Store {
         self.spares.drop_one(place, &key);
         self.reown(place, &key, old.as_ref().map(|old| &old.object), Some(&object));
         let before = old.clone().map_or(Before::Nothing, Before::Whole);
-        let version = self.version;
-        self.tell(Change { version, place, key: key.clone(), old, new: Some(new), delta: None }, before);
+        self.tell(Change { version: self.version, place, key: key.clone(), old, new: Some(new) }, before);
         self.warmed(place, key);
         object
     }
@@ -70,9 +69,11 @@ impl Store {
         }
         let delta = Arc::new(delta);
         self.spares.keep(place, key, old.object.clone(), delta.clone());
-        let before = Before::Less(delta.clone(), old.facts.clone());
-        let (version, old, new, delta) = (self.version, Some(old), Some(new), Some(delta));
-        self.tell(Change { version, place, key: key.clone(), old, new, delta }, before);
+        let before = Before::Less(delta, old.facts.clone());
+        self.tell(
+            Change { version: self.version, place, key: key.clone(), old: Some(old), new: Some(new) },
+            before,
+        );
         self.warmed(place, key.clone());
         object
     }
@@ -94,14 +95,14 @@ impl Store {
         let told = Entry { object: last.clone(), facts: old.facts.clone() };
         self.chores.push_back(Chore::OwnerGone(meta(&last, "uid").to_owned()));
         let before = Before::Removed(old, told.clone());
-        let (version, old) = (self.version, Some(told));
-        self.tell(Change { version, place, key, old, new: None, delta: None }, before);
+        self.tell(Change { version: self.version, place, key, old: Some(told), new: None }, before);
         last
     }
 
     fn tell(&mut self, change: Change, before: Before) {
         if let Some(watchers) = self.watchers.get_mut(&change.place) {
-            watchers.tell(&change);
+            let delta = if let Before::Less(delta, _) = &before { Some(delta) } else { None };
+            watchers.tell(&change, delta);
         }
         self.history.push(change.version, change.place, change.key, before);
     }

@@ -33,8 +33,7 @@ impl Store {
     /// Where as many are in memory as may be, an object that comes to rest with this write is forgotten at once.
     pub(super) fn rests(&mut self, place: Place, key: &str) {
         if self.warm.queue.len() >= WARM {
-            self.spares.drop_one(place, &Key::from(key));
-            self.cool_one(place, &Key::from(key));
+            self.cool_one(place, key);
         }
     }
 
@@ -46,7 +45,7 @@ impl Store {
         }
     }
 
-    fn cool_one(&mut self, place: Place, key: &Key) {
+    fn cool_one(&mut self, place: Place, key: &str) {
         let is_warm = |object: &super::Object| object.is_warm();
         if self.get(place, key).is_some_and(is_warm)
             && let Some(collection) = self.collections.get_mut(place.0)

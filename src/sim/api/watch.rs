@@ -71,7 +71,7 @@ impl Store {
                 return Ok(Answer::Watch(subscription, end));
             }
             for change in self.history.since(place, from, collection) {
-                interest.view(&change).into_iter().for_each(|event| subscription.first(event));
+                interest.view(&change, None).into_iter().for_each(|event| subscription.first(event));
             }
         }
         self.watchers.entry(place).or_default().add(interest, sink);

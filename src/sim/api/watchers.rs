@@ -1,11 +1,13 @@
 //! Who watches a kind, and what of a change each of them sees.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Object;
 use super::collection::Entry;
+use super::delta::Delta;
 use super::facts::Facts;
 use super::history::Change;
 use super::json::metadata;
@@ -28,15 +30,15 @@ impl Interest {
             && (self.selector.is_empty() || self.selector.matches(namespace, name, facts))
     }
 
-    /// The change as it looks to somebody who sees only part of the objects.
-    pub(super) fn view(&self, change: &Change) -> Option<Event> {
+    /// The change as it looks to somebody who sees only part of the objects; with what it consists of where that is known.
+    pub(super) fn view(&self, change: &Change, delta: Option<&Arc<Delta>>) -> Option<Event> {
         let seen = |entry: &&Entry| self.includes(&change.key, &entry.facts);
         let old = change.old.as_ref().filter(seen).map(|entry| &entry.object);
         let new = change.new.as_ref().filter(seen).map(|entry| &entry.object);
         match (old, new) {
             (None, None) => None,
             (None, Some(new)) => Some(Event::Added(new.clone())),
-            (Some(_), Some(new)) => Some(Event::Modified(new.clone(), change.delta.clone().map(Changes))),
+            (Some(_), Some(new)) => Some(Event::Modified(new.clone(), delta.cloned().map(Changes))),
             (Some(old), None) if change.new.is_none() => Some(Event::Deleted(old.clone())),
             // It left the selection: its last version in it, numbered as the change that took it out.
             (Some(old), None) => {
@@ -72,8 +74,8 @@ impl Watchers {
         list.push(Watcher { interest, sink });
     }
 
-    pub(super) fn tell(&mut self, change: &Change) {
-        tell_each(&mut self.of_all, change);
+    pub(super) fn tell(&mut self, change: &Change, delta: Option<&Arc<Delta>>) {
+        tell_each(&mut self.of_all, change, delta);
         if self.anchored.is_empty() {
             return;
         }
@@ -84,7 +86,7 @@ impl Watchers {
         anchors.dedup();
         for anchor in anchors {
             if let Some(list) = self.anchored.get_mut(&anchor) {
-                tell_each(list, change);
+                tell_each(list, change, delta);
                 if list.is_empty() {
                     self.anchored.remove(&anchor);
                 }
@@ -93,8 +95,8 @@ impl Watchers {
     }
 }
 
-fn tell_each(list: &mut Vec<Watcher>, change: &Change) {
-    list.retain(|watcher| match watcher.interest.view(change) {
+fn tell_each(list: &mut Vec<Watcher>, change: &Change, delta: Option<&Arc<Delta>>) {
+    list.retain(|watcher| match watcher.interest.view(change, delta) {
         Some(event) => watcher.sink.send(event).is_ok(),
         None => !watcher.sink.is_closed(),
     });

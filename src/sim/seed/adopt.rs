@@ -58,18 +58,17 @@ impl Adopting<'_> {
             }
             return;
         }
-        let (version, kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
+        let kind = text(&object, "/kind");
         let what = format!("{kind} {}/{}", namespace(&object), name(&object));
         if kind.is_empty() || name(&object).is_empty() {
             self.odd.push(format!("an object of kind \"{kind}\" has no kind or no name; it is left out"));
             return;
         }
-        let group = version.split_once('/').map_or("", |(group, _)| group);
         if kind == "PodDisruptionBudget" && name(&object).starts_with("instance-manager-") {
             // Longhorn's own: the managers that are made up get theirs with them, and nobody would take this one away.
             return;
         }
-        let watched = Kind::named(group, kind);
+        let watched = Kind::of(&object);
         let key = Key::of(&object);
         if watched.is_some_and(|watched| self.all(watched).contains_key(&key)) {
             self.odd.push(format!("{what} is there twice; the first one counts"));

@@ -39,7 +39,8 @@ pub struct Seeded {
 /// # Errors
 /// [`SimError::Refused`] when the server does not take an object.
 pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<(Seeded, Known), SimError> {
-    let seeding = Seeding { known: Some(RefCell::default()), ..Seeding::new(server, preset, now) };
+    let known = RefCell::default();
+    let seeding = Seeding { known: Some(&known), ..Seeding::new(server, preset, now) };
     let mut molds = vms::Molds::default();
     let mut seeded = Seeded::default();
     for namespace in ["default", "team-a", "kube-system", "harvester-system", LONGHORN] {
@@ -73,7 +74,7 @@ pub fn seed(server: &ApiServer, preset: &Preset, now: Timestamp) -> Result<(Seed
     if preset.workloads {
         pods_of_others(&seeding, &nodes)?;
     }
-    Ok((seeded, seeding.known.map(RefCell::into_inner).unwrap_or_default()))
+    Ok((seeded, known.into_inner()))
 }
 
 /// Builds objects of one world.
@@ -84,7 +85,7 @@ struct Seeding<'a> {
     /// The beginning, as objects carry it.
     stamp: String,
     /// What the simulators are to know; none where they read it themselves.
-    known: Option<RefCell<Known>>,
+    known: Option<&'a RefCell<Known>>,
 }
 
 impl<'a> Seeding<'a> {
@@ -117,13 +118,12 @@ impl<'a> Seeding<'a> {
     fn load(&self, mut object: Value) -> Result<Object, SimError> {
         self.identify(&mut object);
         let (kind, name) = (text(&object, "/kind").to_owned(), name(&object).to_owned());
-        let (group, _) = text(&object, "/apiVersion").split_once('/').unwrap_or_default();
-        let watched = Kind::named(group, &kind);
+        let watched = Kind::of(&object);
         let loaded = self.server.load(object).map_err(|source| SimError::Refused {
             what: format!("{kind} {name}"),
             source: Box::new(source.into()),
         })?;
-        if let (Some(known), Some(watched)) = (&self.known, watched) {
+        if let (Some(known), Some(watched)) = (self.known, watched) {
             known.borrow_mut().note(watched, &loaded);
         }
         Ok(loaded)
