@@ -58,8 +58,7 @@ pub async fn page(
 /// [`ClusterError`].
 pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Resident>, ClusterError> {
     let api: Api<PlacedPod> = Api::all(client.clone());
-    let unfinished = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
-    let params = ListParams::default().fields(&unfinished).limit(PAGE * 4);
+    let params = unfinished_on(node).limit(PAGE * 4);
     let mut pods = Vec::new();
     each(&format!("list the pods of node {node}"), &api, params, |pod| pods.push(resident(pod))).await?;
     Ok(pods)
@@ -75,8 +74,7 @@ pub async fn movers(
     vmis: &[&VirtualMachineInstance],
 ) -> Result<BTreeMap<VmKey, Mover>, ClusterError> {
     let api: Api<PlacedPod> = Api::all(client.clone());
-    let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
-    let params = ListParams::default().labels(LAUNCHER_SELECTOR).fields(&fields);
+    let params = unfinished_on(node).labels(LAUNCHER_SELECTOR);
     let pods = ask(format!("list the launcher pods of node {node}"), api.list(&params)).await?;
     // Who runs as its host does can only go where that CPU can be had.
     let host = if vmis.iter().any(|vmi| runs_as_its_host(vmi)) {
@@ -97,6 +95,12 @@ pub async fn movers(
         Some((vm, mover))
     });
     Ok(movers.collect())
+}
+
+/// The pods of a node that still take room there.
+fn unfinished_on(node: &str) -> ListParams {
+    let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
+    ListParams::default().fields(&fields)
 }
 
 fn runs_as_its_host(vmi: &VirtualMachineInstance) -> bool {
@@ -223,18 +227,18 @@ fn asks(pod: &PlacedPod) -> Resources {
 /// `KubeVirt` makes the copy from the instance: labels that the present pod had to find because somebody chose its node
 /// (`addedNodeSelector` of the migration that brought it) do not bind the next one.
 fn mover(vm: VmKey, pod: &PlacedPod, vmi: &VirtualMachineInstance) -> Mover {
-    let spec = pod.spec.clone();
+    let spec = &pod.spec;
     let of_kubevirt = |key: &str| {
         let domain = key.split('/').next().unwrap_or_default();
         key == "kubernetes.io/arch" || domain == "kubevirt.io" || domain.ends_with(".kubevirt.io")
     };
-    let mut node_selector = spec.node_selector.unwrap_or_default();
+    let mut node_selector = spec.node_selector.clone().unwrap_or_default();
     node_selector.retain(|key, _| of_kubevirt(key) || vmi.spec.node_selector.contains_key(key));
-    let affinity = spec.affinity.unwrap_or_default();
-    let nodes =
-        affinity.node_affinity.and_then(|all| all.required_during_scheduling_ignored_during_execution);
-    let together =
-        affinity.pod_affinity.and_then(|all| all.required_during_scheduling_ignored_during_execution);
+    let affinity = spec.affinity.as_ref();
+    let nodes = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
+    let nodes = nodes.and_then(|all| all.required_during_scheduling_ignored_during_execution.as_ref());
+    let together = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
+    let together = together.and_then(|all| all.required_during_scheduling_ignored_during_execution.as_ref());
     Mover {
         vm,
         pod: resident(pod),
@@ -243,7 +247,7 @@ fn mover(vm: VmKey, pod: &PlacedPod, vmi: &VirtualMachineInstance) -> Mover {
             .map(|nodes| nodes.node_selector_terms.iter().map(term).collect())
             .unwrap_or_default(),
         tolerations: spec.tolerations.iter().flatten().map(toleration).collect(),
-        together: together.iter().flatten().map(|term| pod_term(pod, term)).collect(),
+        together: together.into_iter().flatten().map(|term| pod_term(pod, term)).collect(),
         preempts: spec.priority.is_some_and(|priority| priority > 0)
             && spec.preemption_policy.as_deref() != Some("Never"),
     }
