@@ -34,9 +34,9 @@ pub async fn claim(client: &Client, namespace: &str, name: &str) -> Result<Claim
         ..Found::default()
     };
     if found.phase == "Bound" && !found.deleting {
-        let driver = PROVISIONER.iter().find_map(|key| claim.annotations().get(*key));
+        let annotations = claim.annotations();
         // Longhorn calls a volume that it has made as its PersistentVolume is called.
-        let own = (driver.map(String::as_str) == Some(LONGHORN_DRIVER)).then(|| found.volume.clone());
+        let own = is_longhorns(|key| annotations.get(key).map(String::as_str)).then(|| found.volume.clone());
         let handle = match own {
             Some(handle) => Some(handle),
             None => by_volume(client, &mut found).await?,
@@ -46,6 +46,12 @@ pub async fn claim(client: &Client, namespace: &str, name: &str) -> Result<Claim
         }
     }
     Ok(Claim { name: full, found: Some(found) })
+}
+
+/// Whether Longhorn has made the volume of a claim with these annotations.
+#[must_use]
+pub fn is_longhorns<'a>(annotation: impl Fn(&str) -> Option<&'a str>) -> bool {
+    PROVISIONER.iter().find_map(|key| annotation(key)) == Some(LONGHORN_DRIVER)
 }
 
 /// What the `PersistentVolume` says: who reaches it, and Longhorn's name of it where it is Longhorn's.

@@ -2,17 +2,14 @@
 
 use serde_json::Value;
 
+use crate::rehearsal::roles::Roles;
 use crate::sim::api::ApiServer;
 use crate::sim::machine::etcd::{EtcdMember, EtcdTrouble};
 
 /// The members, seen from the machine of node `own`, whose member lives and dies with that machine.
 pub(super) fn members(server: &ApiServer, own: &str) -> Vec<EtcdMember> {
-    let label = |node: &Value, role: &str| {
-        let labels = node.pointer("/metadata/labels");
-        labels.is_some_and(|labels| labels.get(format!("node-role.kubernetes.io/{role}")).is_some())
-    };
     let nodes = server.list_objects("", "nodes", "", "");
-    let servers = nodes.iter().filter(|node| label(node, "control-plane") || label(node, "etcd"));
+    let servers = nodes.iter().filter(|node| Roles::of(node).is_server());
     servers.map(|node| member(node, own)).collect()
 }
 

@@ -18,6 +18,7 @@ pub mod judge;
 #[cfg(test)]
 mod ladder_tests;
 mod life;
+mod roles;
 mod roll;
 pub mod schedule;
 mod storage;

@@ -1,5 +1,6 @@
 //! Whole rehearsals: what users see, that they repeat to the byte, and that the judge finds each rule that is broken on purpose.
 
+mod export;
 mod others;
 mod scripts;
 mod way_back;

@@ -4,7 +4,6 @@
 
 mod machines;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -20,6 +19,7 @@ use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
 use crate::host::clock::Clock;
 use crate::rehearsal::afflict::afflict;
 use crate::rehearsal::life::NAMESPACE;
+use crate::rehearsal::roles::Cluster;
 use crate::rehearsal::{Order, RehearsalError, Scene};
 use crate::sim::api::{ApiServer, Webhooks};
 use crate::sim::machine::SimMachine;
@@ -46,8 +46,7 @@ pub(super) struct World {
     pub(super) notes: Vec<String>,
     pub(super) troubles: Troubles,
     stop: CancellationToken,
-    /// Nodes of the control plane.
-    servers: BTreeSet<String>,
+    roles: Cluster,
     order: Order,
 }
 
@@ -71,7 +70,7 @@ impl Drop for World {
 #[derive(Debug, Clone)]
 pub(super) struct Ground {
     server: ApiServer,
-    nodes: Vec<String>,
+    roles: Cluster,
     notes: Vec<String>,
     /// Of a cluster that is at rest.
     known: Option<Known>,
@@ -83,25 +82,24 @@ impl Ground {
         let start = beginning();
         let server = ApiServer::new(Clock::from(start, Instant::now()), order.seed);
         let (mut notes, mut known) = (Vec::new(), None);
-        let mut names = match &order.scene {
+        match &order.scene {
             Scene::Preset(preset) => {
                 let preset =
                     seed::Preset { seed: order.seed, version: order.from.to_string(), ..preset.clone() };
-                let (seeded, at_rest) = seed::seed(&server, &preset, start).map_err(RehearsalError::from)?;
+                let (_, at_rest) = seed::seed(&server, &preset, start).map_err(RehearsalError::from)?;
                 known = Some(at_rest);
-                seeded.nodes
             }
             Scene::Objects(objects) => {
-                let (seeded, oddities) = seed::adopt(&server, objects.as_ref().clone(), start);
+                let (_, oddities) = seed::adopt(&server, objects.as_ref().clone(), start);
                 notes.extend(oddities);
-                seeded.nodes
             }
-        };
-        if names.is_empty() {
+        }
+        let (roles, taken_for_servers) = Cluster::settle(&server)?;
+        notes.extend(taken_for_servers);
+        if roles.in_order().is_empty() {
             return Err(RehearsalError::NoNodes);
         }
-        natural_order(&mut names);
-        Ok(Self { server, nodes: names, notes, known })
+        Ok(Self { server, roles, notes, known })
     }
 }
 
@@ -118,7 +116,8 @@ impl World {
     ) -> Result<Self, RehearsalError> {
         let start = beginning();
         let clock = Clock::from(start, Instant::now());
-        let Ground { server: ground, nodes: names, notes, known } = ground;
+        let Ground { server: ground, roles, notes, known } = ground;
+        let names = roles.in_order();
         let server = ground.fork(clock);
         // Where nobody else begins on this ground, what is written from now on need not be kept apart from it.
         drop(ground);
@@ -169,9 +168,8 @@ impl World {
                 tracing::error!(%error, "the simulators have ended");
             }
         });
-        let servers = names.iter().filter(|name| is_server(&server, name)).cloned().collect();
         let order = order.clone();
-        Ok(Self { server, clock, start, nodes: names, guests, notes, troubles, stop, servers, order })
+        Ok(Self { server, clock, start, nodes: names, guests, notes, troubles, stop, roles, order })
     }
 
     /// The machine of a node, switched on, with the plan for it and its order in the cluster.
@@ -179,9 +177,7 @@ impl World {
         let object = self.node(node)?;
         let text =
             |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        // Exports of single nodes may lack the label: somebody has to be the server.
-        let is_agent = !self.servers.is_empty() && !self.servers.contains(node);
-        let role = if is_agent { Role::Agent } else { Role::Server };
+        let role = if self.roles.is_server(node) { Role::Server } else { Role::Agent };
         let release =
             release(&self.order.to.to_string()).map_err(|source| RehearsalError::Machine { source })?;
         let spec = MachineSpec {
@@ -191,7 +187,7 @@ impl World {
             to: self.order.to.to_string(),
             machine_id: text("/status/nodeInfo/machineID"),
             boot_id: text("/status/nodeInfo/bootID"),
-            is_only_server: role == Role::Server && self.servers.len() <= 1,
+            is_only_server: self.roles.is_only_api_server(node),
             ..MachineSpec::default()
         };
         let image = MachineImage::new(spec).map_err(|source| RehearsalError::Machine { source })?;
@@ -239,21 +235,6 @@ impl World {
             .map(drop)
             .map_err(|status| refused(&format!("NodeUpgrade {name}"), &status))
     }
-}
-
-fn is_server(server: &ApiServer, node: &str) -> bool {
-    let found = server.get_object("", "nodes", "", node);
-    let labels = found.as_ref().and_then(|node| node.pointer("/metadata/labels"));
-    labels.is_some_and(|labels| labels.get("node-role.kubernetes.io/control-plane").is_some())
-}
-
-/// `node2` before `node10`.
-fn natural_order(nodes: &mut [String]) {
-    nodes.sort_by_key(|name| {
-        let digits = name.len() - name.trim_end_matches(|one: char| one.is_ascii_digit()).len();
-        let (stem, number) = name.split_at(name.len() - digits);
-        (stem.to_owned(), number.parse::<u64>().unwrap_or(0), name.clone())
-    });
 }
 
 /// The `Upgrade` that is rehearsed; an export may have others, which are left alone.

@@ -74,6 +74,15 @@ pub(in crate::sim) fn disk(disk: &Disk, seed: u64, stamp: &str) -> Vec<Value> {
     all
 }
 
+/// A healthy volume of which nothing else is told; nothing ever happens to it.
+pub(in crate::sim) fn told_of(volume: &str) -> Value {
+    json!({
+        "apiVersion": "longhorn.io/v1beta2", "kind": "Volume",
+        "metadata": {"name": volume, "namespace": NAMESPACE},
+        "spec": {"numberOfReplicas": 1}, "status": {"state": "attached", "robustness": "healthy"},
+    })
+}
+
 /// The claim of a VM that is bound to its volume.
 fn bound(namespace: &str, claim: &str, volume: &str, gib: u64) -> Value {
     let size = json!({"storage": format!("{gib}Gi")});

@@ -9,7 +9,7 @@ mod volume;
 use super::turns::{Decision, Now};
 use super::view::{Entry, Kind, State, Task, View};
 use build::instance_manager_name;
-pub(super) use build::{Disk, budget, disk, instance, instance_manager, manager_pod, runs_on};
+pub(super) use build::{Disk, budget, disk, instance, instance_manager, manager_pod, runs_on, told_of};
 pub(super) use instances::status as budget_status;
 
 /// Where all of Longhorn lives.

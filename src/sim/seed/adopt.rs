@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::claims::Claims;
 use super::presets::Preset;
 use super::{Instances, Seeded, Seeding, instance_managers, place, vms};
 use crate::sim::api::ApiServer;
@@ -22,7 +23,8 @@ use crate::sim::view::{Key, vmi_of_pod};
 pub fn adopt(server: &ApiServer, objects: Vec<Value>, now: Timestamp) -> (Seeded, Vec<String>) {
     let preset = Preset::sized(1, 0, 0);
     let seeding = Seeding::new(server, &preset, now);
-    let mut adopting = Adopting { seeding, known: BTreeMap::new(), odd: Vec::new() };
+    let (known, claims) = (BTreeMap::new(), Claims::default());
+    let mut adopting = Adopting { seeding, known, claims, odd: Vec::new() };
     for object in objects {
         adopting.take(object);
     }
@@ -41,6 +43,7 @@ pub fn adopt(server: &ApiServer, objects: Vec<Value>, now: Timestamp) -> (Seeded
 struct Adopting<'a> {
     seeding: Seeding<'a>,
     known: BTreeMap<Kind, BTreeMap<Key, Object>>,
+    claims: Claims,
     odd: Vec<String>,
 }
 
@@ -84,6 +87,7 @@ impl Adopting<'_> {
         if watched == Some(Kind::Node) {
             self.complete_node(&mut object);
         }
+        self.claims.note(&object);
         match (self.seeding.load(object), watched) {
             (Ok(mut object), Some(watched)) => {
                 object.cool();
@@ -105,6 +109,7 @@ impl Adopting<'_> {
         self.look_at_devices();
         self.look_at_vms();
         self.complete_storage();
+        self.complete_claims();
         if self.all(Kind::Node).is_empty() {
             self.odd.push("there is no Node; export them too".to_owned());
         }
@@ -197,6 +202,17 @@ impl Adopting<'_> {
             }
         }
         self.odd.extend(odd);
+    }
+
+    /// Without them nobody would start a VM again that was shut down.
+    fn complete_claims(&mut self) {
+        let vms = self.all(Kind::Vm).values().map(|vm| &**vm);
+        let made_up = self.claims.lacking(vms, !self.all(Kind::Volume).is_empty());
+        for object in made_up {
+            if let Err(error) = self.seeding.load(object) {
+                self.odd.push(format!("a volume cannot be made up: {error}"));
+            }
+        }
     }
 
     /// Nodes with replicas or engines need something that these run in.

@@ -2,6 +2,7 @@
 //! simulators find nothing to do in them. Everything follows from the preset and its seed.
 
 mod adopt;
+mod claims;
 mod mold;
 mod nodes;
 mod presets;

@@ -1,0 +1,125 @@
+//! Clusters as people export them: all of it, or just what runs; with agents whose names come first, or without a server.
+
+use std::path::Path;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::*;
+use crate::host::clock::Clock;
+use crate::sim::import::read;
+use crate::sim::{api::ApiServer, seed};
+
+/// Groups and plurals.
+type Kinds = &'static [(&'static str, &'static str)];
+
+/// What somebody has done to each object of an export.
+type Edit<'a> = &'a dyn Fn(&mut Value);
+
+const RUNS: Kinds =
+    &[("", "nodes"), ("kubevirt.io", "virtualmachines"), ("kubevirt.io", "virtualmachineinstances")];
+const CLAIMS: Kinds = &[("", "persistentvolumeclaims")];
+const STORAGE: Kinds = &[
+    ("longhorn.io", "volumes"),
+    ("longhorn.io", "engines"),
+    ("longhorn.io", "replicas"),
+    ("longhorn.io", "instancemanagers"),
+    ("policy", "poddisruptionbudgets"),
+];
+
+/// What `kubectl get … -o json` shows of these kinds of a made-up cluster, after somebody has had a hand in it.
+fn exported(preset: &Preset, kinds: &[Kinds], edit: impl Fn(&mut Value)) -> Order {
+    let start = "2026-01-01T00:00:00Z".parse().unwrap();
+    let server = ApiServer::new(Clock::from(start, Instant::now()), 1);
+    let preset = Preset { version: "v1.34.2+rke2r1".to_owned(), ..preset.clone() };
+    seed::seed(&server, &preset, start).unwrap();
+    let objects =
+        kinds.concat().into_iter().flat_map(|(group, plural)| server.list_objects(group, plural, "", ""));
+    let mut items: Vec<Value> = objects.map(|object| (*object).clone()).collect();
+    items.iter_mut().for_each(edit);
+    let file = json!({"apiVersion": "v1", "items": items, "kind": "List"}).to_string();
+    let scene = Scene::Objects(read(Path::new("cluster.json"), file.as_bytes()).unwrap().objects.into());
+    Order { scene, ..order(preset, &[]) }
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Gives a node these roles, and no others.
+fn has_roles(node: &mut Value, roles: &[&str]) {
+    let labels = node.pointer_mut("/metadata/labels").and_then(Value::as_object_mut).unwrap();
+    labels.retain(|key, _| !key.starts_with("node-role."));
+    labels.extend(roles.iter().map(|role| (format!("node-role.kubernetes.io/{role}"), json!("true"))));
+}
+
+#[test]
+fn what_was_not_exported_is_taken_for_sound() {
+    let preset = Preset::sized(3, 12, 3);
+    let as_it_is = |_: &mut Value| {};
+    let of_others = |object: &mut Value| {
+        if text(object, "/kind") == "PersistentVolumeClaim" {
+            object["metadata"]["annotations"] =
+                json!({"volume.kubernetes.io/storage-provisioner": "nfs.csi.k8s.io"});
+        }
+    };
+    let nobody_is_a_server = |object: &mut Value| {
+        if text(object, "/kind") == "Node" {
+            has_roles(object, &[]);
+        }
+    };
+    let table: [(&str, &[Kinds], Edit<'_>); 5] = [
+        ("all of it", &[RUNS, CLAIMS, STORAGE], &as_it_is),
+        ("what runs", &[RUNS], &as_it_is),
+        ("no volumes of Longhorn's", &[RUNS, CLAIMS], &as_it_is),
+        ("volumes of somebody else's", &[RUNS, CLAIMS], &of_others),
+        ("no server", &[RUNS], &nobody_is_a_server),
+    ];
+    for (what, kinds, edit) in table {
+        let rehearsed = rehearse(&exported(&preset, kinds, edit)).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{what}");
+        let timeline = &rehearsed.timeline;
+        assert!(timeline.succeeded, "{what}: {}", chart::chart(timeline));
+        let off = timeline.vms.iter().filter(|vm| vm.off.is_some()).count();
+        assert_eq!((timeline.nodes.len(), timeline.vm_count, off), (3, 12, 3), "{what}");
+        let told = rehearsed.notes.iter().any(|note| note.contains("all are taken for servers"));
+        assert_eq!(told, what == "no server", "{what}: {:?}", rehearsed.notes);
+    }
+}
+
+#[test]
+fn a_claim_that_is_known_to_be_lost_keeps_its_vm_off() {
+    let lost = |object: &mut Value| {
+        if text(object, "/kind") == "PersistentVolumeClaim" {
+            object["status"]["phase"] = json!("Lost");
+        }
+    };
+    let rehearsed = rehearse(&exported(&Preset::sized(3, 12, 3), &[RUNS, CLAIMS], lost)).unwrap();
+    let why = &rehearsed.timeline.blocked[0].why;
+    assert!(why.contains("is Lost, not Bound"), "{why}");
+}
+
+#[test]
+fn servers_come_before_agents_and_a_witness_is_one_of_them() {
+    let roles = |node: &mut Value| match text(node, "/metadata/name") {
+        "node1" => has_roles(node, &["worker"]),
+        "node2" | "node3" => has_roles(node, &["control-plane", "etcd"]),
+        "node4" => has_roles(node, &["etcd"]),
+        _ => {}
+    };
+    let order = exported(&Preset::sized(4, 12, 2), &[RUNS], roles);
+    let rehearsed = rehearse(&order).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    let timeline = &rehearsed.timeline;
+    assert!(timeline.succeeded, "{}", chart::chart(timeline));
+    let in_order: Vec<&str> = timeline.nodes.iter().map(|line| line.node.as_str()).collect();
+    assert_eq!(in_order, ["node2", "node3", "node4", "node1"]);
+    // Only a server saves a snapshot of etcd before its swap.
+    let fails_on = |node: &str| {
+        let faults = vec![format!("snapshot-fails={node}").parse().unwrap()];
+        rehearse(&Order { faults, ..order.clone() }).unwrap().timeline.blocked
+    };
+    let held: Vec<String> = fails_on("node4").into_iter().map(|blocked| blocked.node).collect();
+    assert_eq!(held, ["node4"]);
+    assert!(fails_on("node1").is_empty());
+}
