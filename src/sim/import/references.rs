@@ -98,11 +98,16 @@ impl<'a> Whole<'a> {
         vms.map(|(key, _)| told(key)).collect()
     }
 
+    /// `KubeVirt` goes by the uid: a guest of another VM of that name, or of none, is nobody's.
     fn guests_without_vm(&self) -> Vec<String> {
-        let vms = self.full_names(Kind::Vm);
-        let alone = self
-            .of(Kind::Vmi)
-            .filter(|(key, vmi)| !is_final(vmi) && !vms.contains(&(key.1.as_str(), key.2.as_str())));
+        let vms: BTreeMap<(&str, &str), &str> = self
+            .of(Kind::Vm)
+            .map(|(key, vm)| ((key.1.as_str(), key.2.as_str()), text(vm, "/metadata/uid")))
+            .collect();
+        let alone = self.of(Kind::Vmi).filter(|(key, vmi)| {
+            let vm = vms.get(&(key.1.as_str(), key.2.as_str()));
+            !is_final(vmi) && vm.is_none_or(|uid| uid.is_empty() || *uid != controller(vmi))
+        });
         alone.map(|(key, _)| told(key)).collect()
     }
 
@@ -168,6 +173,15 @@ fn some(all: &[String]) -> String {
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// uid of the owner that looks after an object; empty without one.
+fn controller(object: &Value) -> &str {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let mut owners = owners.into_iter().flatten();
+    owners
+        .find(|owner| owner.get("controller") == Some(&Value::Bool(true)))
+        .map_or("", |owner| text(owner, "/uid"))
 }
 
 fn is_final(vmi: &Value) -> bool {

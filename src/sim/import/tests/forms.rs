@@ -198,3 +198,20 @@ fn what_only_looks_odd_is_a_warning() {
     }
     assert!(read_text(NODE).unwrap().warnings.iter().any(|warning| warning.contains("no VirtualMachine")));
 }
+
+#[test]
+fn a_guest_is_its_vms_own_by_uid() {
+    let warns = |text: &str| {
+        let warnings = read_text(text).unwrap().warnings;
+        warnings.into_iter().find(|one| one.contains("nothing starts it again"))
+    };
+    assert_eq!(warns(EXAMPLE), None);
+    let other = EXAMPLE.replacen("uid: cee73b3d-7e5e-4c95-8580-baa150d5af4c", "uid: another", 1);
+    let warning = warns(&other).unwrap();
+    assert!(
+        warning.contains("VirtualMachineInstance default/app-1 belongs to no VirtualMachine"),
+        "{warning}"
+    );
+    let loose = EXAMPLE.replacen("controller: true", "controller: false", 1);
+    assert!(warns(&loose).is_some());
+}
