@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Key;
 use super::error::{ImportError, Place};
 use super::kinds::Kind;
+use crate::cluster::crd::kubevirt::NODE_NAME_LABEL;
 
 const NODES_TOO: &str = "export nodes too, as docs/rehearse.md shows";
 /// So many names in one warning.
@@ -40,6 +41,20 @@ pub(super) fn check(
                 field: "status.nodeName".to_owned(),
                 cause,
                 cure: NODES_TOO,
+            });
+        }
+    }
+    for (key, vmi) in whole.of(Kind::Vmi).filter(|(_, vmi)| !is_final(vmi)) {
+        let (node, label) =
+            (text(vmi, "/status/nodeName"), text(vmi, "/metadata/labels/kubevirt.io~1nodeName"));
+        if let Some(at) = places.get(key).filter(|_| node != label) {
+            return Err(ImportError::Field {
+                at: at.clone(),
+                field: format!("metadata.labels[{NODE_NAME_LABEL}]"),
+                cause: format!(
+                    "\"{label}\" is not \"{node}\", its status.nodeName; KubeVirt writes both together"
+                ),
+                cure: "export the file again with kubectl, labels and all",
             });
         }
     }

@@ -7,7 +7,7 @@ fn a_fault_names_document_object_field_cause_and_cure() {
     let vm = VM.replace("2Gi", "2Gx");
     assert_eq!(
         refusal(&stream(&[NODE, VMI, &vm])),
-        "cluster.yaml, document 3, line 24 (VirtualMachine default/db), spec.template.spec.domain.memory.guest: \"2Gx\" \
+        "cluster.yaml, document 3, line 25 (VirtualMachine default/db), spec.template.spec.domain.memory.guest: \"2Gx\" \
          is no quantity; export the file again with kubectl"
     );
     let in_list = EXAMPLE.replacen("guest: 8Gi", "guest: [8Gi]", 1);

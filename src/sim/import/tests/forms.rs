@@ -176,6 +176,18 @@ fn guests_need_their_node() {
     let gone = elsewhere.replace("phase: Running", "phase: Succeeded");
     assert!(read_text(&stream(&[NODE, VM, &gone])).is_ok());
     refuses(&stream(&[VM, VMI]), &["there is no Node in it", "export nodes too"]);
+    // Who is on a node is asked for by the label, which nobody but KubeVirt can change.
+    let unlabelled = VMI.replace("  labels: {kubevirt.io/nodeName: node1}\n", "");
+    refuses(
+        &stream(&[NODE, VM, &unlabelled]),
+        &[
+            "(VirtualMachineInstance default/db)",
+            "metadata.labels[kubevirt.io/nodeName]",
+            "\"node1\", its status.nodeName",
+        ],
+    );
+    let done = unlabelled.replace("phase: Running", "phase: Succeeded");
+    assert!(read_text(&stream(&[NODE, VM, &done])).is_ok());
 }
 
 #[test]

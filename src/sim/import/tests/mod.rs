@@ -40,6 +40,7 @@ kind: VirtualMachineInstance
 metadata:
   name: db
   namespace: default
+  labels: {kubevirt.io/nodeName: node1}
 spec:
   domain:
     memory:
