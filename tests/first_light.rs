@@ -18,10 +18,36 @@ use support::{NAMESPACE, NODE, UPGRADE};
 use upgrade_agent::cluster::crd::node_upgrade::Control;
 use upgrade_agent::sim::Timing;
 
+/// Exports the cluster with kubectl by each command that `docs/rehearse.md` gives, and rehearses it.
+fn assert_rehearsed_as_documented(stage: &support::Stage) {
+    let kubectl = |arguments: &[&str]| stage.control_plane.run_kubectl(arguments).unwrap();
+    let known = kubectl(&["api-resources", "-o", "name"]);
+    let documented = include_str!("../docs/rehearse.md").lines();
+    let exports: Vec<&str> = documented
+        .filter_map(|line| line.strip_prefix("kubectl get ")?.strip_suffix(" -A -o yaml > cluster.yaml"))
+        .collect();
+    assert_eq!(exports.len(), 2, "the whole export and the shortest: {exports:?}");
+    for kinds in exports {
+        // The stand-ins for the products' definitions have nothing of Longhorn.
+        let is_there = |kind: &&str| !kind.contains('.') || known.lines().any(|name| name == *kind);
+        let there: Vec<&str> = kinds.split(',').filter(is_there).collect();
+        let file = stage.kubeconfig.with_file_name("cluster.yaml");
+        std::fs::write(&file, kubectl(&["get", &there.join(","), "-A", "-o", "yaml"])).unwrap();
+        let arguments = ["rehearse", "--cluster", file.to_str().unwrap()];
+        let output = std::process::Command::new(agent()).args(arguments).output().unwrap();
+        let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{kinds}\n{told}\n{said}");
+        for vm in PASSTHROUGH {
+            assert!(told.contains(&format!("default/{vm} ")), "{vm} has to be shut down:\n{told}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_takes_a_node_to_the_new_version() {
     let stage = stage(Timing::fast).await;
     let before = stage.instances().await.unwrap();
+    assert_rehearsed_as_documented(&stage);
     stage.order(Control::Run).await.unwrap();
     let output = stage.run_agent(agent(), &["node", "--once"]).await.unwrap();
     let said = said(&output);
