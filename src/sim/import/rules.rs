@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::error::{AGAIN, ImportError, Place};
 use super::kinds::Kind;
 use super::walk::{self, Fault, Rule, Want};
+use crate::sim::longhorn::NAMESPACE as LONGHORN;
 
 const RUN_STRATEGIES: Want =
     Want::OneOf(&["Always", "RerunOnFailure", "Manual", "Halted", "Once", "WaitAsReceiver"]);
@@ -225,18 +226,18 @@ pub(super) fn check(kind: Kind, object: &Value, at: &Place) -> Result<(), Import
     match kind {
         Kind::Vm => all(object, GUEST, "/spec/template/spec", at).and_then(|()| vm(object, at)),
         Kind::Vmi => all(object, GUEST, "/spec", at).and_then(|()| vmi(object, at)),
+        Kind::Volume
+        | Kind::Engine
+        | Kind::Replica
+        | Kind::InstanceManager
+        | Kind::StorageNode
+        | Kind::StorageSetting => of_longhorn(object, at),
         Kind::Node
         | Kind::Pod
         | Kind::Claim
         | Kind::Budget
         | Kind::Vmim
         | Kind::KubeVirt
-        | Kind::Volume
-        | Kind::Engine
-        | Kind::Replica
-        | Kind::InstanceManager
-        | Kind::StorageNode
-        | Kind::StorageSetting
         | Kind::Upgrade
         | Kind::NodeUpgrade => Ok(()),
     }
@@ -254,6 +255,19 @@ fn all(object: &Value, rules: &[Rule], below: &str, at: &Place) -> Result<(), Im
         })?;
     }
     Ok(())
+}
+
+/// Harvester's Longhorn knows of no other namespace than its own.
+fn of_longhorn(object: &Value, at: &Place) -> Result<(), ImportError> {
+    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+    if namespace == LONGHORN {
+        return Ok(());
+    }
+    let cause = format!(
+        "\"{}\" is not {LONGHORN}, where Longhorn keeps its objects",
+        super::error::excerpt(namespace)
+    );
+    Err(field(at, Fault { field: "metadata.namespace".to_owned(), cause }))
 }
 
 fn vm(object: &Value, at: &Place) -> Result<(), ImportError> {

@@ -124,3 +124,12 @@ fn texts_that_look_like_something_else_stay_what_kubectl_wrote() {
     let labels = &read_text(&stream(&[&node])).unwrap().objects[0]["metadata"]["labels"];
     assert_eq!(labels.to_string(), r#"{"a":"on","b":"true","c":"12e3","d":"2026-01-01","e":"1.2.3"}"#);
 }
+
+#[test]
+fn longhorn_keeps_its_objects_in_one_place() {
+    let elsewhere = EXAMPLE.replacen("namespace: longhorn-system", "namespace: longhorn", 1);
+    refuses(
+        &elsewhere,
+        &["metadata.namespace", "\"longhorn\" is not longhorn-system, where Longhorn keeps its objects"],
+    );
+}

@@ -192,7 +192,7 @@ fn guests_need_their_node() {
 
 #[test]
 fn what_only_looks_odd_is_a_warning() {
-    let replica = "apiVersion: longhorn.io/v1beta2\nkind: Replica\nmetadata: {name: r, namespace: l}\n\
+    let replica = "apiVersion: longhorn.io/v1beta2\nkind: Replica\nmetadata: {name: r, namespace: longhorn-system}\n\
         spec: {volumeName: v, nodeID: node7}\n";
     let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: other, namespace: default}\n";
     let disk = "      volumes:\n      - name: a\n        persistentVolumeClaim:\n          claimName: lost\n";
@@ -201,8 +201,8 @@ fn what_only_looks_odd_is_a_warning() {
     for part in [
         "VirtualMachine default/db should run but has no VirtualMachineInstance",
         "PersistentVolumeClaim default/lost is a disk",
-        "Replica l/r belongs to a Longhorn volume that is not in the files",
-        "Replica l/r is on a node that is not in the files",
+        "Replica longhorn-system/r belongs to a Longhorn volume that is not in the files",
+        "Replica longhorn-system/r is on a node that is not in the files",
         "there is no Longhorn volume",
         "there is no KubeVirt",
     ] {
