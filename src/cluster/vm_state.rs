@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cluster::crd::kubevirt::{VirtualMachine, VirtualMachineInstance};
 use crate::cluster::names::digest;
 use crate::cluster::vm_mark::STOPPED_FOR;
+use crate::cluster::volumes::claim_of;
 use crate::cluster::{ClusterError, ask_opt, vms};
 use crate::flow::restore::adopt::Listed;
 use crate::flow::restore::claim::{InstanceNow, VmNow};
@@ -121,11 +122,7 @@ impl VmState {
     pub fn of(object: DynamicObject, upgrade_uid: &str) -> Self {
         let spec = object.data.pointer("/spec").unwrap_or(&Value::Null);
         let volumes = items(spec, "/template/spec/volumes");
-        let claims = volumes.filter_map(|volume| {
-            let named = ["/persistentVolumeClaim/claimName", "/dataVolume/name"];
-            let through = ["/ephemeral/persistentVolumeClaim/claimName"];
-            named.iter().chain(&through).find_map(|path| text(volume, path))
-        });
+        let claims = volumes.filter_map(claim_of).map(str::to_owned);
         let strategy = text(spec, "/runStrategy");
         let running = spec.pointer("/running").and_then(Value::as_bool);
         let by_running = running.map(|runs| if runs { "Always" } else { "Halted" }.to_owned());

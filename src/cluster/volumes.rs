@@ -17,6 +17,9 @@ const LONGHORN_DRIVER: &str = "driver.longhorn.io";
 /// Annotations of a claim that name its driver, the present one and the old one.
 const PROVISIONER: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+/// Ways in which a volume of a VM names its claim.
+const NAMED: [&str; 3] =
+    ["/persistentVolumeClaim/claimName", "/dataVolume/name", "/ephemeral/persistentVolumeClaim/claimName"];
 
 /// One claim and the volume that is bound to it. Two requests, or three where the claim does not say whose volume it is.
 ///
@@ -46,6 +49,13 @@ pub async fn claim(client: &Client, namespace: &str, name: &str) -> Result<Claim
         }
     }
     Ok(Claim { name: full, found: Some(found) })
+}
+
+/// The name of the claim that a volume of a VM is; none where it is no claim.
+#[must_use]
+pub fn claim_of(volume: &Value) -> Option<&str> {
+    let mut named = NAMED.iter().filter_map(|path| volume.pointer(path)?.as_str());
+    named.find(|claim| !claim.is_empty())
 }
 
 /// Whether Longhorn has made the volume of a claim with these annotations.

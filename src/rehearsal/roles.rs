@@ -6,6 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::rehearsal::RehearsalError;
+use crate::rehearsal::world::refused;
 use crate::sim::api::ApiServer;
 
 const LABEL: &str = "node-role.kubernetes.io/";
@@ -45,42 +46,34 @@ impl Roles {
 
 /// The roles of the nodes of one cluster.
 #[derive(Debug, Clone)]
-pub(super) struct Cluster(BTreeMap<String, Roles>);
+pub(super) struct NodeRoles(BTreeMap<String, Roles>);
 
-impl Cluster {
+impl NodeRoles {
     /// As their objects say. Where no node is a server all of them are from here on, and the sentence says so: an export of some
     /// nodes may lack the servers, and somebody has to be one.
     ///
     /// # Errors
     /// [`RehearsalError`] when the API server in memory refuses.
     pub(super) fn settle(server: &ApiServer) -> Result<(Self, Option<String>), RehearsalError> {
-        let read = || {
-            let nodes = server.list_objects("", "nodes", "", "");
-            let name =
-                |node: &Value| node.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
-            Self(nodes.iter().filter_map(|node| Some((name(node)?, Roles::of(node)))).collect())
-        };
-        let found = read();
-        if found.0.is_empty() || found.0.values().any(|roles| roles.is_server()) {
-            return Ok((found, None));
+        let nodes = server.list_objects("", "nodes", "", "");
+        let name = |node: &Value| node.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+        let mut found: BTreeMap<String, Roles> =
+            nodes.iter().filter_map(|node| Some((name(node)?, Roles::of(node)))).collect();
+        if found.is_empty() || found.values().any(|roles| roles.is_server()) {
+            return Ok((Self(found), None));
         }
-        for node in found.0.keys() {
-            let labels = json!({format!("{LABEL}control-plane"): "true", format!("{LABEL}etcd"): "true"});
+        let labels = json!({format!("{LABEL}control-plane"): "true", format!("{LABEL}etcd"): "true"});
+        let patch = json!({"metadata": {"labels": labels}});
+        for (node, roles) in &mut found {
             server
-                .call(
-                    &Method::PATCH,
-                    &format!("/api/v1/nodes/{node}"),
-                    &json!({"metadata": {"labels": labels}}),
-                )
-                .map_err(|status| RehearsalError::World {
-                    what: format!("the labels of node {node}"),
-                    why: status.message.clone(),
-                })?;
+                .call(&Method::PATCH, &format!("/api/v1/nodes/{node}"), &patch)
+                .map_err(|status| refused(&format!("the labels of node {node}"), &status))?;
+            *roles = Roles { etcd: true, control_plane: true };
         }
         let note = format!(
             "no Node has the label {LABEL}control-plane or {LABEL}etcd, so all are taken for servers; export the servers too"
         );
-        Ok((read(), Some(note)))
+        Ok((Self(found), Some(note)))
     }
 
     /// All of them in the order of an upgrade: servers before agents, and `node2` before `node10`.
@@ -110,13 +103,13 @@ impl Cluster {
 mod tests {
     use super::*;
 
-    fn cluster(nodes: &[(&str, &[&str])]) -> Cluster {
+    fn cluster(nodes: &[(&str, &[&str])]) -> NodeRoles {
         let roles = |roles: &[&str]| {
             let labels: serde_json::Map<String, Value> =
                 roles.iter().map(|role| (format!("{LABEL}{role}"), json!("true"))).collect();
             Roles::of(&json!({"metadata": {"labels": labels}}))
         };
-        Cluster(nodes.iter().map(|(name, labels)| ((*name).to_owned(), roles(labels))).collect())
+        NodeRoles(nodes.iter().map(|(name, labels)| ((*name).to_owned(), roles(labels))).collect())
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::flow::plan::{Artifacts, NodePlan, Role, VersionChange};
 use crate::host::clock::Clock;
 use crate::rehearsal::afflict::afflict;
 use crate::rehearsal::life::NAMESPACE;
-use crate::rehearsal::roles::Cluster;
+use crate::rehearsal::roles::NodeRoles;
 use crate::rehearsal::{Order, RehearsalError, Scene};
 use crate::sim::api::{ApiServer, Webhooks};
 use crate::sim::machine::SimMachine;
@@ -46,7 +46,7 @@ pub(super) struct World {
     pub(super) notes: Vec<String>,
     pub(super) troubles: Troubles,
     stop: CancellationToken,
-    roles: Cluster,
+    roles: NodeRoles,
     order: Order,
 }
 
@@ -70,7 +70,9 @@ impl Drop for World {
 #[derive(Debug, Clone)]
 pub(super) struct Ground {
     server: ApiServer,
-    roles: Cluster,
+    /// In the order of an upgrade.
+    nodes: Vec<String>,
+    roles: NodeRoles,
     notes: Vec<String>,
     /// Of a cluster that is at rest.
     known: Option<Known>,
@@ -94,12 +96,13 @@ impl Ground {
                 notes.extend(oddities);
             }
         }
-        let (roles, taken_for_servers) = Cluster::settle(&server)?;
+        let (roles, taken_for_servers) = NodeRoles::settle(&server)?;
         notes.extend(taken_for_servers);
-        if roles.in_order().is_empty() {
+        let names = roles.in_order();
+        if names.is_empty() {
             return Err(RehearsalError::NoNodes);
         }
-        Ok(Self { server, roles, notes, known })
+        Ok(Self { server, nodes: names, roles, notes, known })
     }
 }
 
@@ -116,8 +119,7 @@ impl World {
     ) -> Result<Self, RehearsalError> {
         let start = beginning();
         let clock = Clock::from(start, Instant::now());
-        let Ground { server: ground, roles, notes, known } = ground;
-        let names = roles.in_order();
+        let Ground { server: ground, nodes: names, roles, notes, known } = ground;
         let server = ground.fork(clock);
         // Where nobody else begins on this ground, what is written from now on need not be kept apart from it.
         drop(ground);
@@ -248,7 +250,8 @@ fn own_upgrade(server: &ApiServer, nodes: &[String], order: &Order) -> Result<()
     server.load(object).map(drop).map_err(|status| refused("the Upgrade", &status))
 }
 
-fn refused(what: &str, status: &crate::sim::api::Status) -> RehearsalError {
+/// The API server in memory said no.
+pub(super) fn refused(what: &str, status: &crate::sim::api::Status) -> RehearsalError {
     RehearsalError::World { what: what.to_owned(), why: status.message.clone() }
 }
 

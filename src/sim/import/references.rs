@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::Key;
 use super::error::{ImportError, Place};
 use super::kinds::Kind;
-use crate::cluster::crd::kubevirt::NODE_NAME_LABEL;
+use crate::cluster::volumes::claim_of;
+use crate::sim::fields::{NODE_LABEL, controller, is_final, label, list, text, uid};
 
 const NODES_TOO: &str = "export nodes too, as docs/rehearse.md shows";
 /// So many names in one warning.
@@ -45,14 +46,13 @@ pub(super) fn check(
         }
     }
     for (key, vmi) in whole.of(Kind::Vmi).filter(|(_, vmi)| !is_final(vmi)) {
-        let (node, label) =
-            (text(vmi, "/status/nodeName"), text(vmi, "/metadata/labels/kubevirt.io~1nodeName"));
-        if let Some(at) = places.get(key).filter(|_| node != label) {
+        let (node, named) = (text(vmi, "/status/nodeName"), label(vmi, NODE_LABEL).unwrap_or_default());
+        if let Some(at) = places.get(key).filter(|_| node != named) {
             return Err(ImportError::Field {
                 at: at.clone(),
-                field: format!("metadata.labels[{NODE_NAME_LABEL}]"),
+                field: format!("metadata.labels[{NODE_LABEL}]"),
                 cause: format!(
-                    "\"{label}\" is not \"{node}\", its status.nodeName; KubeVirt writes both together"
+                    "\"{named}\" is not \"{node}\", its status.nodeName; KubeVirt writes both together"
                 ),
                 cure: "export the file again with kubectl, labels and all",
             });
@@ -115,13 +115,12 @@ impl<'a> Whole<'a> {
 
     /// `KubeVirt` goes by the uid: a guest of another VM of that name, or of none, is nobody's.
     fn guests_without_vm(&self) -> Vec<String> {
-        let vms: BTreeMap<(&str, &str), &str> = self
-            .of(Kind::Vm)
-            .map(|(key, vm)| ((key.1.as_str(), key.2.as_str()), text(vm, "/metadata/uid")))
-            .collect();
+        let vms: BTreeMap<(&str, &str), &str> =
+            self.of(Kind::Vm).map(|(key, vm)| ((key.1.as_str(), key.2.as_str()), uid(vm))).collect();
         let alone = self.of(Kind::Vmi).filter(|(key, vmi)| {
             let vm = vms.get(&(key.1.as_str(), key.2.as_str()));
-            !is_final(vmi) && vm.is_none_or(|uid| uid.is_empty() || *uid != controller(vmi))
+            let owner = controller(vmi).map_or("", |owner| text(owner, "/uid"));
+            !is_final(vmi) && (owner.is_empty() || vm.is_none_or(|uid| *uid != owner))
         });
         alone.map(|(key, _)| told(key)).collect()
     }
@@ -131,11 +130,8 @@ impl<'a> Whole<'a> {
         let claims = self.full_names(Kind::Claim);
         let mut missing = BTreeSet::new();
         for (key, vm) in self.of(Kind::Vm).filter(|_| !claims.is_empty()) {
-            let volumes = vm.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
-            for volume in volumes.into_iter().flatten() {
-                let claim = text(volume, "/persistentVolumeClaim/claimName");
-                let claim = if claim.is_empty() { text(volume, "/dataVolume/name") } else { claim };
-                if !claim.is_empty() && !claims.contains(&(key.1.as_str(), claim)) {
+            for claim in list(vm, "/spec/template/spec/volumes").iter().filter_map(claim_of) {
+                if !claims.contains(&(key.1.as_str(), claim)) {
                     missing.insert(format!("PersistentVolumeClaim {}/{claim}", key.1));
                 }
             }
@@ -184,21 +180,4 @@ fn some(all: &[String]) -> String {
         text.push_str(": each");
     }
     text
-}
-
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// uid of the owner that looks after an object; empty without one.
-fn controller(object: &Value) -> &str {
-    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let mut owners = owners.into_iter().flatten();
-    owners
-        .find(|owner| owner.get("controller") == Some(&Value::Bool(true)))
-        .map_or("", |owner| text(owner, "/uid"))
-}
-
-fn is_final(vmi: &Value) -> bool {
-    matches!(text(vmi, "/status/phase"), "Succeeded" | "Failed")
 }

@@ -5,13 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::cluster::volumes::is_longhorns;
-use crate::sim::fields::{list, map, name, namespace, text};
+use crate::cluster::volumes::{claim_of, is_longhorns};
+use crate::sim::fields::{annotation, list, name, namespace, text};
 use crate::sim::longhorn;
-
-/// Ways in which a volume of a VM names its claim.
-const NAMED: [&str; 3] =
-    ["/persistentVolumeClaim/claimName", "/dataVolume/name", "/ephemeral/persistentVolumeClaim/claimName"];
 
 /// The volume that an exported claim is bound to.
 #[derive(Debug)]
@@ -33,8 +29,7 @@ impl Claims {
         let volume = text(object, "/spec/volumeName").to_owned();
         let is_bound = text(object, "/status/phase") == "Bound" && !volume.is_empty();
         let bound = is_bound.then(|| {
-            let annotations = map(object, "/metadata/annotations");
-            let is_longhorns = is_longhorns(|key| annotations.get(key).and_then(Value::as_str));
+            let is_longhorns = is_longhorns(|key| annotation(object, key));
             Bound { volume, is_longhorns }
         });
         self.0.insert((namespace(object).to_owned(), name(object).to_owned()), bound);
@@ -45,9 +40,7 @@ impl Claims {
         let wanted: BTreeSet<(String, String)> = vms
             .flat_map(|vm| {
                 let disks = list(vm, "/spec/template/spec/volumes").iter();
-                let claims = disks
-                    .filter_map(|disk| NAMED.iter().map(|at| text(disk, at)).find(|claim| !claim.is_empty()));
-                claims.map(|claim| (namespace(vm).to_owned(), claim.to_owned()))
+                disks.filter_map(claim_of).map(|claim| (namespace(vm).to_owned(), claim.to_owned()))
             })
             .collect();
         let mut lacking = Vec::new();
