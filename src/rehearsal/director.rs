@@ -27,6 +27,7 @@ use crate::rehearsal::schedule::LineAt;
 use crate::rehearsal::wire::LifeWire;
 use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::sim::api::{ApiServer, Event, Subscription};
+use crate::sim::fate;
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::life::Life;
 use crate::sim::object::Object;
@@ -86,8 +87,8 @@ impl Director {
         let ours = server.get_object("harvesterhci.io", "upgrades", NAMESPACE, UPGRADE);
         let upgrade = ours.map(|upgrade| (*upgrade).clone()).unwrap_or_default();
         let (vmis, nodes) = (objects("kubevirt.io", "virtualmachineinstances"), objects("", "nodes"));
-        let strategies = objects("kubevirt.io", "virtualmachines").map(|vm| strategy_of(&vm)).collect();
-        let judge = Judge::new(clock.now(), vmis, &strategies, nodes, upgrade, binaries);
+        let wanted = objects("kubevirt.io", "virtualmachines").map(|vm| (key_of(&vm), fate::wanted(&vm)));
+        let judge = Judge::new(clock.now(), vmis, &wanted.collect(), nodes, upgrade, binaries);
         let inner = Inner {
             judge,
             truth: Truth::default(),
@@ -212,15 +213,6 @@ impl Director {
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn strategy_of(vm: &Value) -> (VmKey, String) {
-    let text = |pointer: &str| vm.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let strategy = match (text("/spec/runStrategy"), vm.pointer("/spec/running")) {
-        ("", Some(Value::Bool(true))) => "Always",
-        (strategy, _) => strategy,
-    };
-    (VmKey::new(text("/metadata/namespace"), text("/metadata/name")), strategy.to_owned())
 }
 
 fn metadata<'a>(object: &'a Value, field: &str) -> &'a str {

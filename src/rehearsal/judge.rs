@@ -17,6 +17,7 @@ use crate::flow::progress::Progress;
 use crate::flow::report::NodeReport;
 use crate::flow::vms::VmKey;
 use crate::rehearsal::timeline::seconds_between;
+use crate::sim::fate::Wanted;
 use crate::sim::machine::release::{binary, sha256};
 use crate::sim::machine::strangers::OTHER_RELEASE;
 
@@ -132,14 +133,14 @@ impl Judge {
     pub fn new(
         begun: Timestamp,
         vmis: impl Iterator<Item = Value>,
-        strategies: &BTreeMap<VmKey, String>,
+        wanted: &BTreeMap<VmKey, Wanted>,
         nodes: impl Iterator<Item = Value>,
         upgrade: Value,
         binaries: BTreeMap<String, Binaries>,
     ) -> Self {
-        let nodes: BTreeMap<_, _> = nodes.map(|node| marks::before(&node)).collect();
-        let several = nodes.len() > 1;
-        let known: BTreeMap<_, _> = vmis.filter_map(|vmi| vms::watched(&vmi, several, strategies)).collect();
+        let nodes: Vec<Value> = nodes.collect();
+        let known: BTreeMap<_, _> = vmis.filter_map(|vmi| vms::watched(&vmi, &nodes, wanted)).collect();
+        let nodes: BTreeMap<_, _> = nodes.iter().map(marks::before).collect();
         let mut vms_on: BTreeMap<String, BTreeSet<VmKey>> = BTreeMap::new();
         for (key, vm) in &known {
             vms_on.entry(vm.node().to_owned()).or_default().insert(key.clone());

@@ -8,6 +8,7 @@
 //! - [`import`] reads objects from files that kubectl wrote.
 //! - [`people`] use the API as users and operators do, [`troubles`] says what is wrong with the servers for a while.
 //! - `longhorn` and `workloads` play storage and the other pods, as far as a drain notices them; in memory only.
+//! - [`fate`] tells what becomes of a guest whatever anybody does about it.
 //! - [`world`] builds the objects that a rehearsal starts from: whole clusters at rest, or somebody's exported one.
 //! - [`Known`] is what simulators know of a cluster that [`seed`] has just made, so that they need not read it.
 //! - [`Guests`] tells which guest runs on which machine, [`Wire`] is how the simulators reach an API server.
@@ -16,6 +17,7 @@
 //! and alone writes. All time is tokio's, so a paused clock drives everything.
 
 pub mod api;
+pub mod fate;
 mod fields;
 mod guests;
 pub mod import;

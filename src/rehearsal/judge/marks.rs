@@ -170,7 +170,8 @@ impl Judge {
         }
         let state = upgrade.pointer("/status/nodeStatuses").and_then(|all| all.get(working));
         let state = state.and_then(|state| state.get("state")).and_then(Value::as_str).unwrap_or_default();
-        if !Phase::ALL.iter().any(|phase| phase.as_str() == state) {
+        // Before the first turn no state is ours.
+        if !working.is_empty() && !Phase::ALL.iter().any(|phase| phase.as_str() == state) {
             let what = format!("nodeStatuses.{working} says `{state}`, which Harvester does not know");
             self.note(now, Invariant::I7, what);
         }

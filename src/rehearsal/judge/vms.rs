@@ -9,6 +9,7 @@ use super::{Invariant, Judge, Truth};
 use crate::flow::progress::Progress;
 use crate::flow::vms::{Fate, LedgerLine, VmKey};
 use crate::rehearsal::timeline::{OffBy, seconds_between};
+use crate::sim::fate::{self, Homes, Wanted};
 
 /// What was on its way when the power went.
 const AT_THAT_MOMENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
@@ -18,7 +19,7 @@ const AT_THAT_MOMENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(super) struct Watched {
     node: String,
-    movable: bool,
+    homes: Homes,
     runs: bool,
     /// Since when its guest runs; none of the one that ran from the beginning.
     ran_since: Option<Timestamp>,
@@ -31,7 +32,7 @@ pub(super) struct Watched {
     excused: bool,
     /// Its guest ran when its machine lost its power, and has not run since.
     lost_power: bool,
-    /// Its user has done something that makes its fate the user's own business.
+    /// Its user has done something, before the upgrade or during it, that makes its fate the user's own business.
     taken_over: bool,
     /// `KubeVirt` starts it again when something else than its user ended it.
     comes_back: bool,
@@ -57,19 +58,19 @@ pub struct Away {
     pub not_ours: Option<OffBy>,
 }
 
-/// `strategies` are the run strategies of the VMs that have one.
+/// `wanted` says what the users of VMs want.
 pub(super) fn watched(
     vmi: &Value,
-    several_nodes: bool,
-    strategies: &BTreeMap<VmKey, String>,
+    nodes: &[Value],
+    wanted: &BTreeMap<VmKey, Wanted>,
 ) -> Option<(VmKey, Watched)> {
     let text = |pointer: &str| vmi.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
-    let strategy = strategies.get(&key).map(String::as_str);
+    let wanted = wanted.get(&key);
     let watched = Watched {
-        comes_back: matches!(strategy, Some("Always" | "RerunOnFailure")),
+        comes_back: wanted == Some(&Wanted::Kept),
         node: text("/status/nodeName").to_owned(),
-        movable: several_nodes && is_migratable(vmi),
+        homes: Homes::of(vmi, nodes),
         runs: true,
         ran_since: None,
         off_since: None,
@@ -79,14 +80,9 @@ pub(super) fn watched(
         stops: 0,
         excused: false,
         lost_power: false,
-        taken_over: false,
+        taken_over: wanted == Some(&Wanted::Gone) || fate::is_ending(vmi),
     };
     (text("/status/phase") == "Running").then_some((key, watched))
-}
-
-fn is_migratable(vmi: &Value) -> bool {
-    let conditions = vmi.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
-    conditions.filter(|one| one["type"] == "LiveMigratable").any(|one| one["status"] == "True")
 }
 
 impl Judge {
@@ -132,7 +128,7 @@ impl Judge {
         if cut.is_some_and(before) {
             (known.excused, known.lost_power) = (true, true);
         }
-        let (node, movable) = (known.node.clone(), known.movable);
+        let (node, movable) = (known.node.clone(), known.homes.beside(&known.node));
         if known.excused || known.taken_over {
             return;
         }

@@ -12,6 +12,7 @@ pub use node::register_node;
 pub(super) use node::{node_object, node_status};
 pub(super) use pods::{container_id, pod_ip, running_status as pod_running};
 pub use power::{kubelet_reports, kubelet_started, kubelet_stopped, power_off};
+pub(super) use schedule::is_selected;
 
 use super::turns::{Decision, Now};
 use super::view::{Kind, Task, View};

@@ -80,7 +80,7 @@ fn misfit(view: &View, pod: &Value, wanted: &BTreeMap<String, u128>, node: &Entr
         return Some(format!("node(s) had untolerated taint {{{key}: {value}}}"));
     }
     let first = annotation(pod, FIRST_NODE).is_none_or(|first| first == name(node));
-    if !first || !selected(pod, node) {
+    if !first || !is_selected(pod, node) {
         return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
     }
     if apart(view, pod, node) {
@@ -102,7 +102,8 @@ fn tolerated(pod: &Value, taint: &Value) -> bool {
     })
 }
 
-fn selected(pod: &Value, node: &Value) -> bool {
+/// Whether a node has what the `nodeSelector` and the required node affinity of a pod, or of a guest, ask for.
+pub(in crate::sim) fn is_selected(pod: &Value, node: &Value) -> bool {
     let labels = map(pod, "/spec/nodeSelector");
     if !labels.iter().all(|(key, value)| label(node, key) == value.as_str()) {
         return false;

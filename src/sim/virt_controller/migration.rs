@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::cpu::cpu_in;
 use super::vmi::launcher_pod;
 use crate::sim::fields::{
     self, VMIM_FINALIZER, condition, has_finalizer, is_deleting, is_final, label, map, name, phase, text,
@@ -136,13 +137,16 @@ fn begin(
     if now.instant < earliest {
         return Decision::at(earliest);
     }
-    if vmi.facts.phase != Phase::Running
-        || free_slots(view, &vmi.filed.node) == 0
-        || view.pods_of(vmi_key, vmi).filter(|pod| is_live_pod(pod)).count() != 1
-    {
+    let mut live = view.pods_of(vmi_key, vmi).filter(|pod| is_live_pod(pod));
+    let (Some(source), None) = (live.next(), live.next()) else {
+        return Decision::at(retry);
+    };
+    if vmi.facts.phase != Phase::Running || free_slots(view, &vmi.filed.node) == 0 {
         return Decision::at(retry);
     }
-    let pod = launcher_pod(&vmi.object, Some(vmim));
+    let host = view.entry(Kind::Node, &Key::new("", &vmi.filed.node)).map(|host| &*host.object);
+    let cpu = cpu_in(&source.object, &vmi.object, host);
+    let pod = launcher_pod(&vmi.object, Some((vmim, cpu)));
     let message = format!("Created migration target pod {}", fields::name(&pod));
     let event = now.event(Kind::Vmim, vmim, false, COMPONENT, ("SuccessfulCreate", &message));
     let mut decision = move_to(vmim, "Scheduling", now);

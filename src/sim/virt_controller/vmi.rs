@@ -1,7 +1,7 @@
 //! The VMI controller: launcher pods, the phases up to Scheduled, the failures that no virt-handler reports, finalizers.
 
 use crate::sim::fields::At as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::sim::fields::{
     self, FIRST_NODE, FOREGROUND, MIGRATION_JOB, NODE_LABEL, VM_FINALIZER, annotation, condition,
@@ -128,7 +128,7 @@ fn place(vmi: &Value, pod: &Value, now: &Now<'_>) -> Decision {
 /// Keeps `activePods` and the Ready condition true to the pods.
 fn refresh(entry: &Entry, pod: &Entry, pods: &[&Entry], now: &Now<'_>) -> Decision {
     let vmi = &entry.object;
-    let mut status = serde_json::Map::new();
+    let mut status = Map::new();
     let present = || pods.iter().filter(|pod| !pod.filed.node.is_empty());
     let known = vmi.at("/status/activePods").and_then(Value::as_object);
     let is_known = |pod: &&&Entry| {
@@ -153,8 +153,8 @@ fn refresh(entry: &Entry, pod: &Entry, pods: &[&Entry], now: &Now<'_>) -> Decisi
     Decision::write([Write::patch_status(Kind::Vmi, vmi, Value::Object(status))])
 }
 
-/// The launcher pod of a VMI, or the target pod of a migration of it.
-pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Value {
+/// The launcher pod of a VMI, or the target pod of a migration of it, to a node with these labels besides its own.
+pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<(&Value, Map<String, Value>)>) -> Value {
     let mut labels = map(vmi, "/metadata/labels");
     labels.remove(NODE_LABEL);
     for (key, value) in [
@@ -164,12 +164,14 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Va
     ] {
         labels.insert(key.to_owned(), json!(value));
     }
-    let mut annotations = serde_json::Map::new();
+    let mut annotations = Map::new();
     annotations.insert("kubevirt.io/domain".to_owned(), json!(name(vmi)));
+    let vmim = migration.as_ref().map(|(vmim, _)| *vmim);
     let mut selector = map(vmi, "/spec/nodeSelector");
     selector.insert("kubevirt.io/schedulable".to_owned(), json!("true"));
     let mut affinity = map(vmi, "/spec/affinity");
-    if let Some(vmim) = migration {
+    if let Some((vmim, host)) = migration {
+        selector.extend(host);
         labels.insert(MIGRATION_JOB.to_owned(), json!(uid(vmim)));
         annotations.insert("kubevirt.io/migrationJobName".to_owned(), json!(name(vmim)));
         selector.extend(map(vmim, "/spec/addedNodeSelector"));
@@ -186,7 +188,7 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Va
     } else if let Some(first) = annotation(vmi, FIRST_NODE) {
         annotations.insert(FIRST_NODE.to_owned(), json!(first));
     }
-    let mut room = serde_json::Map::new();
+    let mut room = Map::new();
     for device in ["kvm", "tun", "vhost-net"] {
         room.insert(format!("devices.kubevirt.io/{device}"), json!("1"));
     }
@@ -195,7 +197,7 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<&Value>) -> Va
     }
     let mut requests = room.clone();
     requests.insert("memory".to_owned(), json!(format!("{}Mi", fields::memory_mib(vmi))));
-    let seed = migration.map_or_else(|| uid(vmi), uid);
+    let seed = vmim.map_or_else(|| uid(vmi), uid);
     let metadata =
         json!({"name": format!("virt-launcher-{}-{}", name(vmi), suffix(seed)), "namespace": namespace(vmi)});
     let metadata = fields::with(

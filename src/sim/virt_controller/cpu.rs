@@ -1,0 +1,70 @@
+//! The CPU of guests that run as their host does: where they are moved to, it has to be had. Labels and rule are those of
+//! `KubeVirt` 1.8, `watch/migration`. Other CPU models are no node's own, and are left to the scheduler's labels.
+
+use serde_json::{Map, Value};
+
+use crate::sim::fields::{map, text};
+
+/// Label of a node: the CPU model that `host-model` means there.
+const HOST_MODEL: &str = "host-model-cpu.node.kubevirt.io/";
+/// Label of a node: a CPU feature that its `host-model` guests need wherever they go.
+const HOST_FEATURE: &str = "host-model-required-features.node.kubevirt.io/";
+/// Label of a node: guests of this CPU model may be moved there.
+const MODEL: &str = "cpu-model-migration.node.kubevirt.io/";
+/// Label of a node: its CPU has this feature.
+const FEATURE: &str = "cpu-feature.node.kubevirt.io/";
+
+/// The labels that a node must have for this guest of `host`; none for guests with a CPU model of their own.
+pub(in crate::sim) fn host_cpu(vmi: &Value, host: &Value) -> Map<String, Value> {
+    if text(vmi, "/spec/domain/cpu/model") != "host-model" {
+        return Map::new();
+    }
+    let wanted = map(host, "/metadata/labels").into_iter().filter_map(|(key, value)| {
+        let model = key.strip_prefix(HOST_MODEL).map(|model| format!("{MODEL}{model}"));
+        let wanted = model.or_else(|| Some(format!("{FEATURE}{}", key.strip_prefix(HOST_FEATURE)?)));
+        wanted.map(|wanted| (wanted, value))
+    });
+    wanted.collect()
+}
+
+/// The same for a guest that runs in this pod: one that has been moved before keeps the labels of its first host.
+pub(super) fn cpu_in(pod: &Value, vmi: &Value, host: Option<&Value>) -> Map<String, Value> {
+    let of_cpu = |key: &str| [MODEL, FEATURE].iter().any(|prefix| key.starts_with(prefix));
+    let mut kept = map(pod, "/spec/nodeSelector");
+    kept.retain(|key, _| of_cpu(key));
+    match host {
+        Some(host) if kept.is_empty() => host_cpu(vmi, host),
+        _ => kept,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_takes_the_cpu_of_its_first_host_along() {
+        let guest = |model: &str| json!({"spec": {"domain": {"cpu": {"model": model}}}});
+        let host = json!({"metadata": {"labels": {
+            "host-model-cpu.node.kubevirt.io/Skylake": "true",
+            "host-model-required-features.node.kubevirt.io/vme": "true",
+            "cpu-feature.node.kubevirt.io/fpu": "true",
+        }}});
+        let pod = |selector: Value| json!({"spec": {"nodeSelector": selector}});
+        let taken = |pod: &Value, guest: &Value| {
+            let taken = cpu_in(pod, guest, Some(&host));
+            taken.into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(" ")
+        };
+        let (first, again) = (
+            pod(json!({"zone": "a"})),
+            pod(json!({"zone": "a", "cpu-model-migration.node.kubevirt.io/Old": "true"})),
+        );
+        let of_host = "cpu-feature.node.kubevirt.io/vme cpu-model-migration.node.kubevirt.io/Skylake";
+        assert_eq!(taken(&first, &guest("host-model")), of_host);
+        assert_eq!(taken(&again, &guest("host-model")), "cpu-model-migration.node.kubevirt.io/Old");
+        assert_eq!(taken(&first, &guest("Broadwell")), "");
+        assert!(cpu_in(&first, &guest("host-model"), None).is_empty());
+    }
+}
