@@ -12,14 +12,17 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::sim::api::{ApiServer, Event, Subscription};
+use crate::sim::object::Object;
 
 /// How long storage may take to rebuild before the next node is begun all the same.
 const REBUILD: Duration = Duration::from_hours(4);
+/// How long nothing may change about it before somebody looks whether anything rebuilds at all.
+const PATIENCE: Duration = Duration::from_mins(10);
 /// Between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// The volumes of a cluster; none where nothing rebuilds them.
-pub(super) struct Storage(Option<Arc<Mutex<Volumes>>>);
+pub(super) struct Storage(Option<(ApiServer, Arc<Mutex<Volumes>>)>);
 
 struct Volumes {
     events: Subscription,
@@ -38,30 +41,53 @@ impl Storage {
         let followed = Arc::clone(&volumes);
         // Versions that wait to be looked at would pile up during a node's turn.
         tokio::spawn(poll_fn(move |context| lock(&followed).hear(context)));
-        Self(Some(volumes))
+        Self(Some((server.clone(), volumes)))
     }
 
     /// Waits until no volume is degraded. Whoever rolls an upgrade over nodes lets Longhorn rebuild what the last one took
-    /// away: until then the budgets of the others hold their drains up.
+    /// away: until then the budgets of the others hold their drains up. What nobody rebuilds, a third replica in a cluster of
+    /// two nodes, is not waited for.
     pub(super) async fn heals(&self) {
+        let Some((server, volumes)) = &self.0 else { return };
         let end = Instant::now() + REBUILD;
-        while Instant::now() < end && self.is_degraded() {
+        let (mut seen, mut since) = (BTreeSet::new(), Instant::now());
+        while Instant::now() < end {
+            let degraded = lock(volumes).degraded_now();
+            if degraded.is_empty() {
+                return;
+            }
+            if degraded != seen {
+                (seen, since) = (degraded, Instant::now());
+            } else if since.elapsed() >= PATIENCE {
+                if !is_rebuilding(server, &seen) {
+                    return;
+                }
+                since = Instant::now();
+            }
             sleep(LOOK_AGAIN).await;
         }
     }
+}
 
-    fn is_degraded(&self) -> bool {
-        self.0.as_ref().is_some_and(|volumes| {
-            let mut volumes = lock(volumes);
-            while let Some(event) = volumes.events.try_next() {
-                volumes.take_in(&event);
-            }
-            !volumes.degraded.is_empty()
-        })
-    }
+/// Does an engine of these volumes write to a replica that is not whole yet?
+fn is_rebuilding(server: &ApiServer, volumes: &BTreeSet<String>) -> bool {
+    server.list_objects("longhorn.io", "engines", "", "").into_iter().map(Object::into_value).any(|engine| {
+        let of = engine.pointer("/spec/volumeName").and_then(Value::as_str);
+        let modes = engine.pointer("/status/replicaModeMap").and_then(Value::as_object);
+        of.is_some_and(|volume| volumes.contains(volume))
+            && modes.is_some_and(|modes| modes.values().any(|mode| mode == "WO"))
+    })
 }
 
 impl Volumes {
+    /// Those that are degraded now.
+    fn degraded_now(&mut self) -> BTreeSet<String> {
+        while let Some(event) = self.events.try_next() {
+            self.take_in(&event);
+        }
+        self.degraded.clone()
+    }
+
     /// Takes in what was told; ready when nothing more will be.
     fn hear(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while let Some(event) = ready!(self.events.poll_next_unpin(context)) {
@@ -98,8 +124,37 @@ mod tests {
 
     fn load(server: &ApiServer, kind: &str, status: &Value) {
         let metadata = json!({"name": kind.to_lowercase(), "namespace": "longhorn-system"});
-        let object = json!({"apiVersion": "longhorn.io/v1beta2", "kind": kind, "metadata": metadata, "status": status});
+        let object = json!({"apiVersion": "longhorn.io/v1beta2", "kind": kind, "metadata": metadata,
+            "spec": {"volumeName": "volume"}, "status": status});
         server.load(object).unwrap();
+    }
+
+    fn becomes(server: &ApiServer, kind: &str, status: &Value) {
+        let plural = format!("{}s", kind.to_lowercase());
+        let path = format!(
+            "/apis/longhorn.io/v1beta2/namespaces/longhorn-system/{plural}/{}/status",
+            kind.to_lowercase()
+        );
+        server.call(&Method::PATCH, &path, &json!({"status": status})).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_rebuilds_is_not_waited_for() {
+        let server = ApiServer::new(Clock::from(Timestamp::UNIX_EPOCH, Instant::now()), 1);
+        load(&server, "Volume", &json!({"robustness": "degraded"}));
+        load(&server, "Engine", &json!({"replicaModeMap": {"a": "RW", "b": "WO"}}));
+        let storage = Storage::follow(&server);
+        let begun = Instant::now();
+        let breaks_off = async {
+            sleep(Duration::from_mins(35)).await;
+            becomes(&server, "Engine", &json!({"replicaModeMap": {"b": null}}));
+        };
+        tokio::join!(storage.heals(), breaks_off);
+        assert_eq!(begun.elapsed(), Duration::from_mins(40), "it was rebuilt for so long");
+        becomes(&server, "Engine", &json!({"replicaModeMap": {"b": "WO"}}));
+        let begun = Instant::now();
+        storage.heals().await;
+        assert_eq!(begun.elapsed(), REBUILD);
     }
 
     #[tokio::test(start_paused = true)]

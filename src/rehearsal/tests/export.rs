@@ -13,7 +13,7 @@ use crate::sim::{api::ApiServer, seed};
 /// Groups and plurals.
 type Kinds = &'static [(&'static str, &'static str)];
 
-/// What somebody has done to each object of an export.
+/// What somebody has done to each object of an export; null is left out.
 type Edit<'a> = &'a dyn Fn(&mut Value);
 
 const RUNS: Kinds =
@@ -37,6 +37,7 @@ fn exported(preset: &Preset, kinds: &[Kinds], edit: impl Fn(&mut Value)) -> Orde
         kinds.concat().into_iter().flat_map(|(group, plural)| server.list_objects(group, plural, "", ""));
     let mut items: Vec<Value> = objects.map(|object| (*object).clone()).collect();
     items.iter_mut().for_each(edit);
+    items.retain(|item| !item.is_null());
     let file = json!({"apiVersion": "v1", "items": items, "kind": "List"}).to_string();
     let scene = Scene::Objects(read(Path::new("cluster.json"), file.as_bytes()).unwrap().objects.into());
     Order { scene, ..order(preset, &[]) }
@@ -229,4 +230,44 @@ fn a_volume_that_still_heals_is_waited_for_before_the_first_turn() {
         rehearse(&exported(&Preset::sized(3, 12, 3), &[RUNS, CLAIMS, STORAGE], degraded)).unwrap();
     assert_eq!(complaints(&rehearsed), Vec::<String>::new());
     assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
+}
+
+#[test]
+fn replicas_that_are_missing_are_built_before_the_next_turn() {
+    let preset = Preset::sized(3, 12, 3);
+    let kinds = [RUNS, CLAIMS, STORAGE];
+    let of_third = |object: &mut Value| {
+        if text(object, "/kind") == "Replica" && text(object, "/spec/nodeID") == "node3" {
+            *object = Value::Null;
+        }
+    };
+    let whole = rehearse(&exported(&preset, &kinds, |_| {})).unwrap().timeline.seconds;
+    let order = exported(&preset, &kinds, of_third);
+    for faults in ["", "kill@66"] {
+        let faults = faults.split_terminator(',').map(|fault| fault.parse().unwrap()).collect();
+        let rehearsed = rehearse(&Order { faults, ..order.clone() }).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+        let timeline = &rehearsed.timeline;
+        assert!(timeline.succeeded, "{}", chart::chart(timeline));
+        assert!(timeline.seconds < whole + 1800.0, "{} s, {whole} s when whole", timeline.seconds);
+    }
+}
+
+#[test]
+fn a_replica_too_many_for_the_nodes_is_not_waited_for() {
+    let preset = Preset::sized(2, 6, 2);
+    let kinds = [RUNS, CLAIMS, STORAGE];
+    let three = |object: &mut Value| {
+        if text(object, "/kind") == "Volume" {
+            object["spec"]["numberOfReplicas"] = json!(3);
+            object["status"]["robustness"] = json!("degraded");
+        }
+    };
+    let whole = rehearse(&exported(&preset, &kinds, |_| {})).unwrap().timeline.seconds;
+    let rehearsed = rehearse(&exported(&preset, &kinds, three)).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    let timeline = &rehearsed.timeline;
+    assert!(timeline.succeeded, "{}", chart::chart(timeline));
+    // Ten minutes before each turn.
+    assert!(timeline.seconds < whole + 1500.0, "{} s, {whole} s with two replicas", timeline.seconds);
 }

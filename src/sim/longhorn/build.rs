@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::NAMESPACE;
-use crate::sim::fields::{hash, is_hex, name, suffix, text, uid, uid_from};
+use crate::sim::fields::{hash, is_hex, merge, name, suffix, text, uid, uid_from};
 
 const IMAGE: &str = "longhornio/longhorn-engine:v1.11.2";
 const MANAGER_IMAGE: &str = "longhornio/longhorn-instance-manager:v1.11.2";
@@ -48,8 +48,8 @@ pub(in crate::sim) fn disk(disk: &Disk, seed: u64, stamp: &str) -> Vec<Value> {
         return all;
     }
     let engine = format!("{volume}-e-0");
-    let replica = |node: &String| format!("{volume}-r-{}", &uid_from(&format!("{volume} {node}"))[..8]);
-    let modes: Map<String, Value> = disk.replicas.iter().map(|node| (replica(node), json!("RW"))).collect();
+    let called = |node: &String| format!("{volume}-r-{}", &uid_from(&format!("{volume} {node}"))[..8]);
+    let modes: Map<String, Value> = disk.replicas.iter().map(|node| (called(node), json!("RW"))).collect();
     all.push(json!({
         "apiVersion": "longhorn.io/v1beta2", "kind": "Engine",
         "metadata": {"name": engine, "namespace": NAMESPACE, "labels": labels, "finalizers": ["longhorn.io"]},
@@ -59,19 +59,30 @@ pub(in crate::sim) fn disk(disk: &Disk, seed: u64, stamp: &str) -> Vec<Value> {
             "instanceManagerName": instance_manager_name(&disk.node), "replicaModeMap": modes},
     }));
     all.extend(disk.replicas.iter().map(|node| {
-        json!({
-            "apiVersion": "longhorn.io/v1beta2", "kind": "Replica",
-            "metadata": {"name": replica(node), "namespace": NAMESPACE, "labels": labels,
-                "finalizers": ["longhorn.io"]},
-            "spec": {"volumeName": volume, "engineName": engine, "nodeID": node, "desireState": "running",
-                "active": true, "diskID": uid_from(&format!("disk {node}")), "diskPath": "/var/lib/harvester/defaultdisk",
-                "dataDirectoryName": format!("{volume}-{}", suffix(node)), "healthyAt": stamp,
-                "lastHealthyAt": stamp, "failedAt": "", "lastFailedAt": ""},
-            "status": {"currentState": "running", "started": true, "ownerID": node,
-                "instanceManagerName": instance_manager_name(node)},
-        })
+        let mut replica = new_replica(&volume, &engine, node, (&called(node), stamp));
+        let healthy = json!({
+            "spec": {"desireState": "running", "healthyAt": stamp, "lastHealthyAt": stamp, "failedAt": "",
+                "lastFailedAt": ""},
+            "status": {"currentState": "running", "started": true, "instanceManagerName": instance_manager_name(node)},
+        });
+        merge(&mut replica, &healthy);
+        replica
     }));
     all
+}
+
+/// A replica that holds nothing yet: it is as one that has failed at this moment, and is to be built.
+pub(super) fn new_replica(volume: &str, engine: &str, node: &str, (called, stamp): (&str, &str)) -> Value {
+    json!({
+        "apiVersion": "longhorn.io/v1beta2", "kind": "Replica",
+        "metadata": {"name": called, "namespace": NAMESPACE, "labels": {"longhornvolume": volume},
+            "finalizers": ["longhorn.io"]},
+        "spec": {"volumeName": volume, "engineName": engine, "nodeID": node, "desireState": "stopped",
+            "active": true, "diskID": uid_from(&format!("disk {node}")), "diskPath": "/var/lib/harvester/defaultdisk",
+            "dataDirectoryName": format!("{volume}-{}", suffix(node)), "healthyAt": "",
+            "lastHealthyAt": "", "failedAt": stamp, "lastFailedAt": stamp},
+        "status": {"currentState": "stopped", "started": false, "ownerID": node, "instanceManagerName": ""},
+    })
 }
 
 /// A healthy volume of which nothing else is told; nothing ever happens to it.

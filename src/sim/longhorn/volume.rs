@@ -6,11 +6,15 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::build::new_replica;
 use super::{instance_manager_name, is_alive, is_schedulable, manager_of, runs_on};
-use crate::sim::fields::text;
+use crate::sim::fields::{text, uid_from};
 use crate::sim::turns::{Decision, Now};
 use crate::sim::view::{Entry, Health, Key, Kind, Mode, Rest, Robustness, State, View};
 use crate::sim::wire::Write;
+
+/// Between two looks for a node that could take a missing replica.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some(entry) = view.entry(Kind::Volume, key) else { return Decision::nothing() };
@@ -29,6 +33,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             modes.push((replica_key.name(), mode));
         }
     }
+    work.replenish(view, (key, entry), engine_key, &modes, now);
     work.engine((engine_key, engine), node, &modes);
     work.volume((key, entry), node, &modes, now);
     Decision { writes: work.writes, again: work.again }
@@ -112,6 +117,36 @@ impl Work {
             body.map(|(part, fields)| (part.to_owned(), Value::Object(fields))).collect();
         if !body.is_empty() {
             self.writes.push(Write::Amend { kind, key: key.clone(), body: Value::Object(body) });
+        }
+    }
+
+    /// Makes one replica of those that are missing, on a node that has none of this volume. One that has failed is not missing:
+    /// it is built again where it was. Longhorn does the same, with its default of one replica a node.
+    fn replenish(
+        &mut self,
+        view: &View,
+        (key, entry): (&Key, &Entry),
+        engine: &Key,
+        modes: &[(&str, Mode)],
+        now: &Now<'_>,
+    ) {
+        let wanted = entry.facts.storage.as_ref().map_or(0, |known| known.replicas);
+        let replicas = || view.owned(Kind::Replica, key);
+        let is_whole = modes.iter().any(|(_, mode)| *mode == Mode::Whole);
+        if !is_whole || replicas().count() as u64 >= wanted {
+            return;
+        }
+        let has_none = |node: &&str| replicas().all(|replica| replica.filed.node.as_str() != *node);
+        let free = || view.all(Kind::Node).map(|(node, _)| node.name()).filter(has_none);
+        if let Some(node) = free().find(|node| may_rebuild(view, node)) {
+            let stamp = now.stamp();
+            let unique = uid_from(&format!("{} {node} {stamp}", key.name()));
+            let called = format!("{}-r-{}", key.name(), &unique[..8]);
+            let object = new_replica(key.name(), engine.name(), node, (&called, &stamp));
+            self.writes.push(Write::Create { kind: Kind::Replica, object });
+        } else if free().next().is_some() {
+            // Nothing tells a volume of nodes that have none of it.
+            self.look_at(now.instant + LOOK_AGAIN);
         }
     }
 
