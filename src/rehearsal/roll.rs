@@ -121,6 +121,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     }
     let now = world.clock.now();
     settle(&director).await;
+    world.is_sound()?;
     following.abort();
     let vms = vm_lines(&director, told, now);
     let still_off = !director.with_judge(|judge| judge.off_now()).is_empty();

@@ -12,6 +12,8 @@ use crate::mutation::{self, Mutation};
 use crate::rehearsal::check::{Which, check, complaints, places};
 use crate::rehearsal::faults::{Blow, Flaw};
 use crate::rehearsal::judge::Invariant;
+use crate::rehearsal::world::{Ground, World};
+use crate::sim::SimError;
 
 fn order(preset: Preset, faults: &[&str]) -> Order {
     Order {
@@ -241,4 +243,15 @@ fn some_crash_schedules_of_each_kind_come_through() {
         assert_eq!(failed, Vec::<String>::new());
         assert!(checked.run >= 12);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rehearsal_whose_simulators_have_ended_is_void() {
+    let order = order(Preset::pair(), &[]);
+    let world = World::build(Ground::build(&order).unwrap(), &order, |_, _| ()).unwrap();
+    world.is_sound().unwrap();
+    let at = world.start;
+    world.ended.get_or_init(|| SimError::NoRest { what: "Pod default/one".to_owned(), at });
+    let told = world.is_sound().unwrap_err().to_string();
+    assert!(told.contains("Pod default/one") && told.contains("2026-01-01T00:00:00Z"), "{told}");
 }

@@ -4,8 +4,8 @@
 
 mod machines;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use http::Method;
 use jiff::Timestamp;
@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) notes: Vec<String>,
     pub(super) troubles: Troubles,
     stop: CancellationToken,
+    /// Why the simulators have ended before their time.
+    pub(super) ended: Arc<OnceLock<SimError>>,
     roles: NodeRoles,
     order: Order,
 }
@@ -165,13 +167,22 @@ impl World {
             troubles.virt_controller.clone(),
             stop.clone(),
         );
+        let (order, ended) = (order.clone(), Arc::new(OnceLock::new()));
+        let told = Arc::clone(&ended);
         tokio::spawn(async move {
             if let Err(error) = running.await {
-                tracing::error!(%error, "the simulators have ended");
+                told.get_or_init(|| error);
             }
         });
-        let order = order.clone();
-        Ok(Self { server, clock, start, nodes: names, guests, notes, troubles, stop, roles, order })
+        Ok(Self { server, clock, start, nodes: names, guests, notes, troubles, stop, ended, roles, order })
+    }
+
+    /// What was rehearsed counts only while the simulators went on.
+    pub(super) fn is_sound(&self) -> Result<(), RehearsalError> {
+        self.ended.get().map_or(Ok(()), |error| {
+            let why = format!("{error}; leave that object out of the files and report it");
+            Err(RehearsalError::World { what: "the cluster".to_owned(), why })
+        })
     }
 
     /// The machine of a node, switched on, with the plan for it and its order in the cluster.

@@ -59,6 +59,14 @@ pub enum SimError {
     /// All watches ended, which happens only when the client is gone for good.
     #[error("every watch has ended; start the simulators again with a new client")]
     WatchesEnded,
+    /// The simulators answer each other's writes for ever.
+    #[error("the simulators do not come to rest over {what}: it is written again and again at {at}")]
+    NoRest {
+        /// The object that was to be written next.
+        what: String,
+        /// The moment that does not end.
+        at: Timestamp,
+    },
     /// The API refused an object that a caller asked for.
     #[error("the API refused {what}; compare it with the CRD of the cluster")]
     Refused {
@@ -194,7 +202,7 @@ impl Timing {
 /// Runs controller, scheduler, kubelets and virt-handlers until `shutdown`.
 ///
 /// # Errors
-/// Only when every watch has ended; refused writes are retried with back-off.
+/// Only when every watch has ended, and in memory when there is no rest; refused writes are retried with back-off.
 pub async fn run(wire: impl Into<Wire>, timing: Timing, shutdown: CancellationToken) -> Result<(), SimError> {
     turns::run((wire.into(), None), timing, Guests::default(), &Switch::default(), shutdown).await
 }
@@ -202,7 +210,7 @@ pub async fn run(wire: impl Into<Wire>, timing: Timing, shutdown: CancellationTo
 /// The same, and tells in `guests` which guest runs where.
 ///
 /// # Errors
-/// Only when every watch has ended; refused writes are retried with back-off.
+/// Only when every watch has ended, and in memory when there is no rest; refused writes are retried with back-off.
 pub async fn run_with_guests(
     wire: impl Into<Wire>,
     timing: Timing,
@@ -215,7 +223,7 @@ pub async fn run_with_guests(
 /// The same with a virt-controller that is away while its switch is off; what was asked of it meanwhile it does afterwards.
 ///
 /// # Errors
-/// Only when every watch has ended; refused writes are retried with back-off.
+/// Only when every watch has ended, and in memory when there is no rest; refused writes are retried with back-off.
 pub async fn run_with_switch(
     wire: impl Into<Wire>,
     timing: Timing,
@@ -229,7 +237,7 @@ pub async fn run_with_switch(
 /// The same in a cluster of which everything is known already, and not read again, where `begun` says so.
 ///
 /// # Errors
-/// Only when every watch has ended; refused writes are retried with back-off.
+/// Only when every watch has ended, and in memory when there is no rest; refused writes are retried with back-off.
 pub async fn run_on(
     wire: impl Into<Wire>,
     begun: Option<Begun>,

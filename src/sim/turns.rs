@@ -6,13 +6,14 @@
 //! keys. A task that was refused is tried again with a growing delay, never in a busy loop.
 
 mod decision;
+mod now;
 mod queue;
+mod unrest;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
-use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -23,47 +24,14 @@ use super::view::{Key, Kind, Task, View, version_of};
 use super::wire::{self, Events, Heard, Learned, Wire, Write};
 use super::{SimError, Timing, kubelet, longhorn, virt_controller, workloads};
 pub(super) use decision::Decision;
+pub(super) use now::Now;
 use queue::Queue;
+use unrest::Unrest;
 
 /// After so many tasks in memory everybody else gets a turn.
 const SHIFT: usize = 256;
 /// So many objects may be parsed at once before those at rest are let go.
 pub(super) const WARM: usize = 384;
-
-/// What every `decide` may know besides the view.
-#[derive(Debug)]
-pub(super) struct Now<'a> {
-    pub(super) timing: &'a Timing,
-    pub(super) instant: Instant,
-}
-
-impl Now<'_> {
-    /// The time as Kubernetes writes it, to the second.
-    pub(super) fn stamp(&self) -> String {
-        self.timing.at(self.instant).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-    }
-
-    /// An event about `object`, as `component` records it; nothing of it is made where nobody records events.
-    pub(super) fn event(
-        &self,
-        kind: Kind,
-        object: &Value,
-        warning: bool,
-        component: &str,
-        said: (&str, &str),
-    ) -> Write {
-        if self.timing.events {
-            Write::event(kind, object, warning, component, said)
-        } else {
-            Write::Event { body: Value::Null }
-        }
-    }
-
-    /// Decides once the instant has come, and asks to be woken for it before.
-    pub(super) fn once(&self, due: Instant, then: impl FnOnce() -> Decision) -> Decision {
-        if self.instant >= due { then() } else { Decision::at(due) }
-    }
-}
 
 fn decide(view: &View, task: &Task, now: &Now<'_>, controlled: bool) -> Decision {
     match task.0 {
@@ -94,6 +62,7 @@ struct Turns {
     controlled: bool,
     /// Versions that we wrote and that the watch is still to tell of.
     own: BTreeSet<u64>,
+    unrest: Unrest,
 }
 
 pub(super) async fn run(
@@ -123,6 +92,7 @@ pub(super) async fn run(
         serial: 0,
         controlled: virt_controller.is_on(),
         own: BTreeSet::new(),
+        unrest: Unrest::default(),
     };
     turns.begin();
     let mut next_resync = resync.map(|resync| Instant::now() + resync);
@@ -139,7 +109,7 @@ pub(super) async fn run(
         }
         turns.queue.wake_due(now);
         let acted = turns.unlisted.is_empty()
-            && if direct { turns.act_in_memory(now, &mut events).await } else { turns.act(now).await };
+            && if direct { turns.act_in_memory(now, &mut events).await? } else { turns.act(now).await };
         if acted {
             continue;
         }
@@ -160,6 +130,14 @@ pub(super) async fn run(
         }
     }
     Ok(())
+}
+
+fn full_name(key: &Key) -> String {
+    if key.namespace().is_empty() {
+        key.name().to_owned()
+    } else {
+        format!("{}/{}", key.namespace(), key.name())
+    }
 }
 
 async fn until(next: Option<Instant>) {
@@ -249,12 +227,17 @@ impl Turns {
     }
 
     /// Acts on everything that is due, one task after the other; false when there was nothing to do.
-    async fn act_in_memory(&mut self, instant: Instant, events: &mut Events) -> bool {
+    async fn act_in_memory(&mut self, instant: Instant, events: &mut Events) -> Result<bool, SimError> {
         let mut acted = 0;
         while let Some(task) = self.queue.pop() {
             self.touched.insert(task.clone());
             let writes = self.decide(&task, instant);
             if !writes.is_empty() {
+                if self.unrest.is_endless(instant, self.view.size()) {
+                    let ((kind, key), at) = (task, self.timing.at(instant));
+                    let what = format!("{} {}", kind.names().1, full_name(&key));
+                    return Err(SimError::NoRest { what, at });
+                }
                 let binds = writes.iter().any(|write| matches!(write, Write::Bind { .. }));
                 self.serial += 1;
                 let at = self.timing.at(instant);
@@ -271,7 +254,7 @@ impl Turns {
                 break;
             }
         }
-        acted > 0
+        Ok(acted > 0)
     }
 
     /// Acts on one batch; false when there was nothing to do.

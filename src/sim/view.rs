@@ -64,6 +64,11 @@ impl View {
         self.objects.of(kind).iter()
     }
 
+    /// How many there are of all kinds.
+    pub(super) fn size(&self) -> usize {
+        Kind::ALL.iter().map(|kind| self.objects.of(*kind).len()).sum()
+    }
+
     pub(super) fn node(&self, node: &str) -> Option<&Entry> {
         self.objects.of(Kind::Node).get(node)
     }

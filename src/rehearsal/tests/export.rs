@@ -18,6 +18,7 @@ type Edit<'a> = &'a dyn Fn(&mut Value);
 
 const RUNS: Kinds =
     &[("", "nodes"), ("kubevirt.io", "virtualmachines"), ("kubevirt.io", "virtualmachineinstances")];
+const PODS: Kinds = &[("", "pods")];
 const CLAIMS: Kinds = &[("", "persistentvolumeclaims")];
 const STORAGE: Kinds = &[
     ("longhorn.io", "volumes"),
@@ -69,8 +70,9 @@ fn what_was_not_exported_is_taken_for_sound() {
             has_roles(object, &[]);
         }
     };
-    let table: [(&str, &[Kinds], Edit<'_>); 5] = [
-        ("all of it", &[RUNS, CLAIMS, STORAGE], &as_it_is),
+    let table: [(&str, &[Kinds], Edit<'_>); 6] = [
+        ("all of it", &[RUNS, PODS, CLAIMS, STORAGE], &as_it_is),
+        ("no pods", &[RUNS, CLAIMS, STORAGE], &as_it_is),
         ("what runs", &[RUNS], &as_it_is),
         ("no volumes of Longhorn's", &[RUNS, CLAIMS], &as_it_is),
         ("volumes of somebody else's", &[RUNS, CLAIMS], &of_others),
@@ -270,4 +272,17 @@ fn a_replica_too_many_for_the_nodes_is_not_waited_for() {
     assert!(timeline.succeeded, "{}", chart::chart(timeline));
     // Ten minutes before each turn.
     assert!(timeline.seconds < whole + 1500.0, "{} s, {whole} s with two replicas", timeline.seconds);
+}
+
+#[test]
+fn a_pod_that_a_finalizer_keeps_has_ended_all_the_same() {
+    let preset = Preset::sized(3, 12, 3);
+    let kept = |object: &mut Value| {
+        if text(object, "/kind") == "Pod" && text(object, "/metadata/labels/app").starts_with("store") {
+            object["metadata"]["finalizers"] = json!(["example.com/keeps-it"]);
+        }
+    };
+    let rehearsed = rehearse(&exported(&preset, &[RUNS, PODS], kept)).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
 }

@@ -27,7 +27,14 @@ pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
         let Some(due) = removal(entry, ended, now) else {
             return Decision::nothing();
         };
-        return now.once(due, || Decision::write([Write::delete(Kind::Pod, pod, Some(0))]));
+        return match (list(pod, "/metadata/finalizers").is_empty(), entry.filed.ended) {
+            (true, _) => now.once(due, || Decision::write([Write::delete(Kind::Pod, pod, Some(0))])),
+            // Somebody else lets it go; nothing of it runs any more.
+            (false, false) => {
+                now.once(due, || Decision::write([Write::patch_status(Kind::Pod, pod, completed(pod, now))]))
+            }
+            (false, true) => Decision::nothing(),
+        };
     }
     if entry.filed.ended {
         return Decision::nothing();

@@ -138,7 +138,7 @@ impl Work {
         }
         let has_none = |node: &&str| replicas().all(|replica| replica.filed.node.as_str() != *node);
         let free = || view.all(Kind::Node).map(|(node, _)| node.name()).filter(has_none);
-        if let Some(node) = free().find(|node| may_rebuild(view, node)) {
+        if let Some(node) = free().filter(|node| may_rebuild(view, node)).min() {
             let stamp = now.stamp();
             let unique = uid_from(&format!("{} {node} {stamp}", key.name()));
             let called = format!("{}-r-{}", key.name(), &unique[..8]);

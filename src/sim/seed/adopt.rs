@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::claims::Claims;
 use super::presets::Preset;
-use super::{Instances, Seeded, Seeding, instance_managers, place, vms};
+use super::{Instances, Seeded, Seeding, instance_managers, owners, place, vms};
 use crate::sim::api::ApiServer;
 use crate::sim::fields::{
     self, condition_is, device_requests, is_final, merge, name, namespace, phase, quantity, text, uid,
@@ -105,6 +105,9 @@ impl Adopting<'_> {
     fn complete(&mut self) {
         for (key, vmi) in self.all(Kind::Vmi).clone() {
             self.complete_vmi(&key, &vmi);
+        }
+        for set in owners::of(self.all(Kind::Pod).values().map(|pod| &**pod)) {
+            self.take(set);
         }
         self.look_at_devices();
         self.look_at_vms();

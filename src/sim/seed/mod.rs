@@ -5,6 +5,7 @@ mod adopt;
 mod claims;
 mod mold;
 mod nodes;
+mod owners;
 mod presets;
 mod vms;
 

@@ -144,7 +144,7 @@ fn begin(
     if vmi.facts.phase != Phase::Running || free_slots(view, &vmi.filed.node) == 0 {
         return Decision::at(retry);
     }
-    let host = view.entry(Kind::Node, &Key::new("", &vmi.filed.node)).map(|host| &*host.object);
+    let host = view.node(&vmi.filed.node).map(|host| &*host.object);
     let cpu = cpu_in(&source.object, &vmi.object, host);
     let pod = launcher_pod(&vmi.object, Some((vmim, cpu)));
     let message = format!("Created migration target pod {}", fields::name(&pod));
