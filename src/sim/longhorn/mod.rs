@@ -8,8 +8,9 @@ mod volume;
 
 use super::turns::{Decision, Now};
 use super::view::{Entry, Kind, State, Task, View};
-use build::instance_manager_name;
-pub(super) use build::{Disk, budget, disk, instance, instance_manager, manager_pod, runs_on, told_of};
+pub(super) use build::{
+    Disk, budget, disk, instance, instance_manager, instance_manager_name, manager_pod, runs_on, told_of,
+};
 pub(super) use instances::status as budget_status;
 
 /// Where all of Longhorn lives.

@@ -1,5 +1,5 @@
-//! A world made of exported objects: what `kubectl get -o json` printed, as it was. Launcher pods and instance managers
-//! that were not exported are made up; whatever does not fit together is told in words and never stops the import.
+//! A world made of exported objects: what `kubectl get -o json` printed, as it was. Launcher pods that were not exported
+//! are made up, and all of Longhorn's instance managers; whatever does not fit together is told in words and never stops the import.
 
 use crate::sim::fields::At as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,7 @@ use crate::sim::fields::{
     self, condition_is, device_requests, is_final, merge, name, namespace, phase, quantity, text, uid,
 };
 use crate::sim::kind::Kind;
+use crate::sim::longhorn;
 use crate::sim::object::Object;
 use crate::sim::view::{Key, vmi_of_pod};
 
@@ -23,8 +24,8 @@ use crate::sim::view::{Key, vmi_of_pod};
 pub fn adopt(server: &ApiServer, objects: Vec<Value>, now: Timestamp) -> (Seeded, Vec<String>) {
     let preset = Preset::sized(1, 0, 0);
     let seeding = Seeding::new(server, &preset, now);
-    let (known, claims) = (BTreeMap::new(), Claims::default());
-    let mut adopting = Adopting { seeding, known, claims, odd: Vec::new() };
+    let (known, claims, managed) = (BTreeMap::new(), Claims::default(), BTreeSet::new());
+    let mut adopting = Adopting { seeding, known, claims, managed, odd: Vec::new() };
     for object in objects {
         adopting.take(object);
     }
@@ -44,6 +45,8 @@ struct Adopting<'a> {
     seeding: Seeding<'a>,
     known: BTreeMap<Kind, BTreeMap<Key, Object>>,
     claims: Claims,
+    /// Nodes of which an instance manager was exported.
+    managed: BTreeSet<String>,
     odd: Vec<String>,
 }
 
@@ -72,6 +75,17 @@ impl Adopting<'_> {
             return;
         }
         let watched = Kind::of(&object);
+        // A node may have several, of older images too, with names and pods that only Longhorn can tell apart: each node gets one
+        // that the simulated Longhorn knows as its own.
+        if watched == Some(Kind::InstanceManager) {
+            self.managed.insert(text(&object, "/spec/nodeID").to_owned());
+            return;
+        }
+        if watched == Some(Kind::Pod)
+            && fields::controller(&object).is_some_and(|owner| text(owner, "/kind") == "InstanceManager")
+        {
+            return;
+        }
         let key = Key::of(&object);
         if watched.is_some_and(|watched| self.all(watched).contains_key(&key)) {
             self.odd.push(format!("{what} is there twice; the first one counts"));
@@ -86,6 +100,12 @@ impl Adopting<'_> {
         }
         if watched == Some(Kind::Node) {
             self.complete_node(&mut object);
+        }
+        if matches!(watched, Some(Kind::Engine | Kind::Replica))
+            && !text(&object, "/status/instanceManagerName").is_empty()
+        {
+            let manager = longhorn::instance_manager_name(text(&object, "/spec/nodeID"));
+            merge(&mut object, &json!({"status": {"instanceManagerName": manager}}));
         }
         self.claims.note(&object);
         match (self.seeding.load(object), watched) {
@@ -222,18 +242,13 @@ impl Adopting<'_> {
     fn complete_storage(&mut self) {
         let disks: Vec<Object> =
             [Kind::Engine, Kind::Replica].iter().flat_map(|kind| self.all(*kind).values().cloned()).collect();
-        let mut hosts: BTreeSet<String> =
-            disks.iter().map(|disk| text(disk, "/spec/nodeID").to_owned()).collect();
-        for manager in self.all(Kind::InstanceManager).values() {
-            hosts.remove(text(manager, "/spec/nodeID"));
-        }
-        let nodes: Vec<Object> =
-            self.all(Kind::Node).values().filter(|node| hosts.contains(name(node))).cloned().collect();
-        for host in
-            hosts.iter().filter(|host| !host.is_empty() && !nodes.iter().any(|node| name(node) == **host))
-        {
-            self.odd.push(format!("volumes have parts on node {host}, which was not exported"));
-        }
+        let hosts: BTreeSet<&str> = disks.iter().map(|disk| text(disk, "/spec/nodeID")).collect();
+        let is_managed = |node: &&Object| hosts.contains(name(node)) || self.managed.contains(name(node));
+        let nodes: Vec<Object> = self.all(Kind::Node).values().filter(is_managed).cloned().collect();
+        let lacking = |host: &&&str| !host.is_empty() && !nodes.iter().any(|node| name(node) == **host);
+        let lacking = hosts.iter().filter(lacking);
+        self.odd
+            .extend(lacking.map(|host| format!("volumes have parts on node {host}, which was not exported")));
         let mut instances = Instances::new();
         for disk in &disks {
             place(&mut instances, disk);

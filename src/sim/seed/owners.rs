@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::sim::fields::{condition_is, controller, is_deleting, is_final, map, namespace, text};
 
-/// Controllers that a drain passes by, that end with their pods, or that simulators of their own play.
-const OTHERS: [&str; 5] = ["DaemonSet", "Node", "Job", "VirtualMachineInstance", "InstanceManager"];
+/// Controllers that a drain passes by, that end with their pods, or that simulators of their own play. Pods own those that
+/// attach hotplugged volumes for them.
+const OTHERS: [&str; 6] = ["DaemonSet", "Node", "Job", "VirtualMachineInstance", "InstanceManager", "Pod"];
 
 /// The set of each owner that is not there, as large as what it has now.
 pub(super) fn of<'a>(pods: impl Iterator<Item = &'a Value>) -> Vec<Value> {
