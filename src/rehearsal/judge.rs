@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::flow::progress::Progress;
 use crate::flow::report::NodeReport;
@@ -107,6 +107,8 @@ pub struct Judge {
     vms: BTreeMap<VmKey, Watched>,
     /// The VMs of each node, by where each ran last.
     vms_on: BTreeMap<String, BTreeSet<VmKey>>,
+    /// Names and labels of the nodes.
+    hosts: Vec<Value>,
     nodes: BTreeMap<String, marks::Before>,
     binaries: BTreeMap<String, Binaries>,
     live: BTreeMap<String, String>,
@@ -138,9 +140,13 @@ impl Judge {
         upgrade: Value,
         binaries: BTreeMap<String, Binaries>,
     ) -> Self {
-        let nodes: Vec<Value> = nodes.collect();
-        let known: BTreeMap<_, _> = vmis.filter_map(|vmi| vms::watched(&vmi, &nodes, wanted)).collect();
-        let nodes: BTreeMap<_, _> = nodes.iter().map(marks::before).collect();
+        let mut hosts: Vec<Value> = nodes.collect();
+        let nodes: BTreeMap<_, _> = hosts.iter().map(marks::before).collect();
+        for host in &mut hosts {
+            let of_host = |pointer: &str| host.pointer(pointer).cloned().unwrap_or_default();
+            *host = json!({"metadata": {"name": of_host("/metadata/name"), "labels": of_host("/metadata/labels")}});
+        }
+        let known: BTreeMap<_, _> = vmis.filter_map(|vmi| vms::watched(&vmi, &hosts, wanted)).collect();
         let mut vms_on: BTreeMap<String, BTreeSet<VmKey>> = BTreeMap::new();
         for (key, vm) in &known {
             vms_on.entry(vm.node().to_owned()).or_default().insert(key.clone());
@@ -149,6 +155,7 @@ impl Judge {
             begun,
             vms: known,
             vms_on,
+            hosts,
             nodes,
             live: binaries.iter().map(|(node, both)| (node.clone(), both.old.clone())).collect(),
             binaries,

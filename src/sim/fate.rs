@@ -27,7 +27,7 @@ impl Homes {
     /// Of a guest as it is now, among all nodes of the cluster.
     #[must_use]
     pub fn of(vmi: &Value, nodes: &[Value]) -> Self {
-        if !condition_is(vmi, "LiveMigratable", "True") || !device_requests(vmi).is_empty() {
+        if !is_migratable(vmi) || !device_requests(vmi).is_empty() {
             return Self::None;
         }
         let host = nodes.iter().find(|node| name(node) == text(vmi, "/status/nodeName"));
@@ -52,6 +52,12 @@ impl Homes {
             Self::Some => true,
         }
     }
+}
+
+/// Whether `KubeVirt` says that it can be moved.
+#[must_use]
+pub fn is_migratable(vmi: &Value) -> bool {
+    condition_is(vmi, "LiveMigratable", "True")
 }
 
 /// Whether somebody has ended it: a guest that is being deleted.

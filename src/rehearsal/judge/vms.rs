@@ -113,6 +113,10 @@ impl Judge {
                 known.off += seconds_between(since, now);
             }
             (known.excused, known.lost_power, known.ran_since) = (false, false, Some(now));
+            // Started anew, a guest may have the CPU of another host.
+            if let Some(vmi) = vmi.filter(|vmi| fate::is_migratable(vmi)) {
+                known.homes = Homes::of(vmi, &self.hosts);
+            }
             // Started again on another node, it may have to go once more when that one has its turn.
             known.stops = 0;
             return;

@@ -294,3 +294,31 @@ fn a_pod_that_a_finalizer_keeps_has_ended_all_the_same() {
     assert_eq!(complaints(&rehearsed), Vec::<String>::new());
     assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
 }
+
+#[test]
+fn a_guest_that_was_started_elsewhere_has_the_cpu_of_that_host() {
+    // What runs on node1 could be moved to node2, and not back: node2's own CPU is newer.
+    let as_its_host = |object: &mut Value| match text(object, "/kind") {
+        "VirtualMachine" => {
+            object["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"model": "host-model"});
+        }
+        "VirtualMachineInstance" => object["spec"]["domain"]["cpu"] = json!({"model": "host-model"}),
+        "Node" => {
+            let is_new = text(object, "/metadata/name") == "node2";
+            let (model, takes): (&str, &[&str]) =
+                if is_new { ("Skylake", &["Skylake", "Broadwell"]) } else { ("Broadwell", &["Broadwell"]) };
+            let labels = &mut object["metadata"]["labels"];
+            labels[format!("host-model-cpu.node.kubevirt.io/{model}")] = json!("true");
+            for model in takes {
+                labels[format!("cpu-model-migration.node.kubevirt.io/{model}")] = json!("true");
+            }
+        }
+        _ => {}
+    };
+    let order = exported(&Preset::sized(2, 8, 2), &[RUNS], as_its_host);
+    for at in (20..200).step_by(20) {
+        let faults = vec![format!("power@{at}").parse().unwrap()];
+        let rehearsed = rehearse(&Order { faults, ..order.clone() }).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "power@{at}");
+    }
+}
