@@ -1,5 +1,7 @@
 //! Clusters as people export them: all of it, or just what runs; with agents whose names come first, or without a server.
 
+mod vms;
+
 use std::path::Path;
 
 use serde_json::json;
@@ -135,100 +137,6 @@ fn servers_come_before_agents_and_a_witness_is_one_of_them() {
     assert!(fails_on("node1").is_empty());
 }
 
-/// What came of a cluster, and of one VM that could move, after somebody has had a hand in it: in the objects of these kinds.
-fn with_one_vm(hands: &[(&str, Edit<'_>)]) -> (Rehearsed, timeline::VmLine) {
-    let order = exported(&Preset::sized(3, 12, 3), &[RUNS], |object| {
-        let kind = text(object, "/kind").to_owned();
-        let is_meant = kind == "Node" || text(object, "/metadata/name") == "wiki-3";
-        for (_, edit) in hands.iter().filter(|(of, _)| is_meant && *of == kind) {
-            edit(object);
-        }
-    });
-    let rehearsed = rehearse(&order).unwrap();
-    let mut vms = rehearsed.timeline.vms.iter();
-    let vm = vms.find(|line| line.vm.name == "wiki-3").expect("nothing became of wiki-3").clone();
-    (rehearsed, vm)
-}
-
-#[test]
-fn what_its_user_has_ended_is_not_laid_at_the_agents_door() {
-    let deleted =
-        |object: &mut Value| object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    let halted = |object: &mut Value| object["spec"]["runStrategy"] = json!("Halted");
-    let stopped = |object: &mut Value| {
-        object["spec"].as_object_mut().unwrap().remove("runStrategy");
-        object["spec"]["running"] = json!(false);
-    };
-    let always = |object: &mut Value| object["spec"]["runStrategy"] = json!("Always");
-    let as_it_is = |_: &mut Value| {};
-    let table: [(&str, Edit<'_>, Edit<'_>, bool); 5] = [
-        ("halted", &halted, &as_it_is, true),
-        ("told not to run in the old way", &stopped, &as_it_is, true),
-        ("deleted", &deleted, &as_it_is, true),
-        ("its guest deleted", &as_it_is, &deleted, true),
-        ("its guest deleted, and started again", &always, &deleted, false),
-    ];
-    for (what, of_vm, of_guest, stays_off) in table {
-        let hands = [("VirtualMachine", of_vm), ("VirtualMachineInstance", of_guest)];
-        let (rehearsed, vm) = with_one_vm(&hands);
-        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{what}");
-        assert!(rehearsed.timeline.succeeded, "{what}: {}", chart::chart(&rehearsed.timeline));
-        assert_eq!((vm.still_off, vm.off_by.is_some()), (stays_off, stays_off), "{what}: {vm:?}");
-    }
-}
-
-#[test]
-fn a_vm_that_fits_no_other_node_is_shut_down_and_comes_back() {
-    // It runs on node3.
-    const HOME: &str = "node3";
-    let in_spec = |object: &mut Value, field: &str, value: Value| {
-        let of_vm = text(object, "/kind") == "VirtualMachine";
-        let spec = object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap();
-        spec[field] = value;
-    };
-    let pinned =
-        |object: &mut Value| in_spec(object, "nodeSelector", json!({"kubernetes.io/hostname": HOME}));
-    let liking = |object: &mut Value| {
-        let likes = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [HOME]});
-        let required = json!({"nodeSelectorTerms": [{"matchExpressions": [likes]}]});
-        let of_node = json!({"requiredDuringSchedulingIgnoredDuringExecution": required});
-        in_spec(object, "affinity", json!({"nodeAffinity": of_node}));
-    };
-    let as_its_host = |object: &mut Value| {
-        in_spec(object, "domain", json!({"cpu": {"model": "host-model"}, "memory": {"guest": "8Gi"}}));
-    };
-    let old_cpus = |node: &mut Value| {
-        let is_new = text(node, "/metadata/name") == HOME;
-        let cpu = if is_new { "SapphireRapids" } else { "Skylake" };
-        for label in ["host-model-cpu", "cpu-model-migration"] {
-            node["metadata"]["labels"][format!("{label}.node.kubevirt.io/{cpu}")] = json!("true");
-        }
-    };
-    let same_cpus = |node: &mut Value| {
-        for label in ["host-model-cpu", "cpu-model-migration"] {
-            node["metadata"]["labels"][format!("{label}.node.kubevirt.io/Skylake")] = json!("true");
-        }
-    };
-    let as_it_is = |_: &mut Value| {};
-    let table: [(&str, Edit<'_>, Edit<'_>, bool); 4] = [
-        ("pinned", &pinned, &as_it_is, false),
-        ("with an affinity", &liking, &as_it_is, false),
-        ("with a CPU that no other node has", &as_its_host, &old_cpus, false),
-        ("with a CPU that all have", &as_its_host, &same_cpus, true),
-    ];
-    for (what, of_vm, of_node, moves) in table {
-        let hands = [("VirtualMachine", of_vm), ("VirtualMachineInstance", of_vm), ("Node", of_node)];
-        let (rehearsed, vm) = with_one_vm(&hands);
-        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{what}");
-        assert!(rehearsed.timeline.succeeded, "{what}: {}", chart::chart(&rehearsed.timeline));
-        assert_eq!(
-            (vm.off.is_none(), !vm.moved_to.is_empty(), vm.still_off),
-            (moves, moves, false),
-            "{what}: {vm:?}"
-        );
-    }
-}
-
 #[test]
 fn a_volume_that_still_heals_is_waited_for_before_the_first_turn() {
     let degraded = |object: &mut Value| {
@@ -296,29 +204,19 @@ fn a_pod_that_a_finalizer_keeps_has_ended_all_the_same() {
 }
 
 #[test]
-fn a_guest_that_was_started_elsewhere_has_the_cpu_of_that_host() {
-    // What runs on node1 could be moved to node2, and not back: node2's own CPU is newer.
-    let as_its_host = |object: &mut Value| match text(object, "/kind") {
-        "VirtualMachine" => {
-            object["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"model": "host-model"});
-        }
-        "VirtualMachineInstance" => object["spec"]["domain"]["cpu"] = json!({"model": "host-model"}),
-        "Node" => {
-            let is_new = text(object, "/metadata/name") == "node2";
-            let (model, takes): (&str, &[&str]) =
-                if is_new { ("Skylake", &["Skylake", "Broadwell"]) } else { ("Broadwell", &["Broadwell"]) };
-            let labels = &mut object["metadata"]["labels"];
-            labels[format!("host-model-cpu.node.kubevirt.io/{model}")] = json!("true");
-            for model in takes {
-                labels[format!("cpu-model-migration.node.kubevirt.io/{model}")] = json!("true");
+fn a_budget_counts_the_pods_that_it_selects_in_whatever_way() {
+    let one_of = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["store-1"]}]});
+    let labelled = json!({"matchExpressions": [{"key": "app", "operator": "Exists"}]});
+    let both = json!({"matchLabels": {"app": "store-1"},
+        "matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]});
+    for selector in [one_of, labelled, both, json!({})] {
+        let selecting = |object: &mut Value| {
+            if text(object, "/kind") == "PodDisruptionBudget" && text(object, "/metadata/name") == "store-1" {
+                object["spec"]["selector"] = selector.clone();
             }
-        }
-        _ => {}
-    };
-    let order = exported(&Preset::sized(2, 8, 2), &[RUNS], as_its_host);
-    for at in (20..200).step_by(20) {
-        let faults = vec![format!("power@{at}").parse().unwrap()];
-        let rehearsed = rehearse(&Order { faults, ..order.clone() }).unwrap();
-        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "power@{at}");
+        };
+        let order = exported(&Preset::sized(3, 12, 3), &[RUNS, PODS, STORAGE], selecting);
+        let rehearsed = rehearse(&order).unwrap();
+        assert!(rehearsed.timeline.succeeded, "{selector}: {}", chart::chart(&rehearsed.timeline));
     }
 }

@@ -8,7 +8,7 @@ use super::Object;
 use super::delete::DeleteOptions;
 use super::facts::Facts;
 use super::json::{is_deleting, map, meta, metadata, text};
-use super::selector::Selector;
+use super::selector::selects;
 use super::status::Status;
 use super::store::{Key, Place, Store, parts};
 
@@ -101,14 +101,12 @@ impl Store {
         let Some(collection) = self.collection(budgets) else {
             return Vec::new();
         };
-        let facts = Facts::of_labels(pod);
         let found: BTreeSet<&Key> =
             Facts::asking_for(pod).flat_map(|number| collection.with_fact(number)).collect();
         let here = found.into_iter().filter(|key| parts(key).0 == namespace);
         let objects = here.filter_map(|key| Some((key, collection.objects.get(key)?.object.apart())));
         let matching = objects.filter(|(_, budget)| {
-            let selector = budget.pointer("/spec/selector");
-            selector.is_some_and(|selector| Selector::of_label_selector(selector).matches("", "", &facts))
+            budget.pointer("/spec/selector").is_some_and(|selector| selects(selector, pod))
         });
         matching.map(|(key, budget)| (key.clone(), budget)).collect()
     }

@@ -65,6 +65,7 @@ use shared::Shared;
 use store::Store;
 
 pub use body::ApiBody;
+pub(in crate::sim) use selector::selects;
 pub use service::ApiService;
 pub use status::Status;
 pub use subscription::{Changes, Event, Subscription};

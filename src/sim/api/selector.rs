@@ -29,6 +29,11 @@ enum Test {
     Missing,
 }
 
+/// Whether the `spec.selector` of a budget selects an object with the labels of this one; none at all selects nothing.
+pub(in crate::sim) fn selects(selector: &serde_json::Value, object: &serde_json::Value) -> bool {
+    selector.is_object() && Selector::of_label_selector(selector).matches("", "", &Facts::of_labels(object))
+}
+
 impl Selector {
     /// Reads `labelSelector` and `fieldSelector`.
     pub(super) fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Status> {
@@ -55,7 +60,7 @@ impl Selector {
         Ok(Self { requirements })
     }
 
-    /// The objects with all of these labels, as in `spec.selector` of a budget.
+    /// The objects with all of these labels, as in `spec.selector` of a budget; one that asks for nothing selects all.
     pub(super) fn of_label_selector(selector: &serde_json::Value) -> Self {
         use super::json::text;
         let labels = selector.get("matchLabels").and_then(serde_json::Value::as_object).into_iter().flatten();

@@ -79,15 +79,17 @@ impl Filed {
             Self { ended: matches!(facts.phase, Phase::Succeeded | Phase::Failed), ..Self::default() };
         match kind {
             Kind::Node | Kind::Vm => {}
-            // Budgets find their sets by any one of the labels that they ask for.
+            // Budgets find their sets by any one of the labels that they ask for, or look at all of their namespace.
             Kind::ReplicaSet => {
-                filed.also = labelled(object, "/spec/template/metadata/labels").collect();
+                let labels = labelled(object, "/spec/template/metadata/labels");
+                filed.also = labels.chain([whatever_label(object)]).collect();
             }
             Kind::Budget => {
                 // Longhorn keeps its budgets itself, and by name.
                 let own = label(object, "longhorn.io/managed-by").is_some();
                 let by = labelled(object, "/spec/selector/matchLabels").next();
-                filed.also = by.filter(|_| !own).into_iter().collect();
+                let by = by.unwrap_or_else(|| whatever_label(object));
+                filed.also = (!own).then_some(by).into_iter().collect();
             }
             Kind::Vmi => {
                 status.text("nodeName").clone_into(&mut filed.node);
@@ -159,6 +161,11 @@ fn labelled(object: &Value, labels: &str) -> impl Iterator<Item = Key> {
     let labels = object.at(labels).and_then(Value::as_object).into_iter().flatten();
     let one = |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
     labels.map(move |label| Key::new(namespace(object), &one(label)))
+}
+
+/// The namespace without any label.
+fn whatever_label(object: &Value) -> Key {
+    Key::new(namespace(object), "")
 }
 
 /// The disks of a VMI that are claims.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::api::selects;
 use super::fields::{
     self, condition_is, is_controlled_by, is_deleting, is_final, label, map, name, namespace, suffix, text,
     uid,
@@ -74,11 +75,9 @@ fn budget(view: &View, key: &Key) -> Decision {
     else {
         return Decision::nothing();
     };
-    let selector = budget.at("/spec/selector/matchLabels").and_then(Value::as_object);
+    let selector = budget.at("/spec/selector");
     let chosen = |set: &Value| {
-        let labels = set.at("/spec/template/metadata/labels");
-        let mut selector = selector.into_iter().flatten();
-        selector.all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+        selector.zip(set.at("/spec/template")).is_some_and(|(selector, template)| selects(selector, template))
     };
     let filed = view.entry(Kind::Budget, key).into_iter().flat_map(|entry| &entry.filed.also);
     let sets = filed.flat_map(|by| view.keyed_owned(Kind::ReplicaSet, by));
