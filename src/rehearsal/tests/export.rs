@@ -1,5 +1,6 @@
 //! Clusters as people export them: all of it, or just what runs; with agents whose names come first, or without a server.
 
+mod hands;
 mod vms;
 
 use std::path::Path;
@@ -31,7 +32,7 @@ const STORAGE: Kinds = &[
 ];
 
 /// What `kubectl get … -o json` shows of these kinds of a made-up cluster, after somebody has had a hand in it.
-fn exported(preset: &Preset, kinds: &[Kinds], edit: impl Fn(&mut Value)) -> Order {
+fn exported(preset: &Preset, kinds: &[Kinds], edit: impl FnMut(&mut Value)) -> Order {
     let start = "2026-01-01T00:00:00Z".parse().unwrap();
     let server = ApiServer::new(Clock::from(start, Instant::now()), 1);
     let preset = Preset { version: "v1.34.2+rke2r1".to_owned(), ..preset.clone() };
