@@ -256,7 +256,10 @@ fn version_of(
         object.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
     };
     let mut by_version = std::collections::BTreeMap::<Rke2Version, Vec<String>>::new();
-    for node in objects.iter().filter(|object| text(object, "/kind") == "Node") {
+    // Longhorn has Nodes as well.
+    let is_node =
+        |object: &&serde_json::Value| text(object, "/kind") == "Node" && text(object, "/apiVersion") == "v1";
+    for node in objects.iter().filter(is_node) {
         let (name, version) = (text(node, "/metadata/name"), text(node, "/status/nodeInfo/kubeletVersion"));
         match version.parse() {
             Ok(version) => by_version.entry(version).or_default().push(name),

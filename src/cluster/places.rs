@@ -230,7 +230,10 @@ fn mover(vm: VmKey, pod: &PlacedPod, vmi: &VirtualMachineInstance) -> Mover {
     let spec = &pod.spec;
     let of_kubevirt = |key: &str| {
         let domain = key.split('/').next().unwrap_or_default();
-        key == "kubernetes.io/arch" || domain == "kubevirt.io" || domain.ends_with(".kubevirt.io")
+        // For CPUs of its own the label has no domain.
+        matches!(key, "kubernetes.io/arch" | "cpumanager")
+            || domain == "kubevirt.io"
+            || domain.ends_with(".kubevirt.io")
     };
     let mut node_selector = spec.node_selector.clone().unwrap_or_default();
     node_selector.retain(|key, _| of_kubevirt(key) || vmi.spec.node_selector.contains_key(key));

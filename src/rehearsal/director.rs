@@ -20,14 +20,14 @@ use crate::flow::report::NodeReport;
 use crate::flow::vms::VmKey;
 use crate::host::clock::Clock;
 use crate::rehearsal::doings::Moment;
-use crate::rehearsal::faults::Fault;
 use crate::rehearsal::judge::{Binaries, Broken, Judge, Start, Truth};
 use crate::rehearsal::life::{Listener, NAMESPACE};
 use crate::rehearsal::schedule::LineAt;
 use crate::rehearsal::wire::LifeWire;
 use crate::rehearsal::world::{Seat, UPGRADE};
+use crate::rehearsal::{Order, Scene};
 use crate::sim::api::{ApiServer, Event, Subscription};
-use crate::sim::fate;
+use crate::sim::fate::{self, Labels};
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::life::Life;
 use crate::sim::object::Object;
@@ -77,7 +77,7 @@ impl Director {
     pub(super) fn new(
         server: &ApiServer,
         clock: Clock,
-        (faults, troubles): (&[Fault], Troubles),
+        (order, troubles): (&Order, Troubles),
         binaries: BTreeMap<String, Binaries>,
     ) -> Self {
         // One after the other: thousands of them, parsed at once, are most of what a large world takes.
@@ -88,7 +88,8 @@ impl Director {
         let upgrade = ours.map(|upgrade| (*upgrade).clone()).unwrap_or_default();
         let (vmis, nodes) = (objects("kubevirt.io", "virtualmachineinstances"), objects("", "nodes"));
         let wanted = objects("kubevirt.io", "virtualmachines").map(|vm| (key_of(&vm), fate::wanted(&vm)));
-        let judge = Judge::new(clock.now(), vmis, &wanted.collect(), nodes, upgrade, binaries);
+        let launchers = launchers(server, order);
+        let judge = Judge::new(clock.now(), vmis, (&wanted.collect(), &launchers), nodes, upgrade, binaries);
         let inner = Inner {
             judge,
             truth: Truth::default(),
@@ -104,7 +105,7 @@ impl Director {
             booting: Vec::new(),
         };
         let inner = Arc::new(Mutex::new(inner));
-        Self { server: server.clone(), clock, troubles, deeds: Arc::new(Deeds::of(faults)), inner }
+        Self { server: server.clone(), clock, troubles, deeds: Arc::new(Deeds::of(&order.faults)), inner }
     }
 
     /// A node's turn begins.
@@ -213,6 +214,19 @@ impl Director {
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the launchers of an export ask of their nodes. Those of made-up clusters ask for nothing that their guests do not.
+fn launchers(server: &ApiServer, order: &Order) -> BTreeMap<VmKey, Labels> {
+    if matches!(order.scene, Scene::Preset(_)) {
+        return BTreeMap::new();
+    }
+    let pods = server.list_objects("", "pods", "", "").into_iter().map(Object::into_value);
+    let asked = pods.filter_map(|pod| {
+        let (namespace, name, labels) = fate::asked_by(&pod)?;
+        Some((VmKey::new(namespace, name), labels))
+    });
+    asked.collect()
 }
 
 fn metadata<'a>(object: &'a Value, field: &str) -> &'a str {

@@ -17,7 +17,7 @@ use crate::flow::progress::Progress;
 use crate::flow::report::NodeReport;
 use crate::flow::vms::VmKey;
 use crate::rehearsal::timeline::seconds_between;
-use crate::sim::fate::Wanted;
+use crate::sim::fate::{Labels, Wanted};
 use crate::sim::machine::release::{binary, sha256};
 use crate::sim::machine::strangers::OTHER_RELEASE;
 
@@ -135,7 +135,7 @@ impl Judge {
     pub fn new(
         begun: Timestamp,
         vmis: impl Iterator<Item = Value>,
-        wanted: &BTreeMap<VmKey, Wanted>,
+        guests: (&BTreeMap<VmKey, Wanted>, &BTreeMap<VmKey, Labels>),
         nodes: impl Iterator<Item = Value>,
         upgrade: Value,
         binaries: BTreeMap<String, Binaries>,
@@ -146,7 +146,7 @@ impl Judge {
             let of_host = |pointer: &str| host.pointer(pointer).cloned().unwrap_or_default();
             *host = json!({"metadata": {"name": of_host("/metadata/name"), "labels": of_host("/metadata/labels")}});
         }
-        let known: BTreeMap<_, _> = vmis.filter_map(|vmi| vms::watched(&vmi, &hosts, wanted)).collect();
+        let known: BTreeMap<_, _> = vmis.filter_map(|vmi| vms::watched(&vmi, &hosts, guests)).collect();
         let mut vms_on: BTreeMap<String, BTreeSet<VmKey>> = BTreeMap::new();
         for (key, vm) in &known {
             vms_on.entry(vm.node().to_owned()).or_default().insert(key.clone());

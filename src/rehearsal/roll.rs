@@ -81,8 +81,7 @@ pub(super) async fn roll(order: &Order, ground: Ground) -> Result<Rehearsed, Reh
     let binaries: BTreeMap<String, Binaries> =
         nodes.iter().map(|node| (node.clone(), both.clone())).collect();
     let states = states(&world)?;
-    let director =
-        Director::new(&world.server, world.clock, (&order.faults, world.troubles.clone()), binaries);
+    let director = Director::new(&world.server, world.clock, (order, world.troubles.clone()), binaries);
     desk.get_or_init(|| director.clone());
     let storage = Storage::follow(&world.server);
     let following = tokio::spawn(director.clone().follow());

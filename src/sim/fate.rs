@@ -2,14 +2,35 @@
 //! to, whether its user has ended it, whether it comes back by itself. It goes by the rules of the simulated
 //! cluster and knows nothing of what an agent makes of them.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::fields::{condition_is, device_requests, is_deleting, label, name, run_strategy, text};
+use super::fields::{
+    condition_is, controller, device_requests, is_deleting, is_final, label, name, namespace, run_strategy,
+    text,
+};
 use super::kubelet::is_selected;
-use super::virt_controller::host_cpu;
+use super::virt_controller::{first_host, host_cpu, named_cpu, of_launcher};
 
 /// Label of the node that is there for etcd's quorum only.
 const WITNESS: &str = "node-role.harvesterhci.io/witness";
+
+/// Labels that a node has to have.
+pub type Labels = Map<String, Value>;
+
+/// What `KubeVirt` asks of a node for a guest, by the pod that it runs in, with namespace and name of the guest; none of
+/// pods in which none runs.
+#[must_use]
+pub fn asked_by(launcher: &Value) -> Option<(&str, &str, Labels)> {
+    let owner = controller(launcher).filter(|owner| text(owner, "/kind") == "VirtualMachineInstance")?;
+    (!is_final(launcher)).then(|| (namespace(launcher), text(owner, "/name"), of_launcher(launcher)))
+}
+
+/// The same without what comes of its host: for a guest that is started anew.
+#[must_use]
+pub fn asked_anew(mut labels: Labels) -> Labels {
+    labels.retain(|label, _| !first_host(label));
+    labels
+}
 
 /// Where a guest could be moved to, were every node open and empty: `KubeVirt` calls guests migratable also when their
 /// labels, affinity or CPU keep them where they are.
@@ -24,17 +45,23 @@ pub enum Homes {
 }
 
 impl Homes {
-    /// Of a guest as it is now, among all nodes of the cluster.
+    /// Of a guest as it is now, among all nodes of the cluster; `launcher` is what its pod asks of a node, where that is known.
     #[must_use]
-    pub fn of(vmi: &Value, nodes: &[Value]) -> Self {
+    pub fn of(vmi: &Value, nodes: &[Value], launcher: &Labels) -> Self {
         if !is_migratable(vmi) || !device_requests(vmi).is_empty() {
             return Self::None;
         }
         let host = nodes.iter().find(|node| name(node) == text(vmi, "/status/nodeName"));
-        let cpu = host.map(|host| host_cpu(vmi, host)).unwrap_or_default();
+        let mut asked = named_cpu(vmi);
+        asked.extend(launcher.clone());
+        if let Some(host) = host
+            && !launcher.keys().any(|label| first_host(label))
+        {
+            asked.extend(host_cpu(vmi, host));
+        }
         let mut homes = nodes.iter().filter(|node| {
-            let has_cpu = cpu.keys().all(|wanted| label(node, wanted) == Some("true"));
-            label(node, WITNESS).is_none() && is_selected(vmi, node) && has_cpu
+            let has_all = asked.iter().all(|(wanted, value)| label(node, wanted) == value.as_str());
+            label(node, WITNESS).is_none() && is_selected(vmi, node) && has_all
         });
         match (homes.next(), homes.next()) {
             (None, _) => Self::None,
@@ -142,7 +169,7 @@ mod tests {
             let vmi = json!({"metadata": {"name": "db"}, "spec": spec, "status": {
                 "nodeName": host, "conditions": [{"type": "LiveMigratable", "status": migratable}],
             }});
-            let homes = Homes::of(&vmi, &nodes);
+            let homes = Homes::of(&vmi, &nodes, &Labels::new());
             assert_eq!(homes, expected, "{what}");
             assert_eq!(homes.beside("node2"), expected == Homes::Some, "{what}");
         }

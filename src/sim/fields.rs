@@ -233,7 +233,7 @@ pub(super) fn grace_seconds(vmi: &Value) -> u64 {
 pub(super) fn device_requests(vmi: &Value) -> BTreeMap<String, u64> {
     let mut wanted = BTreeMap::new();
     for pointer in ["/spec/domain/devices/hostDevices", "/spec/domain/devices/gpus"] {
-        for device in list(vmi, pointer) {
+        for device in list(vmi, pointer).iter().filter(|device| !text(device, "/deviceName").is_empty()) {
             *wanted.entry(text(device, "/deviceName").to_owned()).or_insert(0) += 1;
         }
     }

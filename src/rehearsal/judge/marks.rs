@@ -277,7 +277,8 @@ mod tests {
         }));
         let before = before.unwrap().into_value();
         let none = || std::iter::empty();
-        let mut judge = Judge::new(start, none(), &BTreeMap::new(), none(), before, BTreeMap::new());
+        let mut judge =
+            Judge::new(start, none(), (&BTreeMap::new(), &BTreeMap::new()), none(), before, BTreeMap::new());
         let mut heard = server.follow("harvesterhci.io", "upgrades");
         let mut wrong_after = |node: &str, state: &str| {
             let path = "/apis/harvesterhci.io/v1beta1/namespaces/default/upgrades/u";

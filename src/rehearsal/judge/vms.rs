@@ -9,7 +9,7 @@ use super::{Invariant, Judge, Truth};
 use crate::flow::progress::Progress;
 use crate::flow::vms::{Fate, LedgerLine, VmKey};
 use crate::rehearsal::timeline::{OffBy, seconds_between};
-use crate::sim::fate::{self, Homes, Wanted};
+use crate::sim::fate::{self, Homes, Labels, Wanted};
 
 /// What was on its way when the power went.
 const AT_THAT_MOMENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
@@ -20,6 +20,8 @@ const AT_THAT_MOMENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 pub(super) struct Watched {
     node: String,
     homes: Homes,
+    /// What its launcher asks of a node whatever its host.
+    asked: Labels,
     runs: bool,
     /// Since when its guest runs; none of the one that ran from the beginning.
     ran_since: Option<Timestamp>,
@@ -58,19 +60,20 @@ pub struct Away {
     pub not_ours: Option<OffBy>,
 }
 
-/// `wanted` says what the users of VMs want.
+/// `wanted` says what the users of VMs want, `launchers` what their pods ask of a node.
 pub(super) fn watched(
     vmi: &Value,
     nodes: &[Value],
-    wanted: &BTreeMap<VmKey, Wanted>,
+    (wanted, launchers): (&BTreeMap<VmKey, Wanted>, &BTreeMap<VmKey, Labels>),
 ) -> Option<(VmKey, Watched)> {
     let text = |pointer: &str| vmi.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
-    let wanted = wanted.get(&key);
+    let (wanted, asked) = (wanted.get(&key), launchers.get(&key).cloned().unwrap_or_default());
     let watched = Watched {
         comes_back: wanted == Some(&Wanted::Kept),
         node: text("/status/nodeName").to_owned(),
-        homes: Homes::of(vmi, nodes),
+        homes: Homes::of(vmi, nodes, &asked),
+        asked: fate::asked_anew(asked),
         runs: true,
         ran_since: None,
         off_since: None,
@@ -115,7 +118,7 @@ impl Judge {
             (known.excused, known.lost_power, known.ran_since) = (false, false, Some(now));
             // Started anew, a guest may have the CPU of another host.
             if let Some(vmi) = vmi.filter(|vmi| fate::is_migratable(vmi)) {
-                known.homes = Homes::of(vmi, &self.hosts);
+                known.homes = Homes::of(vmi, &self.hosts, &known.asked);
             }
             // Started again on another node, it may have to go once more when that one has its turn.
             known.stops = 0;

@@ -92,8 +92,9 @@ const GUEST: &[Rule] = &[
     may("domain.cpu.cores", Want::Count),
     may("domain.cpu.sockets", Want::Count),
     may("domain.cpu.threads", Want::Count),
-    must("domain.devices.hostDevices[].deviceName", Want::Text),
-    must("domain.devices.gpus[].deviceName", Want::Text),
+    // One that comes from a resource claim has none.
+    may("domain.devices.hostDevices[].deviceName", Want::Text),
+    may("domain.devices.gpus[].deviceName", Want::Text),
     must("domain.devices.disks[].name", Want::Text),
     must("volumes[].name", Want::Text),
     may("volumes[].persistentVolumeClaim.claimName", Want::Text),

@@ -12,12 +12,16 @@ use super::presets::Preset;
 use super::{Instances, Seeded, Seeding, instance_managers, owners, place, vms};
 use crate::sim::api::ApiServer;
 use crate::sim::fields::{
-    self, condition_is, device_requests, is_final, merge, name, namespace, phase, quantity, text, uid,
+    self, FOREGROUND, VM_FINALIZER, VMIM_FINALIZER, condition_is, device_requests, is_final, merge, name,
+    namespace, phase, quantity, text, uid,
 };
 use crate::sim::kind::Kind;
 use crate::sim::longhorn;
 use crate::sim::object::Object;
 use crate::sim::view::{Key, vmi_of_pod};
+
+/// The only one that the simulated Longhorn knows.
+const DRAIN_POLICY: &str = "allow-if-replica-is-stopped";
 
 /// Loads exported objects; lists are taken apart. Returns what is there now, and a line for everything that is odd.
 #[must_use]
@@ -74,6 +78,14 @@ impl Adopting<'_> {
             // Longhorn's own: the managers that are made up get theirs with them, and nobody would take this one away.
             return;
         }
+        if kind == "Setting" && name(&object) == "node-drain-policy" {
+            let policy = text(&object, "/value");
+            if policy != DRAIN_POLICY {
+                self.odd.push(format!(
+                    "Longhorn's node-drain-policy is {policy}; budgets go here as with {DRAIN_POLICY}, which Harvester sets"
+                ));
+            }
+        }
         let watched = Kind::of(&object);
         // A node may have several, of older images too, with names and pods that only Longhorn can tell apart: each node gets one
         // that the simulated Longhorn knows as its own.
@@ -81,9 +93,7 @@ impl Adopting<'_> {
             self.managed.insert(text(&object, "/spec/nodeID").to_owned());
             return;
         }
-        if watched == Some(Kind::Pod)
-            && fields::controller(&object).is_some_and(|owner| text(owner, "/kind") == "InstanceManager")
-        {
+        if watched == Some(Kind::Pod) && is_left_out(&object) {
             return;
         }
         let key = Key::of(&object);
@@ -98,8 +108,10 @@ impl Adopting<'_> {
         if uid(&object).is_empty() {
             self.odd.push(format!("{what} has no uid; one is made up"));
         }
-        if watched == Some(Kind::Node) {
-            self.complete_node(&mut object);
+        match watched {
+            Some(Kind::Node) => self.complete_node(&mut object),
+            Some(Kind::Vm | Kind::Vmi | Kind::Vmim) => keep_own_finalizers(&mut object),
+            _ => {}
         }
         if matches!(watched, Some(Kind::Engine | Kind::Replica))
             && !text(&object, "/status/instanceManagerName").is_empty()
@@ -264,6 +276,28 @@ impl Adopting<'_> {
             lost.into_iter().map(|volume| format!("volume {volume} was not exported, but parts of it were")),
         );
     }
+}
+
+/// Pods of instance managers come with these; those that attach hotplugged volumes go with their launcher, and `KubeVirt`
+/// makes others for the next one.
+fn is_left_out(pod: &Value) -> bool {
+    let managed = fields::controller(pod).is_some_and(|owner| text(owner, "/kind") == "InstanceManager");
+    managed || fields::label(pod, "kubevirt.io") == Some("hotplug-disk")
+}
+
+/// Harvester's controllers put finalizers on VMs and guests (`wrangler.cattle.io/…`) and take them off once these end. None of them is
+/// played, so theirs are taken off at once. Before 1.7 `KubeVirt` wrote its own without a domain.
+fn keep_own_finalizers(object: &mut Value) {
+    let own = fields::list(object, "/metadata/finalizers").iter().filter_map(Value::as_str);
+    let own: Vec<&str> = own
+        .filter_map(|one| match one {
+            "foregroundDeleteVirtualMachine" => Some(FOREGROUND),
+            FOREGROUND | VM_FINALIZER | VMIM_FINALIZER => Some(one),
+            _ => None,
+        })
+        .collect();
+    let own = json!(own);
+    merge(object, &json!({"metadata": {"finalizers": own}}));
 }
 
 fn without_status(object: &Value) -> Value {

@@ -1,5 +1,5 @@
-//! The CPU of guests that run as their host does: where they are moved to, it has to be had. Labels and rule are those of
-//! `KubeVirt` 1.8, `watch/migration`. Other CPU models are no node's own, and are left to the scheduler's labels.
+//! Labels of nodes that a guest takes along when it is moved, above all the CPU of those that run as their host does.
+//! Labels and rule are those of `KubeVirt` 1.8, `watch/migration`.
 
 use serde_json::{Map, Value};
 
@@ -27,15 +27,33 @@ pub(in crate::sim) fn host_cpu(vmi: &Value, host: &Value) -> Map<String, Value> 
     wanted.collect()
 }
 
-/// The same for a guest that runs in this pod: one that has been moved before keeps the labels of its first host.
-pub(super) fn cpu_in(pod: &Value, vmi: &Value, host: Option<&Value>) -> Map<String, Value> {
-    let of_cpu = |key: &str| [MODEL, FEATURE].iter().any(|prefix| key.starts_with(prefix));
-    let mut kept = map(pod, "/spec/nodeSelector");
-    kept.retain(|key, _| of_cpu(key));
-    match host {
-        Some(host) if kept.is_empty() => host_cpu(vmi, host),
-        _ => kept,
+/// Labels that `KubeVirt` had the node of this launcher have: CPU, Hyper-V, a clock, CPUs of its own. That virt-handler serves the node
+/// is asked of every node.
+pub(in crate::sim) fn of_launcher(pod: &Value) -> Map<String, Value> {
+    let mut labels = map(pod, "/spec/nodeSelector");
+    labels.retain(|key, _| {
+        let domain = key.split('/').next().unwrap_or_default();
+        matches!(key.as_str(), "cpumanager" | "kubernetes.io/arch" | "kubevirt.io/cpumanager")
+            || domain.ends_with(".kubevirt.io")
+    });
+    labels
+}
+
+/// Whether a label says something of the CPU that a guest had on its first host.
+pub(in crate::sim) fn first_host(label: &str) -> bool {
+    [MODEL, FEATURE].iter().any(|prefix| label.starts_with(prefix))
+}
+
+/// What the node of a migration's target has to have for a guest that runs in this pod: one that has been moved before keeps
+/// the labels of its first host.
+pub(super) fn labels_of_target(pod: &Value, vmi: &Value, host: Option<&Value>) -> Map<String, Value> {
+    let mut labels = of_launcher(pod);
+    if let Some(host) = host
+        && !labels.keys().any(|label| first_host(label))
+    {
+        labels.extend(host_cpu(vmi, host));
     }
+    labels
 }
 
 #[cfg(test)]
@@ -54,7 +72,7 @@ mod tests {
         }}});
         let pod = |selector: Value| json!({"spec": {"nodeSelector": selector}});
         let taken = |pod: &Value, guest: &Value| {
-            let taken = cpu_in(pod, guest, Some(&host));
+            let taken = labels_of_target(pod, guest, Some(&host));
             taken.into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(" ")
         };
         let (first, again) = (
@@ -65,6 +83,6 @@ mod tests {
         assert_eq!(taken(&first, &guest("host-model")), of_host);
         assert_eq!(taken(&again, &guest("host-model")), "cpu-model-migration.node.kubevirt.io/Old");
         assert_eq!(taken(&first, &guest("Broadwell")), "");
-        assert!(cpu_in(&first, &guest("host-model"), None).is_empty());
+        assert!(labels_of_target(&first, &guest("host-model"), None).is_empty());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::cpu::cpu_in;
+use super::cpu::labels_of_target;
 use super::vmi::launcher_pod;
 use crate::sim::fields::{
     self, VMIM_FINALIZER, condition, has_finalizer, is_deleting, is_final, label, map, name, phase, text,
@@ -145,8 +145,8 @@ fn begin(
         return Decision::at(retry);
     }
     let host = view.node(&vmi.filed.node).map(|host| &*host.object);
-    let cpu = cpu_in(&source.object, &vmi.object, host);
-    let pod = launcher_pod(&vmi.object, Some((vmim, cpu)));
+    let labels = labels_of_target(&source.object, &vmi.object, host);
+    let pod = launcher_pod(&vmi.object, Some((vmim, &source.object, labels)));
     let message = format!("Created migration target pod {}", fields::name(&pod));
     let event = now.event(Kind::Vmim, vmim, false, COMPONENT, ("SuccessfulCreate", &message));
     let mut decision = move_to(vmim, "Scheduling", now);

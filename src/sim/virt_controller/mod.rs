@@ -1,6 +1,7 @@
 //! Plays `virt-controller`: VMs to VMIs, VMIs to launcher pods, migrations through their phases, evacuation of tainted
 //! nodes. Everything here is pure: it reads the view and answers with writes. It never plays a guest or a kubelet.
 
+mod asks;
 mod cpu;
 mod evacuation;
 mod migration;
@@ -11,7 +12,8 @@ mod vmi;
 use super::turns::{Decision, Now};
 use super::view::{Kind, Task, View};
 
-pub(super) use cpu::host_cpu;
+pub(super) use asks::named_cpu;
+pub(super) use cpu::{first_host, host_cpu, of_launcher};
 pub(super) use migration::refusal;
 pub(super) use vm::status_patch;
 pub(super) use vmi::{launcher_pod, new_vmi};

@@ -3,6 +3,7 @@
 use crate::sim::fields::At as _;
 use serde_json::{Map, Value, json};
 
+use super::asks;
 use crate::sim::fields::{
     self, FIRST_NODE, FOREGROUND, MIGRATION_JOB, NODE_LABEL, VM_FINALIZER, annotation, condition,
     conditions_with, grace_seconds, has_finalizer, is_deleting, list, map, name, namespace, suffix, text,
@@ -153,8 +154,11 @@ fn refresh(entry: &Entry, pod: &Entry, pods: &[&Entry], now: &Now<'_>) -> Decisi
     Decision::write([Write::patch_status(Kind::Vmi, vmi, Value::Object(status))])
 }
 
-/// The launcher pod of a VMI, or the target pod of a migration of it, to a node with these labels besides its own.
-pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<(&Value, Map<String, Value>)>) -> Value {
+/// A migration, the pod that the guest leaves, and labels that its new node has to have besides those of the VMI.
+pub(in crate::sim) type Move<'a> = (&'a Value, &'a Value, Map<String, Value>);
+
+/// The launcher pod of a VMI, or the target pod of a migration of it.
+pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<Move<'_>>) -> Value {
     let mut labels = map(vmi, "/metadata/labels");
     labels.remove(NODE_LABEL);
     for (key, value) in [
@@ -166,12 +170,14 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<(&Value, Map<S
     }
     let mut annotations = Map::new();
     annotations.insert("kubevirt.io/domain".to_owned(), json!(name(vmi)));
-    let vmim = migration.as_ref().map(|(vmim, _)| *vmim);
+    let vmim = migration.as_ref().map(|(vmim, ..)| *vmim);
+    let source = migration.as_ref().map(|(_, source, _)| *source);
     let mut selector = map(vmi, "/spec/nodeSelector");
     selector.insert("kubevirt.io/schedulable".to_owned(), json!("true"));
     let mut affinity = map(vmi, "/spec/affinity");
-    if let Some((vmim, host)) = migration {
-        selector.extend(host);
+    selector.extend(asks::named_cpu(vmi));
+    if let Some((vmim, _, asked)) = migration {
+        selector.extend(asked);
         labels.insert(MIGRATION_JOB.to_owned(), json!(uid(vmim)));
         annotations.insert("kubevirt.io/migrationJobName".to_owned(), json!(name(vmim)));
         selector.extend(map(vmim, "/spec/addedNodeSelector"));
@@ -188,15 +194,9 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<(&Value, Map<S
     } else if let Some(first) = annotation(vmi, FIRST_NODE) {
         annotations.insert(FIRST_NODE.to_owned(), json!(first));
     }
-    let mut room = Map::new();
-    for device in ["kvm", "tun", "vhost-net"] {
-        room.insert(format!("devices.kubevirt.io/{device}"), json!("1"));
-    }
-    for (device, count) in fields::device_requests(vmi) {
-        room.insert(device, json!(count.to_string()));
-    }
-    let mut requests = room.clone();
-    requests.insert("memory".to_owned(), json!(format!("{}Mi", fields::memory_mib(vmi))));
+    let limits = asks::devices(vmi);
+    let mut requests = limits.clone();
+    requests.extend(asks::room(vmi));
     let seed = vmim.map_or_else(|| uid(vmi), uid);
     let metadata =
         json!({"name": format!("virt-launcher-{}-{}", name(vmi), suffix(seed)), "namespace": namespace(vmi)});
@@ -208,8 +208,14 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<(&Value, Map<S
             ("ownerReferences", Value::Array(vec![fields::owner_reference("VirtualMachineInstance", vmi)])),
         ],
     );
-    let resources = fields::object([("limits", Value::Object(room)), ("requests", Value::Object(requests))]);
+    let resources =
+        fields::object([("limits", Value::Object(limits)), ("requests", Value::Object(requests))]);
     let container = json!({"name": "compute", "image": "sim/launcher"});
+    // The same is asked for where it goes, also what only an exported pod tells.
+    let containers = match source.map(|source| list(source, "/spec/containers")) {
+        Some(known) if !known.is_empty() => known.to_vec(),
+        _ => vec![fields::with(container, [("resources", resources)])],
+    };
     let spec = json!({"automountServiceAccountToken": false, "enableServiceLinks": false, "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace_seconds(vmi) + 30, "tolerations": list(vmi, "/spec/tolerations")});
     let spec = fields::with(
@@ -217,7 +223,7 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<(&Value, Map<S
         [
             ("nodeSelector", Value::Object(selector)),
             ("affinity", Value::Object(affinity)),
-            ("containers", Value::Array(vec![fields::with(container, [("resources", resources)])])),
+            ("containers", Value::Array(containers)),
         ],
     );
     fields::with(json!({"apiVersion": "v1", "kind": "Pod"}), [("metadata", metadata), ("spec", spec)])

@@ -125,3 +125,75 @@ fn a_guest_that_was_started_elsewhere_has_the_cpu_of_that_host() {
         assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "power@{at}");
     }
 }
+
+#[test]
+fn finalizers_of_harvesters_controllers_keep_nobody_off() {
+    let of_harvester = |object: &mut Value| {
+        if text(object, "/kind") == "VirtualMachineInstance" {
+            object["metadata"]["finalizers"] = json!([
+                "kubevirt.io/virtualMachineControllerFinalize",
+                "foregroundDeleteVirtualMachine",
+                "wrangler.cattle.io/virtual-machine-deletion",
+                "wrangler.cattle.io/VMIController.UnsetOwnerOfPVCs",
+            ]);
+        }
+    };
+    let rehearsed = rehearse(&exported(&Preset::sized(3, 12, 3), &[RUNS], of_harvester)).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
+}
+
+#[test]
+fn what_a_launcher_asks_for_decides_where_its_guest_goes() {
+    let only_on_node3 = |node: &mut Value| {
+        if text(node, "/metadata/name") == "node3" {
+            node["metadata"]["labels"]["hyperv.node.kubevirt.io/evmcs"] = json!("true");
+            node["metadata"]["labels"]["cpu-model.node.kubevirt.io/Haswell"] = json!("true");
+        }
+    };
+    let named = |object: &mut Value| {
+        let of_vm = text(object, "/kind") == "VirtualMachine";
+        let spec = object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap();
+        spec["domain"]["cpu"] = json!({"model": "Haswell"});
+    };
+    let as_it_is = |_: &mut Value| {};
+    let hands = [
+        ("VirtualMachine", &named as Edit<'_>),
+        ("VirtualMachineInstance", &named),
+        ("Node", &only_on_node3),
+    ];
+    let (rehearsed, vm) = with_one_vm(&hands);
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "a CPU by name");
+    assert!(vm.off.is_some() && !vm.still_off, "{vm:?}");
+    // Only the pod tells what KubeVirt makes of a guest's Hyper-V features.
+    let hyperv = |object: &mut Value| match text(object, "/kind") {
+        "Node" => only_on_node3(object),
+        "Pod" if text(object, "/metadata/labels/vm.kubevirt.io~1name") == "wiki-3" => {
+            object["spec"]["nodeSelector"]["hyperv.node.kubevirt.io/evmcs"] = json!("true");
+        }
+        _ => as_it_is(object),
+    };
+    let rehearsed = rehearse(&exported(&Preset::sized(3, 12, 3), &[RUNS, PODS], hyperv)).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "Hyper-V");
+    let vm = rehearsed.timeline.vms.iter().find(|line| line.vm.name == "wiki-3").unwrap();
+    assert!(vm.off.is_some() && !vm.still_off, "{vm:?}");
+}
+
+#[test]
+fn guests_that_ask_for_less_than_they_have_fit_where_they_ask() {
+    let overcommitted = |object: &mut Value| {
+        let of_vm = text(object, "/kind") == "VirtualMachine";
+        if of_vm || text(object, "/kind") == "VirtualMachineInstance" {
+            let spec = object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap();
+            spec["domain"]["memory"]["guest"] = json!("24476Mi");
+            spec["domain"]["resources"]["requests"]["memory"] = json!("16Gi");
+        }
+        if text(object, "/kind") == "Node" {
+            object["status"]["allocatable"]["memory"] = json!("96Gi");
+        }
+    };
+    // Four of them on a node are 96 GiB by what they have, 64 GiB by what they ask for.
+    let order = exported(&Preset::sized(2, 4, 0), &[RUNS], overcommitted);
+    let rehearsed = rehearse(&order).unwrap();
+    assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
+}
