@@ -166,21 +166,18 @@ mod tests {
         assert_eq!(begun.elapsed(), Duration::ZERO, "nothing rebuilds it");
         load(&server, "Engine", &json!({}));
         let storage = Storage::follow(&server);
-        let path = "/apis/longhorn.io/v1beta2/namespaces/longhorn-system/volumes/volume/status";
-        let becomes = |robustness: &str| {
-            let body = json!({"status": {"robustness": robustness}});
-            server.call(&Method::PATCH, path, &body).unwrap();
-        };
+        let is_now = |robustness: &str| becomes(&server, "Volume", &json!({"robustness": robustness}));
         let healing = async {
             for (after, robustness) in [(50, "healthy"), (1, "degraded"), (50, "healthy")] {
                 sleep(Duration::from_secs(after)).await;
-                becomes(robustness);
+                is_now(robustness);
             }
         };
         tokio::join!(storage.heals(), healing);
         assert_eq!(begun.elapsed(), Duration::from_mins(2), "the look after it was whole for good");
-        becomes("degraded");
-        server.call(&Method::DELETE, path.trim_end_matches("/status"), &Value::Null).unwrap();
+        is_now("degraded");
+        let path = "/apis/longhorn.io/v1beta2/namespaces/longhorn-system/volumes/volume";
+        server.call(&Method::DELETE, path, &Value::Null).unwrap();
         storage.heals().await;
         assert_eq!(begun.elapsed(), Duration::from_mins(2), "one that is gone does not count");
     }

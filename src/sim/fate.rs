@@ -9,7 +9,7 @@ use super::fields::{
     text,
 };
 use super::kubelet::is_selected;
-use super::virt_controller::{first_host, host_cpu, named_cpu, of_launcher};
+use super::virt_controller::{first_host, named_cpu, of_launcher, with_host_cpu};
 
 /// Label of the node that is there for etcd's quorum only.
 const WITNESS: &str = "node-role.harvesterhci.io/witness";
@@ -53,12 +53,7 @@ impl Homes {
         }
         let host = nodes.iter().find(|node| name(node) == text(vmi, "/status/nodeName"));
         let mut asked = named_cpu(vmi);
-        asked.extend(launcher.clone());
-        if let Some(host) = host
-            && !launcher.keys().any(|label| first_host(label))
-        {
-            asked.extend(host_cpu(vmi, host));
-        }
+        asked.extend(with_host_cpu(launcher.clone(), vmi, host));
         let mut homes = nodes.iter().filter(|node| {
             let has_all = asked.iter().all(|(wanted, value)| label(node, wanted) == value.as_str());
             label(node, WITNESS).is_none() && is_selected(vmi, node) && has_all

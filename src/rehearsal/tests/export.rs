@@ -51,6 +51,12 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The spec of a guest, in itself or in its VM.
+fn spec_of_guest(object: &mut Value) -> &mut Value {
+    let of_vm = text(object, "/kind") == "VirtualMachine";
+    object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap()
+}
+
 /// Gives a node these roles, and no others.
 fn has_roles(node: &mut Value, roles: &[&str]) {
     let labels = node.pointer_mut("/metadata/labels").and_then(Value::as_object_mut).unwrap();

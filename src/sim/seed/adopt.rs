@@ -111,13 +111,13 @@ impl Adopting<'_> {
         match watched {
             Some(Kind::Node) => self.complete_node(&mut object),
             Some(Kind::Vm | Kind::Vmi | Kind::Vmim) => keep_own_finalizers(&mut object),
+            Some(Kind::Engine | Kind::Replica)
+                if !text(&object, "/status/instanceManagerName").is_empty() =>
+            {
+                let manager = longhorn::instance_manager_name(text(&object, "/spec/nodeID"));
+                merge(&mut object, &json!({"status": {"instanceManagerName": manager}}));
+            }
             _ => {}
-        }
-        if matches!(watched, Some(Kind::Engine | Kind::Replica))
-            && !text(&object, "/status/instanceManagerName").is_empty()
-        {
-            let manager = longhorn::instance_manager_name(text(&object, "/spec/nodeID"));
-            merge(&mut object, &json!({"status": {"instanceManagerName": manager}}));
         }
         self.claims.note(&object);
         match (self.seeding.load(object), watched) {

@@ -15,7 +15,7 @@ const MODEL: &str = "cpu-model-migration.node.kubevirt.io/";
 const FEATURE: &str = "cpu-feature.node.kubevirt.io/";
 
 /// The labels that a node must have for this guest of `host`; none for guests with a CPU model of their own.
-pub(in crate::sim) fn host_cpu(vmi: &Value, host: &Value) -> Map<String, Value> {
+fn host_cpu(vmi: &Value, host: &Value) -> Map<String, Value> {
     if text(vmi, "/spec/domain/cpu/model") != "host-model" {
         return Map::new();
     }
@@ -47,7 +47,15 @@ pub(in crate::sim) fn first_host(label: &str) -> bool {
 /// What the node of a migration's target has to have for a guest that runs in this pod: one that has been moved before keeps
 /// the labels of its first host.
 pub(super) fn labels_of_target(pod: &Value, vmi: &Value, host: Option<&Value>) -> Map<String, Value> {
-    let mut labels = of_launcher(pod);
+    with_host_cpu(of_launcher(pod), vmi, host)
+}
+
+/// The labels of a launcher with those of its host's CPU, unless its first host's are among them.
+pub(in crate::sim) fn with_host_cpu(
+    mut labels: Map<String, Value>,
+    vmi: &Value,
+    host: Option<&Value>,
+) -> Map<String, Value> {
     if let Some(host) = host
         && !labels.keys().any(|label| first_host(label))
     {

@@ -13,7 +13,7 @@ use super::turns::{Decision, Now};
 use super::view::{Kind, Task, View};
 
 pub(super) use asks::named_cpu;
-pub(super) use cpu::{first_host, host_cpu, of_launcher};
+pub(super) use cpu::{first_host, of_launcher, with_host_cpu};
 pub(super) use migration::refusal;
 pub(super) use vm::status_patch;
 pub(super) use vmi::{launcher_pod, new_vmi};

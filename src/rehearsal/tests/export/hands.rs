@@ -10,11 +10,6 @@ struct Hand(&'static str, &'static str, &'static str, fn(&mut Value));
 
 const WHEN: &str = "2026-01-01T00:00:00Z";
 
-fn spec_of_guest(object: &mut Value) -> &mut Value {
-    let of_vm = text(object, "/kind") == "VirtualMachine";
-    object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap()
-}
-
 fn pinned_to(object: &mut Value, node: &str) {
     spec_of_guest(object)["nodeSelector"] = json!({"kubernetes.io/hostname": node});
 }

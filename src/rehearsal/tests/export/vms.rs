@@ -51,9 +51,7 @@ fn a_vm_that_fits_no_other_node_is_shut_down_and_comes_back() {
     // It runs on node3.
     const HOME: &str = "node3";
     let in_spec = |object: &mut Value, field: &str, value: Value| {
-        let of_vm = text(object, "/kind") == "VirtualMachine";
-        let spec = object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap();
-        spec[field] = value;
+        spec_of_guest(object)[field] = value;
     };
     let pinned =
         |object: &mut Value| in_spec(object, "nodeSelector", json!({"kubernetes.io/hostname": HOME}));
@@ -102,10 +100,9 @@ fn a_vm_that_fits_no_other_node_is_shut_down_and_comes_back() {
 fn a_guest_that_was_started_elsewhere_has_the_cpu_of_that_host() {
     // What runs on node1 could be moved to node2, and not back: node2's own CPU is newer.
     let as_its_host = |object: &mut Value| match text(object, "/kind") {
-        "VirtualMachine" => {
-            object["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"model": "host-model"});
+        "VirtualMachine" | "VirtualMachineInstance" => {
+            spec_of_guest(object)["domain"]["cpu"] = json!({"model": "host-model"});
         }
-        "VirtualMachineInstance" => object["spec"]["domain"]["cpu"] = json!({"model": "host-model"}),
         "Node" => {
             let is_new = text(object, "/metadata/name") == "node2";
             let (model, takes): (&str, &[&str]) =
@@ -152,9 +149,7 @@ fn what_a_launcher_asks_for_decides_where_its_guest_goes() {
         }
     };
     let named = |object: &mut Value| {
-        let of_vm = text(object, "/kind") == "VirtualMachine";
-        let spec = object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap();
-        spec["domain"]["cpu"] = json!({"model": "Haswell"});
+        spec_of_guest(object)["domain"]["cpu"] = json!({"model": "Haswell"});
     };
     let as_it_is = |_: &mut Value| {};
     let hands = [
@@ -182,9 +177,8 @@ fn what_a_launcher_asks_for_decides_where_its_guest_goes() {
 #[test]
 fn guests_that_ask_for_less_than_they_have_fit_where_they_ask() {
     let overcommitted = |object: &mut Value| {
-        let of_vm = text(object, "/kind") == "VirtualMachine";
-        if of_vm || text(object, "/kind") == "VirtualMachineInstance" {
-            let spec = object.pointer_mut(if of_vm { "/spec/template/spec" } else { "/spec" }).unwrap();
+        if matches!(text(object, "/kind"), "VirtualMachine" | "VirtualMachineInstance") {
+            let spec = spec_of_guest(object);
             spec["domain"]["memory"]["guest"] = json!("24476Mi");
             spec["domain"]["resources"]["requests"]["memory"] = json!("16Gi");
         }
