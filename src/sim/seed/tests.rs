@@ -84,6 +84,36 @@ async fn a_reboot_takes_the_guests_and_brings_the_devices_back_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_guest_that_came_back_ends_with_its_node_like_any_other() {
+    let stage = stage(&Preset::pair());
+    let wire = crate::sim::Wire::from(stage.server.clone());
+    let clock = Clock::from("2026-03-01T00:00:00Z".parse().unwrap(), Instant::now());
+    stage.settle(1).await;
+    let here: Vec<Value> = stage.list(Kind::Vmi);
+    for leaving in ["node1", "node2"] {
+        stage.cordon(leaving, true);
+        stage.settle(5).await;
+        stage.cordon(leaving, false);
+    }
+    let moved = stage.list(Kind::Vmi);
+    let came_back = |vmi: &Value| vmi["status"]["migrationState"]["targetNode"] == "node1";
+    let back: Vec<&Value> = moved.iter().filter(|vmi| came_back(vmi)).collect();
+    assert!(!back.is_empty() && here.iter().all(|vmi| vmi["status"]["nodeName"] == "node1"));
+    crate::sim::world::power_off(&wire, "node1", clock.now()).await.unwrap();
+    stage.settle(2).await;
+    let boot = uid_from("next boot");
+    crate::sim::world::kubelet_started(&wire, "node1", "v1.35.6+rke2r1", &boot, clock.now()).await.unwrap();
+    stage.settle(5).await;
+    for vmi in back {
+        let vm = stage.get(Kind::Vm, namespace(vmi), name(vmi));
+        let again = matches!(fields::run_strategy(&vm), "Always" | "RerunOnFailure");
+        let now = stage.get(Kind::Vmi, namespace(vmi), name(vmi));
+        assert_eq!(text(&now, "/status/phase"), if again { "Running" } else { "Failed" }, "{}", name(vmi));
+        assert_eq!(uid(&now) != uid(vmi), again, "{}", name(vmi));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_goes_through_once_the_guests_are_gone() {
     let stage = stage(&Preset::default());
     stage.settle(1).await;

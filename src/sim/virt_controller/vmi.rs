@@ -65,7 +65,10 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
             Some(pod) => place(vmi, &pod.object, now),
         },
         Phase::Scheduled | Phase::Running => {
-            match pods.iter().find(|pod| pod.filed.node == entry.filed.node) {
+            let here = pods.iter().filter(|pod| pod.filed.node == entry.filed.node);
+            // The guest of one that has been here before is in the youngest, as `CurrentVMIPod` of KubeVirt has it.
+            match here.max_by_key(|pod| (text(&pod.object, "/metadata/creationTimestamp"), !pod.filed.ended))
+            {
                 // A launcher that was killed takes its guest with it, and nobody else reports that.
                 None => fail(vmi, now),
                 Some(pod) if pod.facts.phase == Phase::Failed => fail(vmi, now),
