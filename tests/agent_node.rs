@@ -50,7 +50,7 @@ async fn assert_served(stage: &Stage, before: &Instances, version: &str, sha256:
     assert_eq!(after[&pci].1, stage.node, "and runs where its device is");
     let node: BriefNode = Api::all(stage.client.clone()).get(&stage.node).await.unwrap();
     assert_eq!(nodes::kubelet_version(&node), Some(version));
-    assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none(), "cordon and taint are gone");
+    assert!(!nodes::is_closed(&node) && nodes::drain_taint(&node).is_none(), "cordon and taint are gone");
     assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));
     stage.machine.must_run(&["systemctl", "restart", &stage.unit()]).await.expect("the fence is gone");
     assert_eq!(stage.records("snapshot"), 0, "it has no etcd");

@@ -51,7 +51,7 @@ async fn a_paused_run_touches_nothing_and_a_cancelled_one_puts_everything_back()
     assert_eq!(stage.live_sha256().await.unwrap(), live);
     assert_eq!(stage.instances().await.unwrap().len(), before.len(), "every VM runs again");
     let node: BriefNode = Api::all(stage.client.clone()).get(NODE).await.unwrap();
-    assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none());
+    assert!(!nodes::is_closed(&node) && nodes::drain_taint(&node).is_none());
     assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));
     stage.machine.must_run(&["systemctl", "restart", "rke2-server"]).await.expect("the fence is gone");
     assert_eq!(phase(&stage).await, "Failed");

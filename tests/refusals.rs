@@ -188,7 +188,7 @@ async fn what_cannot_work_is_refused_and_changes_nothing() {
     assert_eq!(stage.rke2_pid().await.unwrap(), pid);
     assert_eq!(stage.live_sha256().await.unwrap(), live);
     let node: BriefNode = Api::all(stage.client.clone()).get(NODE).await.unwrap();
-    assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none());
+    assert!(!nodes::is_closed(&node) && nodes::drain_taint(&node).is_none());
     let drop_ins =
         stage.machine.must_run(&["systemctl", "show", "-P", "DropInPaths", "rke2-server"]).await.unwrap();
     assert!(!drop_ins.contains("upgrade-agent"), "{drop_ins}");

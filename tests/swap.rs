@@ -41,7 +41,7 @@ async fn assert_as_before(stage: &Stage, before: &Instances, sha256: &str) {
     assert_eq!(after[&app].0, before[&app].0, "app was never off");
     assert!(after.contains_key(&pci), "pci runs again: {after:?}");
     let node: BriefNode = Api::all(stage.client.clone()).get(&stage.node).await.unwrap();
-    assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none(), "cordon and taint are gone");
+    assert!(!nodes::is_closed(&node) && nodes::drain_taint(&node).is_none(), "cordon and taint are gone");
     assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));
     stage.machine.must_run(&["systemctl", "restart", "rke2-server"]).await.expect("the fence is gone");
 }

@@ -50,7 +50,9 @@ pub enum Refusal {
     #[error("VMs are on the node after pre-drain: {}; move or stop them, then run again", .0.join(", "))]
     VmsPresent(Vec<String>),
     /// New VMs could arrive.
-    #[error("node is not cordoned any more, so VMs may come back; somebody uncordoned it: run again")]
+    #[error(
+        "node is open to new pods again, so VMs may come back; somebody took its cordon or taint off: run again"
+    )]
     Open,
     /// Somebody took the fence down.
     #[error("the fence on the RKE2 unit is gone, so somebody else may restart it; run again")]
@@ -104,7 +106,7 @@ pub fn check(
             return Err(Refusal::VmsPresent(present.clone()));
         }
     }
-    if !*known("whether the node is cordoned", &now.closed)? {
+    if !*known("whether the node is closed to new pods", &now.closed)? {
         return Err(Refusal::Open);
     }
     if !*known("whether the fence is up", &now.fenced)? {
@@ -221,7 +223,7 @@ mod tests {
             ("default/db", Observed { instances: some("default/db"), ..empty() }),
             ("launcher", Observed { launchers: some("default/virt-launcher-db"), ..empty() }),
             ("qemu", Observed { processes: some("qemu-system-x86_64 (pid 7)"), ..empty() }),
-            ("cordoned", Observed { closed: Reading::Known(false), ..empty() }),
+            ("open to new pods", Observed { closed: Reading::Known(false), ..empty() }),
             ("fence", Observed { fenced: Reading::Known(false), ..empty() }),
             ("another installer", Observed { live_sha256: Reading::Known("alien".into()), ..empty() }),
             ("could not tell which VMs", Observed { instances: no(), ..empty() }),

@@ -14,7 +14,7 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::Preflighted { unit, live, .. } => format!("preflight passed: {unit} runs {live}"),
         Record::Staged { binary, sha256 } => format!("staged {binary} (sha256 {})", short(sha256)),
         Record::Fenced => "fence up: nobody else restarts RKE2 now".to_owned(),
-        Record::Cordoned => "node cordoned, drain taint set".to_owned(),
+        Record::Cordoned => "node closed to new pods, drain taint set".to_owned(),
         Record::LedgerWritten { vms } => ledger_sentence(vms.len(), vms.iter().map(|vm| &vm.verdict)),
         Record::MigrationIntent { vm, attempt, to } => migration_sentence(vm, *attempt, to.as_deref()),
         Record::TargetAwaited { vm, why } => format!("{vm}: waits for a target, {why}"),

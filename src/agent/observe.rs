@@ -37,7 +37,7 @@ pub struct Observed {
     pub launchers: Reading<Vec<String>>,
     /// Processes of VMs on the machine itself, whatever the API says.
     pub processes: Reading<Vec<String>>,
-    /// The node takes no new VM: it is cordoned. Its drain taint only asks `KubeVirt` to move VMs away, and Harvester takes that
+    /// The node takes no new VM: it is cordoned, or carries our taint where it cannot be. Its drain taint only asks `KubeVirt` to move VMs away, and Harvester takes that
     /// off where it knows of no upgrade (`kubevirt.md` §4.1).
     pub closed: Reading<bool>,
     /// Our fence is loaded on the unit.
@@ -58,7 +58,7 @@ pub async fn observe(
     let instances = vms::instances_on(client, node).await.map(|all| {
         all.iter().filter(|vmi| vms::ended(vmi).is_none()).map(|vmi| vms::key_of(vmi).to_string()).collect()
     });
-    let closed = nodes::get(client, node).await.map(|found| found.as_ref().is_some_and(nodes::is_cordoned));
+    let closed = nodes::get(client, node).await.map(|found| found.as_ref().is_some_and(nodes::is_closed));
     let fenced = fence::state(host, unit, upgrade_uid).await.map(|state| match state {
         FenceState::Ours => true,
         FenceState::Absent

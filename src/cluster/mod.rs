@@ -3,6 +3,7 @@
 //! Never decides anything about an upgrade and never touches the machine.
 
 pub mod access;
+pub mod beside;
 pub mod brief;
 pub mod crd;
 pub mod devices;

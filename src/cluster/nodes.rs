@@ -1,4 +1,4 @@
-//! Nodes: read, cordon with the drain taint, put back exactly what was found.
+//! Nodes: read, close with the drain taint, put back exactly what was found.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
+use crate::cluster::beside::Beside;
 use crate::cluster::brief::BriefNode;
 use crate::cluster::places::PAGE;
 use crate::cluster::write::{Part, merge};
@@ -17,6 +18,8 @@ use crate::flow::skew::{Kubelet, Server};
 pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
 /// Its value during an upgrade.
 pub const DRAIN_TAINT_VALUE: &str = "draining";
+/// Taint that closes a node to new pods where it cannot be cordoned.
+pub const CLOSED_TAINT: &str = "agent.harvesterhci.io/closed";
 /// Annotation that says whose cordon and taint these are.
 pub const OWNER_ANNOTATION: &str = "agent.harvesterhci.io/upgrade-uid";
 
@@ -95,7 +98,23 @@ pub fn is_cordoned(node: &BriefNode) -> bool {
 /// The drain taint, whatever its value.
 #[must_use]
 pub fn drain_taint(node: &BriefNode) -> Option<&Taint> {
-    taints(node).iter().find(|taint| taint.key == DRAIN_TAINT && taint.effect == "NoSchedule")
+    taints(node).iter().find(|taint| keeps_off(taint, DRAIN_TAINT))
+}
+
+/// Our taint in a cordon's stead.
+#[must_use]
+pub fn closed_taint(node: &BriefNode) -> Option<&Taint> {
+    taints(node).iter().find(|taint| keeps_off(taint, CLOSED_TAINT))
+}
+
+/// It takes no new VM: it is cordoned, or carries our taint in a cordon's stead.
+#[must_use]
+pub fn is_closed(node: &BriefNode) -> bool {
+    is_cordoned(node) || closed_taint(node).is_some()
+}
+
+fn keeps_off(taint: &Taint, key: &str) -> bool {
+    taint.key == key && taint.effect == "NoSchedule"
 }
 
 fn taints(node: &BriefNode) -> &[Taint] {
@@ -115,37 +134,52 @@ pub fn heartbeat(node: &BriefNode) -> Option<jiff::Timestamp> {
     conditions.find(|one| one.r#type == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
-/// Cordons, taints, and signs it. Harmless when done already.
+/// Closes it to new pods, sets the drain taint, and signs it. Harmless when done already.
+///
+/// With nobody beside it Harvester refuses the cordon, so a taint of ours takes its place.
 ///
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
-pub async fn cordon(client: &Client, node: &BriefNode, upgrade_uid: &str) -> Result<(), ClusterError> {
+pub async fn close(
+    client: &Client,
+    node: &BriefNode,
+    beside: &Beside,
+    upgrade_uid: &str,
+) -> Result<(), ClusterError> {
     let mut wanted: Vec<Taint> = taints(node).to_vec();
-    if drain_taint(node).is_none() {
-        wanted.push(Taint {
-            key: DRAIN_TAINT.to_owned(),
-            value: Some(DRAIN_TAINT_VALUE.to_owned()),
-            effect: "NoSchedule".to_owned(),
-            time_added: None,
-        });
-    }
-    write(client, node, true, &wanted, Some(upgrade_uid)).await
+    let mut want = |key: &str, value: &str| {
+        if !wanted.iter().any(|taint| keeps_off(taint, key)) {
+            wanted.push(Taint {
+                key: key.to_owned(),
+                value: Some(value.to_owned()),
+                effect: "NoSchedule".to_owned(),
+                time_added: None,
+            });
+        }
+    };
+    want(DRAIN_TAINT, DRAIN_TAINT_VALUE);
+    let cordoned = match beside {
+        Beside::Nobody => {
+            want(CLOSED_TAINT, upgrade_uid);
+            is_cordoned(node)
+        }
+        Beside::Somebody | Beside::AllClosed { .. } => true,
+    };
+    write(client, node, cordoned, &wanted, Some(upgrade_uid)).await
 }
 
 /// Takes our marks away; what was there before stays.
 ///
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
-pub async fn uncordon(
+pub async fn open(
     client: &Client,
     node: &BriefNode,
     was_cordoned: bool,
     was_tainted: bool,
 ) -> Result<(), ClusterError> {
     let mut wanted: Vec<Taint> = taints(node).to_vec();
-    if !was_tainted {
-        wanted.retain(|taint| !(taint.key == DRAIN_TAINT && taint.effect == "NoSchedule"));
-    }
+    wanted.retain(|taint| !keeps_off(taint, CLOSED_TAINT) && (was_tainted || !keeps_off(taint, DRAIN_TAINT)));
     write(client, node, was_cordoned, &wanted, None).await
 }
 
@@ -162,6 +196,6 @@ async fn write(
         "metadata": { "resourceVersion": node.resource_version(), "annotations": { OWNER_ANNOTATION: owner } },
         "spec": { "unschedulable": if cordoned { Some(true) } else { None }, "taints": taints },
     });
-    let what = format!("{} node {name}", if owner.is_some() { "cordon" } else { "uncordon" });
+    let what = format!("{} node {name}", if owner.is_some() { "close" } else { "open" });
     ask(what, merge::<BriefNode>(client, (None, &name), Part::Whole, &patch)).await
 }

@@ -99,11 +99,15 @@ impl Step {
             Self::Preflight => "check node, API, disk, unit and versions; change nothing",
             Self::Stage => "verify the release's sha256 and unpack it beside the live binary",
             Self::Fence => "refuse restarts of RKE2 by anybody else (systemd drop-in)",
-            Self::Cordon => "cordon the node and set the taint kubevirt.io/drain=draining:NoSchedule",
+            Self::Cordon => {
+                "cordon the node (an only one gets a taint instead), taint it kubevirt.io/drain=draining:NoSchedule"
+            }
             Self::PreDrain => {
                 "live-migrate what can move, shut the other guests down, wait until all are gone"
             }
-            Self::Drain => "evict the other pods, disruption budgets respected",
+            Self::Drain => {
+                "evict the other pods, disruption budgets respected; they stay where there is no other node"
+            }
             Self::Snapshot => "on a server: have RKE2 save a snapshot of etcd, and look whether it is whole",
             Self::Swap => "look again that no VM is left, then rename the new binary into place",
             Self::ProbeSwap => "find out which binary is live after the interruption",

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use http::Method;
 use serde_json::json;
 use upgrade_agent::agent::checks::CheckVerdict;
 use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
@@ -44,4 +45,44 @@ async fn etcd_has_its_own_word() {
     node.machine.change_disk(|disk| disk.unlink(keys)).unwrap();
     let row = rows(&node).await.remove("etcd members").unwrap();
     assert!(row.verdict == CheckVerdict::CouldNotTell && row.why.contains("client.key"), "{row:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whether_the_node_can_be_closed_is_told_before_anything_is() {
+    let node = node().await;
+    expect(&node, "cordon", false, "another node is available").await;
+    for other in ["node2", "node3"] {
+        node.server.call(&Method::DELETE, &format!("/api/v1/nodes/{other}"), &json!({})).unwrap();
+    }
+    expect(&node, "cordon", false, "a taint closes this one").await;
+    let join = |name: &str, closed: bool, labels: serde_json::Value| {
+        let joined = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
+            "spec": {"unschedulable": closed}});
+        node.server.load(joined).unwrap();
+    };
+    join("witness", false, json!({"node-role.harvesterhci.io/witness": "true"}));
+    expect(&node, "cordon", false, "a taint closes this one").await;
+    // More than are read at once.
+    for number in 1..=12 {
+        join(&format!("closed{number}"), true, json!({}));
+    }
+    expect(&node, "cordon", false, "another node is available").await;
+    let maintenance = json!({"metadata": {"annotations": {"harvesterhci.io/maintain-status": "completed"}}});
+    node.server.call(&Method::PATCH, "/api/v1/nodes/witness", &maintenance).unwrap();
+    expect(&node, "cordon", true, "closed1, closed10, closed11").await;
+    join("open", false, json!({}));
+    expect(&node, "cordon", false, "another node is available").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_taint_that_was_left_behind_is_named_with_its_cure() {
+    for key in ["kubevirt.io/drain", "agent.harvesterhci.io/closed"] {
+        let node = node().await;
+        expect(&node, "stale marks", false, "none").await;
+        let taint = json!({"spec": {"taints": [{"key": key, "value": "x", "effect": "NoSchedule"}]}});
+        node.server.call(&Method::PATCH, "/api/v1/nodes/node1", &taint).unwrap();
+        expect(&node, "stale marks", true, &format!("node1 is tainted {key}=x")).await;
+        let fix = rows(&node).await.remove("stale marks").unwrap().fix;
+        assert_eq!(fix, format!("kubectl taint node node1 {key}:NoSchedule-"));
+    }
 }

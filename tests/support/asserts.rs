@@ -60,7 +60,7 @@ pub async fn assert_upgraded(stage: &Stage, before: &Instances) {
     }
     let node: BriefNode = Api::all(stage.client.clone()).get(NODE).await.unwrap();
     assert_eq!(nodes::kubelet_version(&node), Some(TO));
-    assert!(!nodes::is_cordoned(&node) && nodes::drain_taint(&node).is_none(), "cordon and taint are gone");
+    assert!(!nodes::is_closed(&node) && nodes::drain_taint(&node).is_none(), "cordon and taint are gone");
     assert!(!node.annotations().contains_key(nodes::OWNER_ANNOTATION));
     assert_eq!(stage.live_sha256().await.unwrap(), stage.new_sha256);
     let drop_ins =

@@ -7,6 +7,7 @@ use kube::api::Api;
 
 use crate::agent::checks::{Check, Preflight};
 use crate::agent::placement::Surroundings;
+use crate::cluster::beside::{self, Beside};
 use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::upgrade::Upgrade;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
@@ -45,6 +46,7 @@ pub(super) async fn check(
             preflight.checks.push(identity(&node, machine_id));
             preflight.checks.push(ready(&node));
             preflight.checks.push(leftovers(&node, plan));
+            preflight.checks.push(cordon(cluster, &node).await);
         }
     }
     servers(preflight, cluster, plan).await;
@@ -152,12 +154,36 @@ fn leftovers(node: &BriefNode, plan: &NodePlan) -> Check {
             fix,
         );
     }
-    if let Some(taint) = nodes::drain_taint(node) {
-        let value = taint.value.as_deref().unwrap_or_default();
-        let fix = format!("kubectl taint node {name} {}:NoSchedule-", nodes::DRAIN_TAINT);
-        return Check::fail(NAME, "node", format!("{name} is tainted {}={value}", nodes::DRAIN_TAINT), fix);
+    if let Some(taint) = nodes::drain_taint(node).or_else(|| nodes::closed_taint(node)) {
+        let (key, value) = (&taint.key, taint.value.as_deref().unwrap_or_default());
+        let fix = format!("kubectl taint node {name} {key}:NoSchedule-");
+        return Check::fail(NAME, "node", format!("{name} is tainted {key}={value}"), fix);
     }
     Check::pass(NAME, "node", "none")
+}
+
+/// Harvester's webhook refuses to cordon the last available node; found out before the fence is up.
+async fn cordon(cluster: &Cluster, node: &BriefNode) -> Check {
+    const NAME: &str = "cordon";
+    match beside::beside(&cluster.client, &node.name_any()).await {
+        Ok(Beside::Somebody) => Check::pass(NAME, "cluster", "another node is available"),
+        Ok(Beside::Nobody) => {
+            let why = "no other node takes pods: a taint closes this one, and all but its VMs stay";
+            Check::pass(NAME, "cluster", why)
+        }
+        // Cordoned already: nothing is left to be refused.
+        Ok(Beside::AllClosed { .. }) if nodes::is_cordoned(node) => {
+            Check::pass(NAME, "cluster", "cordoned already, as all the others")
+        }
+        Ok(Beside::AllClosed { others }) => {
+            let why = format!(
+                "Harvester lets nobody cordon the last available node, and these are cordoned or in maintenance: {}",
+                others.join(", ")
+            );
+            Check::fail(NAME, "cluster", why, format!("uncordon {} first", others.join(" or ")))
+        }
+        Err(error) => Check::unknown(NAME, "cluster", &error),
+    }
 }
 
 async fn kubevirt(cluster: &Cluster) -> Check {

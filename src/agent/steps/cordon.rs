@@ -3,10 +3,10 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::agent::steps::ledger;
-use crate::cluster::nodes;
+use crate::cluster::{beside, nodes};
 use crate::flow::record::Record;
 
-/// Cordons and taints the node.
+/// Cordons and taints the node; the only one of a cluster is closed by taints alone.
 ///
 /// # Errors
 /// Retries while the API is away; needs an operator when the node is gone.
@@ -26,6 +26,7 @@ pub async fn cordon_node(run: &mut Run) -> Result<(), StepError> {
     if !held.is_empty() {
         return Err(StepError::operator(format!("the node is left open: {}", held.join(". "))));
     }
-    nodes::cordon(&client, &node, &run.plan.upgrade_uid).await?;
+    let beside = beside::beside(&client, &run.plan.node_name).await?;
+    nodes::close(&client, &node, &beside, &run.plan.upgrade_uid).await?;
     Ok(run.record(Record::Cordoned)?)
 }

@@ -1,4 +1,6 @@
-//! Drain: the other pods leave through the eviction API, budgets respected. What is left is named, never ignored.
+//! Drain: the other pods leave through the eviction API, budgets respected. What is left is named, never ignored. With nobody
+//! beside the node they stay: there is no place for them, and while Harvester's webhook waited for one, every write to a node
+//! would be refused, also the one that opens it again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
+use crate::cluster::beside::{self, Beside};
 use crate::cluster::brief::BriefPod;
 use crate::cluster::crd::kubevirt::LAUNCHER_SELECTOR;
 use crate::cluster::evict::{self, Eviction};
@@ -27,9 +30,14 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
     let begun = run.now();
     let deadline = Instant::now() + DRAIN_DEADLINE;
     let mut evicted = BTreeSet::new();
+    let stay = beside::beside(&run.cluster.client, &run.plan.node_name).await? == Beside::Nobody;
+    if stay {
+        tracing::info!("no other node could take the other pods: they stay, and run on while RKE2 restarts");
+    }
     loop {
         let pods = evict::pods_on(&run.cluster.client, &run.plan.node_name).await?;
-        let left: Vec<&BriefPod> = pods.iter().filter(|pod| evict::must_leave(pod)).collect();
+        let left: Vec<&BriefPod> =
+            pods.iter().filter(|pod| evict::must_leave(pod) && (!stay || is_launcher(pod))).collect();
         if left.is_empty() {
             let count = u32::try_from(evicted.len()).unwrap_or(u32::MAX);
             return Ok(run.record(Record::Drained { evicted: count })?);

@@ -52,8 +52,7 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
                 None => {}
                 Some(_) if mutation::is_on(Mutation::LeaveTheMarks) => {}
                 Some(_) => {
-                    nodes::uncordon(&run.cluster.client, &node, before.was_cordoned, before.was_tainted)
-                        .await?;
+                    nodes::open(&run.cluster.client, &node, before.was_cordoned, before.was_tainted).await?;
                 }
             }
         }

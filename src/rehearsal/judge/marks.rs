@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Invariant, Judge, Truth};
-use crate::cluster::nodes::{DRAIN_TAINT, OWNER_ANNOTATION};
+use crate::cluster::nodes::{CLOSED_TAINT, DRAIN_TAINT, OWNER_ANNOTATION};
 use crate::flow::phase::Phase;
 use crate::sim::api::Changes;
 use crate::sim::machine::SimMachine;
@@ -25,19 +25,20 @@ pub(super) struct Before {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Marks {
-    cordoned: bool,
+    /// By a cordon, or by the taint in its stead.
+    closed: bool,
     tainted: bool,
     owner: Option<String>,
 }
 
 fn marks(node: &Value) -> Marks {
     let taints = node.pointer("/spec/taints").and_then(Value::as_array).into_iter().flatten();
+    let taints: Vec<&Value> = taints.filter(|taint| taint["effect"] == "NoSchedule").collect();
+    let has = |key: &str| taints.iter().any(|taint| taint["key"] == key);
     let owner = node.pointer("/metadata/annotations").and_then(|all| all.get(OWNER_ANNOTATION));
     Marks {
-        cordoned: node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)),
-        tainted: taints
-            .filter(|taint| taint["effect"] == "NoSchedule")
-            .any(|taint| taint["key"] == DRAIN_TAINT),
+        closed: node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) || has(CLOSED_TAINT),
+        tainted: has(DRAIN_TAINT),
         owner: owner.and_then(Value::as_str).map(str::to_owned),
     }
 }
@@ -55,7 +56,7 @@ impl Judge {
         let Some(known) = self.nodes.get_mut(&name) else { return };
         let is = marks(node);
         let (was, before) = (known.was.clone(), std::mem::replace(&mut known.is, is.clone()));
-        let added = (is.cordoned && !before.cordoned) || (is.tainted && !before.tainted);
+        let added = (is.closed && !before.closed) || (is.tainted && !before.tainted);
         if !added {
             return;
         }

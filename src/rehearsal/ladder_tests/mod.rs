@@ -14,7 +14,7 @@ use crate::flow::record::{Outcome, Record};
 use crate::flow::vms::Fate;
 use crate::rehearsal::life::NAMESPACE;
 use crate::sim::api::ApiServer;
-use play::{cordon, dirty, no_evacuations, patch, played, played_with, vm};
+use play::{cordon, dirty, no_evacuations, patch, played, played_with, taint, vm};
 
 fn is_migration(record: &Record) -> bool {
     matches!(record, Record::MigrationIntent { .. })
@@ -24,9 +24,9 @@ fn is_migration(record: &Record) -> bool {
 fn a_target_that_appears_later_is_waited_for_and_no_vm_goes_off() {
     let done = played(Evacuation::default(), no_evacuations, |server: ApiServer| async move {
         cordon(&server, 2, true);
-        cordon(&server, 3, true);
+        taint(&server, 3, true);
         tokio::time::sleep(Duration::from_mins(10)).await;
-        cordon(&server, 3, false);
+        taint(&server, 3, false);
     });
     assert_eq!(done.ended, Ended::Done(Outcome::Succeeded));
     assert!(
@@ -43,7 +43,7 @@ fn a_target_that_appears_later_is_waited_for_and_no_vm_goes_off() {
     let (reason, message) = &events[0];
     assert_eq!(reason, "Blocked");
     assert!(
-        message.contains("waits for a target: node2 is cordoned, node3 is cordoned; since 3"),
+        message.contains("waits for a target: node2 is cordoned, node3 has the taint busy; since 3"),
         "{message}"
     );
     assert!(message.contains("at 30 min: hold; operator: uncordon node2, or move"), "{message}");
@@ -249,10 +249,10 @@ fn a_long_wait_of_a_hundred_vms_costs_few_requests() {
     let quick = played_with(100, Evacuation::default(), no_evacuations, |_| async {});
     let slow = played_with(100, Evacuation::default(), no_evacuations, |server: ApiServer| async move {
         cordon(&server, 2, true);
-        cordon(&server, 3, true);
+        taint(&server, 3, true);
         tokio::time::sleep(Duration::from_mins(20)).await;
         cordon(&server, 2, false);
-        cordon(&server, 3, false);
+        taint(&server, 3, false);
     });
     println!("{} requests for 100 VMs, {} when they wait for 20 minutes", quick.requests, slow.requests);
     for (what, done) in [("quick", &quick), ("slow", &slow)] {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::agent::driver::Ended;
 use crate::flow::plan::Evacuation;
@@ -136,9 +137,10 @@ where
         let server = world.server.clone();
         before(&server);
         let seat = world.seat("node1").unwrap();
-        let cluster = server.clone();
+        let (cluster, playing) = (server.clone(), Arc::new(Mutex::new(JoinSet::new())));
+        let plays = playing.clone();
         let player = Arc::new(Player {
-            play: move || drop(tokio::spawn(play(cluster.clone()))),
+            play: move || drop(plays.lock().unwrap().spawn(play(cluster.clone()))),
             lines: Mutex::default(),
             blockers: Mutex::default(),
         });
@@ -148,6 +150,9 @@ where
         let blows = plan_of(&[], 1, 0);
         let account = live(&stage, &seat.machine, seat.plan.clone(), blows, None).await;
         let Lived::Ended(carried) = account.lived else { panic!("the agent did not end") };
+        while let Some(played) = playing.lock().unwrap().try_join_next() {
+            played.unwrap();
+        }
         let lines = player.lines.lock().unwrap().clone();
         let fates = carried.progress.ledger().lines().map(|line| (line.entry.vm.clone(), line.fate.clone()));
         let fates = fates.collect();
@@ -158,6 +163,12 @@ where
 
 pub(super) fn patch(server: &ApiServer, path: &str, body: &Value) {
     server.call(&Method::PATCH, path, body).unwrap();
+}
+
+/// What an operator may do to the last open node as well, which Harvester lets nobody cordon.
+pub(super) fn taint(server: &ApiServer, node: u32, is: bool) {
+    let taints = is.then(|| json!([{"key": "busy", "effect": "NoSchedule"}]));
+    patch(server, &format!("/api/v1/nodes/node{node}"), &json!({"spec": {"taints": taints}}));
 }
 
 pub(super) fn cordon(server: &ApiServer, node: u32, is: bool) {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::host::clock::Clock;
 use crate::sim::import::read;
-use crate::sim::{api::ApiServer, seed};
+use crate::sim::{api::ApiServer, seed, seed::Storage};
 
 /// Groups and plurals.
 type Kinds = &'static [(&'static str, &'static str)];
@@ -22,6 +22,7 @@ type Edit<'a> = &'a dyn Fn(&mut Value);
 const RUNS: Kinds =
     &[("", "nodes"), ("kubevirt.io", "virtualmachines"), ("kubevirt.io", "virtualmachineinstances")];
 const PODS: Kinds = &[("", "pods")];
+const BUDGETS: Kinds = &[("policy", "poddisruptionbudgets")];
 const CLAIMS: Kinds = &[("", "persistentvolumeclaims")];
 const STORAGE: Kinds = &[
     ("longhorn.io", "volumes"),
@@ -225,5 +226,34 @@ fn a_budget_counts_the_pods_that_it_selects_in_whatever_way() {
         let order = exported(&Preset::sized(3, 12, 3), &[RUNS, PODS, STORAGE], selecting);
         let rehearsed = rehearse(&order).unwrap();
         assert!(rehearsed.timeline.succeeded, "{selector}: {}", chart::chart(&rehearsed.timeline));
+    }
+}
+
+#[test]
+fn the_only_node_keeps_its_other_pods_whatever_their_budgets_say() {
+    let forbidden = |object: &mut Value| {
+        if text(object, "/kind") == "PodDisruptionBudget" {
+            object["spec"] = json!({"maxUnavailable": 0, "selector": object["spec"]["selector"]});
+        }
+    };
+    let witnessed = |object: &mut Value| {
+        forbidden(object);
+        if text(object, "/metadata/name") == "node2" {
+            has_roles(object, &["etcd"]);
+            object["metadata"]["labels"]["node-role.harvesterhci.io/witness"] = json!("true");
+        } else if text(object, "/kind") == "Pod" && text(object, "/spec/nodeName") == "node2" {
+            *object = Value::Null;
+        }
+    };
+    let pair = Preset { crowded: true, storage: Storage::None, ..Preset::sized(2, 6, 2) };
+    let table: [(&str, Preset, Edit<'_>); 2] =
+        [("alone", Preset::sized(1, 6, 2), &forbidden), ("beside a witness", pair, &witnessed)];
+    for (what, preset, edit) in table {
+        let rehearsed = rehearse(&exported(&preset, &[RUNS, PODS, BUDGETS], edit)).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{what}");
+        let timeline = &rehearsed.timeline;
+        assert!(timeline.succeeded, "{what}: {}", chart::chart(timeline));
+        // Shut down, all of them, and started again.
+        assert_eq!(timeline.vms.iter().filter(|vm| vm.off.is_some() && !vm.still_off).count(), 6, "{what}");
     }
 }

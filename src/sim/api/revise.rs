@@ -125,7 +125,8 @@ fn is_plain(kind: &Kind, old: &Value, patch: &Map<String, Value>, status: bool) 
     {
         return false;
     }
-    if kind.is_core("namespaces") || kind.plural == "customresourcedefinitions" {
+    let has_rules = kind.is_core("nodes") && !status;
+    if has_rules || kind.is_core("namespaces") || kind.plural == "customresourcedefinitions" {
         return false;
     }
     let is_going = is_deleting(old);

@@ -67,6 +67,9 @@ impl Store {
             refuse_new_finalizers(&kind, name, &old, &new)?;
         }
         super::admission::check_update(&kind, name, &old, &new, how.status)?;
+        if kind.is_core("nodes") && !how.status {
+            self.ask_about_node(place, &old, &new)?;
+        }
         if how.by != By::Apply {
             ownership::release(&old, &mut new);
         }

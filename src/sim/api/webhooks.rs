@@ -1,5 +1,6 @@
-//! What `KubeVirt`'s admission webhooks say to writes, where a world has `KubeVirt`: refusals of migrations, the answers to
+//! What admission webhooks say to writes, where a world has them. `KubeVirt`'s: refusals of migrations, the answers to
 //! evictions of launcher pods, and the failure of all of them while virt-api is away (`kubevirt.md` §1.5, §4.2, §2.3).
+//! Harvester's: nobody closes the last available node.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -116,6 +117,29 @@ impl Store {
             self.put(place, &key, marked);
         }
         refused(format!("Eviction triggered evacuation of VMI {named}"))
+    }
+
+    /// Refuses what Harvester's webhook refuses of nodes: cordon and maintenance of the last one that is available (Harvester
+    /// 1.0 to 1.8, `pkg/webhook/resources/node/validator.go`).
+    pub(super) fn ask_about_node(&self, place: Place, old: &Value, new: &Value) -> Result<(), Status> {
+        let is_open = |node: &Value| {
+            node.pointer("/spec/unschedulable") != Some(&Value::Bool(true))
+                && fields::annotation(node, "harvesterhci.io/maintain-status").is_none()
+        };
+        if self.webhooks == Webhooks::None || !is_open(old) || is_open(new) {
+            return Ok(());
+        }
+        let name = meta(old, "name");
+        let nodes = self.collection(place).into_iter().flat_map(|nodes| nodes.objects.values());
+        let mut others = nodes.map(|kept| kept.object.value());
+        if others.any(|other| meta(other, "name") != name && is_open(other)) {
+            return Ok(());
+        }
+        Err(denied(
+            400,
+            "validator.harvesterhci.io",
+            "can't enable maintenance mode or cordon on the last available node",
+        ))
     }
 
     /// Where a VMI's webhooks fill in what its VM left open: `None` is the cluster's default.

@@ -81,3 +81,31 @@ async fn without_virt_api_its_webhooks_fail_what_they_would_be_asked() {
     stage.server.ask(Webhooks::None);
     migrate(&stage, &mover, "m").unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_closes_the_last_available_node() {
+    let stage = stage(&Preset::pair());
+    stage.server.ask(Webhooks::Up);
+    let change = |node: &str, body: Value| {
+        stage.server.call(&Method::PATCH, &Kind::Node.path("", node), &body).map(drop)
+    };
+    let (cordon, open) = (json!({"spec": {"unschedulable": true}}), json!({"spec": {"unschedulable": null}}));
+    let maintenance =
+        |is: Value| json!({"metadata": {"annotations": {"harvesterhci.io/maintain-status": is}}});
+    for first in [cordon.clone(), maintenance("running".into())] {
+        change("node1", first).unwrap();
+        for last in [cordon.clone(), maintenance("running".into())] {
+            let refused = change("node2", last).unwrap_err();
+            assert_eq!(refused.code, 400);
+            assert!(refused.message.contains("the last available node"), "{refused}");
+        }
+        // Who is closed may be closed further, and the last one may be changed otherwise.
+        change("node1", cordon.clone()).unwrap();
+        change("node1", maintenance("completed".into())).unwrap();
+        change("node2", json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})).unwrap();
+        change("node1", open.clone()).unwrap();
+        change("node1", maintenance(Value::Null)).unwrap();
+        change("node2", cordon.clone()).unwrap();
+        change("node2", open.clone()).unwrap();
+    }
+}
