@@ -91,6 +91,11 @@ impl View {
         self.index.owned(kind, owner).filter_map(move |key| self.entry(kind, key))
     }
 
+    /// The pods, but for those of VMs, that use this claim.
+    pub(super) fn pods_with<'a>(&'a self, claim: &Key) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.index.with_claim(claim).filter_map(move |key| self.entry(Kind::Pod, key))
+    }
+
     /// Objects of a kind that are on this node.
     pub(super) fn on<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
         self.index.on(kind, node).filter_map(move |key| self.entry(kind, key))

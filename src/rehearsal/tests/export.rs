@@ -257,3 +257,43 @@ fn the_only_node_keeps_its_other_pods_whatever_their_budgets_say() {
         assert_eq!(timeline.vms.iter().filter(|vm| vm.off.is_some() && !vm.still_off).count(), 6, "{what}");
     }
 }
+
+#[test]
+fn a_volume_that_a_pod_uses_keeps_its_only_replicas_node_from_being_drained() {
+    let table = [
+        ("by nobody", false, 1, true),
+        ("by a pod", true, 1, false),
+        ("by a pod, with three", true, 3, true),
+    ];
+    for (what, used, replicas, goes) in table {
+        let mut volume = String::new();
+        let database = |object: &mut Value| match text(object, "/kind") {
+            // One of a VM on the second node is the database's.
+            "Volume" if volume.is_empty() && text(object, "/status/currentNodeID") == "node2" => {
+                text(object, "/metadata/name").clone_into(&mut volume);
+                object["spec"]["numberOfReplicas"] = json!(replicas);
+                object["status"]["kubernetesStatus"] =
+                    json!({"namespace": "harvester-system", "pvcName": "data"});
+            }
+            "Replica"
+                if replicas == 1
+                    && text(object, "/spec/volumeName") == volume
+                    && text(object, "/spec/nodeID") != "node1" =>
+            {
+                *object = Value::Null;
+            }
+            "Pod" if used && text(object, "/metadata/labels/app") == "store-1" => {
+                object["spec"]["volumes"] =
+                    json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+            }
+            _ => {}
+        };
+        let order = exported(&Preset::sized(3, 12, 3), &[RUNS, STORAGE, PODS], database);
+        let timeline = rehearse(&order).unwrap().timeline;
+        assert_eq!(timeline.succeeded, goes, "{what}: {}", chart::chart(&timeline));
+        if let Some(blocked) = timeline.blocked.first() {
+            assert_eq!(blocked.node, "node1", "{what}");
+            assert!(blocked.why.contains("longhorn-system/instance-manager"), "{what}: {}", blocked.why);
+        }
+    }
+}

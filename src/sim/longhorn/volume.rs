@@ -21,7 +21,7 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     let Some((engine_key, engine)) = view.keyed_owned(Kind::Engine, key).next() else {
         return Decision::nothing();
     };
-    let node = home(view, entry);
+    let node = home(view, entry, engine);
     let mut work = Work { writes: Vec::new(), again: None };
     let attached = !node.is_empty();
     let mut modes: Vec<(&str, Mode)> = Vec::new();
@@ -39,11 +39,17 @@ pub(super) fn decide(view: &View, key: &Key, now: &Now<'_>) -> Decision {
     Decision { writes: work.writes, again: work.again }
 }
 
-/// Where the VM is that has this disk; empty when it does not run.
-fn home<'a>(view: &'a View, volume: &'a Entry) -> &'a str {
-    let mut vmis = volume.filed.also.iter().flat_map(|claim| view.owned(Kind::Vmi, claim));
-    vmis.find(|vmi| matches!(vmi.filed.state, State::Starting | State::Running))
-        .map_or("", |vmi| vmi.filed.node.as_str())
+/// Where the VM is that has this disk, or another pod that uses it; empty when nobody does.
+fn home<'a>(view: &'a View, volume: &'a Entry, engine: &Entry) -> &'a str {
+    let claims = || volume.filed.also.iter();
+    let mut vmis = claims().flat_map(|claim| view.owned(Kind::Vmi, claim));
+    if let Some(vmi) = vmis.find(|vmi| matches!(vmi.filed.state, State::Starting | State::Running)) {
+        return &vmi.filed.node;
+    }
+    let pods = claims().flat_map(|claim| view.pods_with(claim));
+    let nodes = pods.filter(|pod| !pod.filed.ended).map(|pod| pod.filed.node.as_str());
+    // A pod that came elsewhere waits until the one before it has let go.
+    nodes.filter(|node| !node.is_empty()).max_by_key(|node| *node == engine.filed.node).unwrap_or_default()
 }
 
 /// What an engine's modes are to become; none where they are that already.

@@ -1,6 +1,7 @@
 //! What the view can be asked without looking at every object: who belongs to whom, who is where, which node has how much
 //! room left, which migrations are under way. Each object is filed under the few facts of it that matter here.
 
+use crate::cluster::volumes::claim_of;
 use crate::sim::fields::At as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
@@ -36,6 +37,8 @@ pub(in crate::sim) struct Filed {
     pub(in crate::sim) health: Health,
     /// The volume of an engine or a replica, the owner of a plain pod, the claims of a VMI or of a volume.
     pub(in crate::sim) also: Vec<Key>,
+    /// The claims of a pod that is no VM's.
+    pub(in crate::sim) claims: Vec<Key>,
 }
 
 /// Whether a guest, a pod, an engine, a replica or an instance manager runs.
@@ -123,11 +126,15 @@ impl Filed {
                 if let Some(before) = before.filter(|before| before.owner == filed.owner) {
                     filed.vmi.clone_from(&before.vmi);
                     filed.also.clone_from(&before.also);
+                    filed.claims.clone_from(&before.claims);
                 } else if let Some(owner) = owner {
                     filed.vmi = vmi_of_pod(object);
                     if filed.vmi.is_none() {
                         filed.also = vec![Key::new(namespace(), text(owner, "/name"))];
+                        filed.claims = claims(object);
                     }
+                } else {
+                    filed.claims = claims(object);
                 }
             }
             Kind::Volume => {
@@ -168,16 +175,10 @@ fn whatever_label(object: &Value) -> Key {
     Key::new(namespace(object), "")
 }
 
-/// The disks of a VMI that are claims.
-fn claims(vmi: &Value) -> Vec<Key> {
-    let volumes = list(vmi, "/spec/volumes").iter();
-    let claim = |volume: &Value| {
-        let (claim, made) =
-            (text(volume, "/persistentVolumeClaim/claimName"), text(volume, "/dataVolume/name"));
-        let named = if claim.is_empty() { made } else { claim };
-        (!named.is_empty()).then(|| Key::new(namespace(vmi), named))
-    };
-    volumes.filter_map(claim).collect()
+/// The disks of a VMI, or the volumes of a pod, that are claims.
+fn claims(of: &Value) -> Vec<Key> {
+    let volumes = list(of, "/spec/volumes").iter();
+    volumes.filter_map(claim_of).map(|claim| Key::new(namespace(of), claim)).collect()
 }
 
 /// The VMI that a launcher pod belongs to.
@@ -215,6 +216,8 @@ pub(in crate::sim) struct Room {
 pub(super) struct Index {
     /// Pods and migrations by VMI; engines and replicas by volume; pods by owner; VMIs and volumes by claim.
     by_owner: ByKind<ByName<Key, BTreeSet<Key>>>,
+    /// Pods that are no VM's, by claim.
+    by_claim: ByName<Key, BTreeSet<Key>>,
     by_node: ByKind<ByName<String, BTreeSet<Key>>>,
     /// Engines and replicas that run, by node.
     running: ByKind<ByName<String, BTreeSet<Key>>>,
@@ -233,6 +236,9 @@ impl Index {
     pub(super) fn set(&mut self, kind: Kind, key: &Key, filed: &Filed, present: bool) {
         for owner in filed.vmi.iter().chain(&filed.also) {
             file(self.by_owner.of_mut(kind), owner, key, present);
+        }
+        for claim in &filed.claims {
+            file(&mut self.by_claim, claim, key, present);
         }
         if kind == Kind::Pod || !filed.node.is_empty() {
             file(self.by_node.of_mut(kind), &filed.node, key, present);
@@ -268,6 +274,10 @@ impl Index {
 
     pub(super) fn owned<'a>(&'a self, kind: Kind, owner: &Key) -> impl Iterator<Item = &'a Key> + use<'a> {
         self.by_owner.of(kind).get(owner).into_iter().flatten()
+    }
+
+    pub(super) fn with_claim<'a>(&'a self, claim: &Key) -> impl Iterator<Item = &'a Key> + use<'a> {
+        self.by_claim.get(claim).into_iter().flatten()
     }
 
     pub(super) fn on<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Key> + use<'a> {

@@ -23,7 +23,7 @@ fn says(object: &mut Value, kind: &str, status: &str) {
 }
 
 /// VMs of the made-up cluster: desk-6, desk-9, wiki-3 run on node3, erp-8, mail-5, shop-2 on node2, proxy-4 on node1.
-const HANDS: [Hand; 24] = [
+const HANDS: [Hand; 25] = [
     Hand("cordons", "Node", "node2", |node| node["spec"]["unschedulable"] = json!(true)),
     Hand("taints", "Node", "node3", |node| {
         node["spec"]["taints"] = json!([{"key": "dedicated", "value": "x", "effect": "NoSchedule"}]);
@@ -66,6 +66,7 @@ const HANDS: [Hand; 24] = [
             *replica = Value::Null;
         }
     }),
+    Hand("has only just made them", "Volume", "*", |volume| volume["status"] = json!({})),
     Hand("allows no disruption", "PodDisruptionBudget", "store-1", |budget| {
         budget["spec"] = json!({"maxUnavailable": 0, "selector": budget["spec"]["selector"]});
     }),
