@@ -2,6 +2,7 @@
 //! It is filled from watches and from the answers to our own writes, and never talks to the API itself.
 
 mod facts;
+mod filed;
 mod index;
 mod key;
 mod parts;
@@ -16,7 +17,8 @@ use super::fields::{self, uid};
 pub(super) use super::kind::Kind;
 use super::object::Object;
 pub(super) use facts::{Copying, Facts, Mode, Phase, RUNTIME, Rest, Robustness, Strategy};
-pub(super) use index::{Filed, Health, Room, State, requests, vmi_of_pod};
+pub(super) use filed::{Filed, Health, State, requests, vmi_of_pod};
+pub(super) use index::Room;
 use index::{Index, cordons_differ, places_differ, runs_differ};
 use key::ByKind;
 pub(super) use key::ByName;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::sim::fields::{condition_is, controller, is_deleting, is_final, map, namespace, text};
+use crate::cluster::volumes::claim_of;
+use crate::sim::fields::{condition_is, controller, is_deleting, is_final, list, map, namespace, text};
 
 /// Controllers that a drain passes by, that end with their pods, or that simulators of their own play. Pods own those that
 /// attach hotplugged volumes for them.
@@ -33,6 +34,14 @@ fn set((namespace, name, uid): (&str, &str, &str), pods: &[&Value]) -> Value {
     let labels = map(first, "/metadata/labels");
     let mut spec: Map<String, Value> = map(first, "/spec");
     spec.remove("nodeName");
+    // Each pod of a StatefulSet has claims of its own. What replaces one of them is not told from what replaces another, and
+    // uses all of them: none of their volumes counts as detached.
+    let volumes = pods.iter().flat_map(|pod| list(pod, "/spec/volumes"));
+    let claims: BTreeMap<&str, &Value> =
+        volumes.filter_map(|volume| Some((claim_of(volume)?, volume))).collect();
+    if claims.len() > 1 {
+        spec.insert("volumes".to_owned(), claims.into_values().cloned().collect());
+    }
     let ready = pods.iter().filter(|pod| condition_is(pod, "Ready", "True")).count();
     json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet",
@@ -72,6 +81,15 @@ mod tests {
         let told: Vec<_> = sets.iter().map(|set| (name(set), set["spec"]["replicas"].as_u64())).collect();
         assert_eq!(told, [("db", Some(1)), ("web", Some(2))]);
         assert_eq!(sets[1]["spec"]["template"]["spec"], json!({"priority": 7}));
+        let ordinal = |number: usize| {
+            let mut pod = pod(("StatefulSet", "db", "2"), "Running");
+            pod["spec"]["volumes"] = json!([{"persistentVolumeClaim": {"claimName": format!("data-db-{number}")}},
+                {"emptyDir": {}}]);
+            pod
+        };
+        let volumes = &of([ordinal(0), ordinal(1)].iter())[0]["spec"]["template"]["spec"]["volumes"];
+        let claim = |index: usize| &volumes[index]["persistentVolumeClaim"]["claimName"];
+        assert_eq!([claim(0), claim(1)], ["data-db-0", "data-db-1"]);
         assert_eq!((text(&sets[1], "/metadata/uid"), &sets[1]["status"]["readyReplicas"]), ("1", &json!(2)));
     }
 }

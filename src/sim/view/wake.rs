@@ -50,7 +50,7 @@ impl View {
                     }
                     self.wake_around(vmi, refiled, wake);
                 } else if kind == Kind::Pod {
-                    let used = filed.claims.iter().filter(|_| refiled);
+                    let used = filed.claims().filter(|_| refiled);
                     wake.extend(used.flat_map(|claim| owned(Kind::Volume, claim)));
                     wake.extend(filed.also.iter().flat_map(|owner| {
                         [(Kind::ReplicaSet, owner.clone()), (Kind::InstanceManager, owner.clone())]
