@@ -49,7 +49,7 @@ pub fn sentence(entry: &Entry) -> Option<String> {
         Record::RollbackIntent { why } => format!("going back to the old rke2: {why}"),
         Record::RolledBack => "the old rke2 is in place again".to_owned(),
         Record::Verified { kubelet_version } => format!("verified: the node reports {kubelet_version}"),
-        Record::PostDrained => "fence, taint and cordon taken away".to_owned(),
+        Record::PostDrained => "fence, taints and cordon taken away".to_owned(),
         Record::RestoreIntent { vm } => format!("{vm}: starting again"),
         Record::VmRestored { vm, node } => format!("{vm}: runs again on {node}"),
         Record::VmStruck { vm, reason } => format!("{vm}: no start is owed, {reason}"),

@@ -1,11 +1,11 @@
-//! Who is beside a node: whether its pods could go anywhere, and whether Harvester lets it be cordoned. Reads only, as few
-//! nodes as tell it.
+//! Whether another node would take the pods of this one: the only node of a cluster cannot be drained, and Harvester lets
+//! nobody cordon it. Reads only, as few nodes as tell it.
 
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use crate::cluster::brief::BriefNode;
-use crate::cluster::nodes::{is_cordoned, is_witness};
+use crate::cluster::nodes::{is_cordoned, is_ready, is_witness};
 use crate::cluster::{ClusterError, ask};
 
 /// Annotation of a node in Harvester's maintenance mode, or on its way there.
@@ -13,45 +13,64 @@ const MAINTENANCE: &str = "harvesterhci.io/maintain-status";
 /// The first page mostly tells it, on clusters of a thousand nodes too.
 const PAGE: u32 = 5;
 
-/// What else is in a node's cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Beside {
-    /// No other node, or nothing but witnesses: its pods would have no place to go to, and Harvester's webhook refuses to
-    /// cordon a cluster's last available node (`pkg/webhook/resources/node/validator.go`, Harvester 1.0 to 1.8).
-    Nobody,
-    /// Another node, and one that Harvester counts as available.
-    Somebody,
-    /// Others, each cordoned or in maintenance: Harvester refuses to cordon this one as well.
-    AllClosed {
-        /// Their names.
-        others: Vec<String>,
-    },
-}
-
-/// Looks who is beside this node.
+/// Another node that takes pods without further ado: Ready, neither cordoned nor tainted nor in maintenance, no witness.
+/// With one of them there, Harvester's webhook lets this node be cordoned too
+/// (`pkg/webhook/resources/node/validator.go`, Harvester 1.0 to 1.9).
 ///
 /// # Errors
 /// [`ClusterError`].
-pub async fn beside(client: &Client, node: &str) -> Result<Beside, ClusterError> {
+pub async fn open_node(client: &Client, node: &str) -> Result<Option<String>, ClusterError> {
     let api: Api<BriefNode> = Api::all(client.clone());
     let mut params = ListParams::default().fields(&format!("metadata.name!={node}")).limit(PAGE);
-    let (mut others, mut is_available) = (Vec::new(), false);
     loop {
         let page = ask(format!("list the nodes beside {node}"), api.list(&params)).await?;
-        for other in &page.items {
-            // Harvester counts a witness too, which takes no pod of ours.
-            is_available |= !is_cordoned(other) && !other.annotations().contains_key(MAINTENANCE);
-            if !is_witness(other) {
-                others.push(other.name_any());
-            }
-        }
-        if is_available && !others.is_empty() {
-            return Ok(Beside::Somebody);
+        if let Some(open) = page.items.iter().find(|other| takes_pods(other)) {
+            return Ok(Some(open.name_any()));
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None if others.is_empty() => return Ok(Beside::Nobody),
-            None => return Ok(Beside::AllClosed { others }),
+            None => return Ok(None),
+        }
+    }
+}
+
+fn takes_pods(node: &BriefNode) -> bool {
+    let keeps_off = |effect: &str| matches!(effect, "NoSchedule" | "NoExecute");
+    is_ready(node)
+        && !is_cordoned(node)
+        && !is_witness(node)
+        && !node.annotations().contains_key(MAINTENANCE)
+        && !node.spec.taints.iter().any(|taint| keeps_off(&taint.effect))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn only_an_open_node_takes_pods() {
+        let node = |ready: &str, metadata: Value, spec: Value| {
+            let status = json!({"conditions": [{"type": "Ready", "status": ready}]});
+            let node = json!({"metadata": metadata, "spec": spec, "status": status});
+            serde_json::from_value::<BriefNode>(node).unwrap()
+        };
+        let tainted = |effect: &str| json!({"taints": [{"key": "dedicated", "effect": effect}]});
+        let witness = json!({"labels": {"node-role.harvesterhci.io/witness": "true"}});
+        let maintenance = json!({"annotations": {MAINTENANCE: "completed"}});
+        let table = [
+            ("open", node("True", json!({}), json!({})), true),
+            ("tainted for those who can choose", node("True", json!({}), tainted("PreferNoSchedule")), true),
+            ("not Ready", node("Unknown", json!({}), json!({})), false),
+            ("cordoned", node("True", json!({}), json!({"unschedulable": true})), false),
+            ("tainted", node("True", json!({}), tainted("NoSchedule")), false),
+            ("tainted for those who run", node("True", json!({}), tainted("NoExecute")), false),
+            ("a witness", node("True", witness, json!({})), false),
+            ("in maintenance", node("True", maintenance, json!({})), false),
+        ];
+        for (what, node, expected) in table {
+            assert_eq!(takes_pods(&node), expected, "{what}");
         }
     }
 }

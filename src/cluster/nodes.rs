@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Taint;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::cluster::beside::Beside;
 use crate::cluster::brief::BriefNode;
 use crate::cluster::places::PAGE;
 use crate::cluster::write::{Part, merge};
@@ -134,16 +133,23 @@ pub fn heartbeat(node: &BriefNode) -> Option<jiff::Timestamp> {
     conditions.find(|one| one.r#type == "Ready")?.last_heartbeat_time.as_ref().map(|time| time.0)
 }
 
+/// How a node is closed to new pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// By a cordon, as anybody would.
+    Cordon,
+    /// By a taint of ours: Harvester lets nobody cordon the last available node.
+    Taint,
+}
+
 /// Closes it to new pods, sets the drain taint, and signs it. Harmless when done already.
-///
-/// With nobody beside it Harvester refuses the cordon, so a taint of ours takes its place.
 ///
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
 pub async fn close(
     client: &Client,
     node: &BriefNode,
-    beside: &Beside,
+    closing: Closing,
     upgrade_uid: &str,
 ) -> Result<(), ClusterError> {
     let mut wanted: Vec<Taint> = taints(node).to_vec();
@@ -158,17 +164,17 @@ pub async fn close(
         }
     };
     want(DRAIN_TAINT, DRAIN_TAINT_VALUE);
-    let cordoned = match beside {
-        Beside::Nobody => {
+    let cordon = match closing {
+        Closing::Cordon => Some(json!(true)),
+        Closing::Taint => {
             want(CLOSED_TAINT, upgrade_uid);
-            is_cordoned(node)
+            None
         }
-        Beside::Somebody | Beside::AllClosed { .. } => true,
     };
-    write(client, node, cordoned, &wanted, Some(upgrade_uid)).await
+    write(client, node, cordon, &wanted, Some(upgrade_uid)).await
 }
 
-/// Takes our marks away; what was there before stays.
+/// Takes our marks away; what was there before stays. A cordon that somebody else has taken off meanwhile does not come back.
 ///
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
@@ -180,21 +186,41 @@ pub async fn open(
 ) -> Result<(), ClusterError> {
     let mut wanted: Vec<Taint> = taints(node).to_vec();
     wanted.retain(|taint| !keeps_off(taint, CLOSED_TAINT) && (was_tainted || !keeps_off(taint, DRAIN_TAINT)));
-    write(client, node, was_cordoned, &wanted, None).await
+    let cordon = (!was_cordoned).then_some(Value::Null);
+    write(client, node, cordon, &wanted, None).await
 }
 
+/// Takes away the taint that closes a node for this upgrade, where that is all that says whose it is.
+///
+/// # Errors
+/// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
+pub async fn take_closed_taint_off(
+    client: &Client,
+    node: &BriefNode,
+    upgrade_uid: &str,
+) -> Result<(), ClusterError> {
+    if closed_taint(node).is_none_or(|taint| taint.value.as_deref() != Some(upgrade_uid)) {
+        return Ok(());
+    }
+    // As if all the rest had been there before.
+    open(client, node, true, true).await
+}
+
+/// Writes taints and signature, and the cordon where it is to change.
 async fn write(
     client: &Client,
     node: &BriefNode,
-    cordoned: bool,
+    cordon: Option<Value>,
     taints: &[Taint],
     owner: Option<&str>,
 ) -> Result<(), ClusterError> {
     let name = node.name_any();
     // The list of taints is replaced whole, so the patch only holds for the version that was read.
+    let spec = [("taints", json!(taints))].into_iter();
+    let spec = spec.chain(cordon.map(|cordon| ("unschedulable", cordon)));
     let patch = json!({
         "metadata": { "resourceVersion": node.resource_version(), "annotations": { OWNER_ANNOTATION: owner } },
-        "spec": { "unschedulable": if cordoned { Some(true) } else { None }, "taints": taints },
+        "spec": spec.collect::<BTreeMap<_, _>>(),
     });
     let what = format!("{} node {name}", if owner.is_some() { "close" } else { "open" });
     ask(what, merge::<BriefNode>(client, (None, &name), Part::Whole, &patch)).await

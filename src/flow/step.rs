@@ -100,13 +100,13 @@ impl Step {
             Self::Stage => "verify the release's sha256 and unpack it beside the live binary",
             Self::Fence => "refuse restarts of RKE2 by anybody else (systemd drop-in)",
             Self::Cordon => {
-                "cordon the node (an only one gets a taint instead), taint it kubevirt.io/drain=draining:NoSchedule"
+                "cordon the node (by a taint where no other is open), taint it kubevirt.io/drain=draining:NoSchedule"
             }
             Self::PreDrain => {
                 "live-migrate what can move, shut the other guests down, wait until all are gone"
             }
             Self::Drain => {
-                "evict the other pods, disruption budgets respected; they stay where there is no other node"
+                "evict the other pods, disruption budgets respected; they stay where no other node is open"
             }
             Self::Snapshot => "on a server: have RKE2 save a snapshot of etcd, and look whether it is whole",
             Self::Swap => "look again that no VM is left, then rename the new binary into place",
@@ -115,7 +115,7 @@ impl Step {
             Self::ProbeRestart => "find out which RKE2 runs after the interruption",
             Self::Verify => "wait until the new version serves and the Node reports it",
             Self::Rollback => "stop RKE2 and rename the old binary back into place",
-            Self::PostDrain => "take fence, taint and cordon away again, as they were found",
+            Self::PostDrain => "take fence, taints and cordon away again, as they were found",
             Self::Restore => "start exactly the VMs that were shut down",
             Self::Release => "let rancher-system-agent run again, if its plan orders what is in place",
             Self::Finish => "remove what was staged, write down the outcome",

@@ -83,7 +83,7 @@ impl Stage {
         times.filter(|at: &Timestamp| *at <= recorded).max().expect("somebody left")
     }
 
-    fn audited(&self, verb: &str, path: &str) -> impl Iterator<Item = serde_json::Value> {
+    pub fn audited(&self, verb: &str, path: &str) -> impl Iterator<Item = serde_json::Value> {
         let log = std::fs::read_to_string(self.control_plane.audit_log()).unwrap_or_default();
         let events: Vec<serde_json::Value> = log
             .lines()

@@ -7,11 +7,10 @@ use kube::api::Api;
 
 use crate::agent::checks::{Check, Preflight};
 use crate::agent::placement::Surroundings;
-use crate::cluster::beside::{self, Beside};
 use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::upgrade::Upgrade;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
-use crate::cluster::{Cluster, ClusterError, access, ask_opt, vm_facts, vms};
+use crate::cluster::{Cluster, ClusterError, access, ask_opt, beside, vm_facts, vms};
 use crate::flow::classify::classify;
 use crate::flow::plan::{MigrationFailure, NodePlan, Role};
 use crate::flow::skew;
@@ -46,7 +45,7 @@ pub(super) async fn check(
             preflight.checks.push(identity(&node, machine_id));
             preflight.checks.push(ready(&node));
             preflight.checks.push(leftovers(&node, plan));
-            preflight.checks.push(cordon(cluster, &node).await);
+            preflight.checks.push(drain(cluster, &node).await);
         }
     }
     servers(preflight, cluster, plan).await;
@@ -154,33 +153,29 @@ fn leftovers(node: &BriefNode, plan: &NodePlan) -> Check {
             fix,
         );
     }
-    if let Some(taint) = nodes::drain_taint(node).or_else(|| nodes::closed_taint(node)) {
-        let (key, value) = (&taint.key, taint.value.as_deref().unwrap_or_default());
-        let fix = format!("kubectl taint node {name} {key}:NoSchedule-");
-        return Check::fail(NAME, "node", format!("{name} is tainted {key}={value}"), fix);
+    let left: Vec<_> = nodes::drain_taint(node).into_iter().chain(nodes::closed_taint(node)).collect();
+    if !left.is_empty() {
+        let each = |say: fn(&str, &str) -> String| {
+            let said = left.iter().map(|taint| say(&taint.key, taint.value.as_deref().unwrap_or_default()));
+            said.collect::<Vec<_>>().join(" ")
+        };
+        let why = format!("{name} is tainted {}", each(|key, value| format!("{key}={value}")));
+        let fix = format!("kubectl taint node {name} {}", each(|key, _| format!("{key}:NoSchedule-")));
+        return Check::fail(NAME, "node", why, fix);
     }
     Check::pass(NAME, "node", "none")
 }
 
-/// Harvester's webhook refuses to cordon the last available node; found out before the fence is up.
-async fn cordon(cluster: &Cluster, node: &BriefNode) -> Check {
-    const NAME: &str = "cordon";
-    match beside::beside(&cluster.client, &node.name_any()).await {
-        Ok(Beside::Somebody) => Check::pass(NAME, "cluster", "another node is available"),
-        Ok(Beside::Nobody) => {
-            let why = "no other node takes pods: a taint closes this one, and all but its VMs stay";
+/// What becomes of the pods that are no VMs.
+async fn drain(cluster: &Cluster, node: &BriefNode) -> Check {
+    const NAME: &str = "drain";
+    match beside::open_node(&cluster.client, &node.name_any()).await {
+        Ok(Some(other)) => {
+            Check::pass(NAME, "cluster", format!("other pods have a place, {other} among them"))
+        }
+        Ok(None) => {
+            let why = "no other node takes pods: a taint closes this one instead of a cordon, and all but its VMs stay";
             Check::pass(NAME, "cluster", why)
-        }
-        // Cordoned already: nothing is left to be refused.
-        Ok(Beside::AllClosed { .. }) if nodes::is_cordoned(node) => {
-            Check::pass(NAME, "cluster", "cordoned already, as all the others")
-        }
-        Ok(Beside::AllClosed { others }) => {
-            let why = format!(
-                "Harvester lets nobody cordon the last available node, and these are cordoned or in maintenance: {}",
-                others.join(", ")
-            );
-            Check::fail(NAME, "cluster", why, format!("uncordon {} first", others.join(" or ")))
         }
         Err(error) => Check::unknown(NAME, "cluster", &error),
     }

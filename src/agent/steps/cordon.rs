@@ -3,10 +3,11 @@
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
 use crate::agent::steps::ledger;
-use crate::cluster::{beside, nodes};
+use crate::cluster::beside;
+use crate::cluster::nodes::{self, Closing};
 use crate::flow::record::Record;
 
-/// Cordons and taints the node; the only one of a cluster is closed by taints alone.
+/// Cordons and taints the node; one beside which no other is open is closed by taints alone.
 ///
 /// # Errors
 /// Retries while the API is away; needs an operator when the node is gone.
@@ -26,7 +27,8 @@ pub async fn cordon_node(run: &mut Run) -> Result<(), StepError> {
     if !held.is_empty() {
         return Err(StepError::operator(format!("the node is left open: {}", held.join(". "))));
     }
-    let beside = beside::beside(&client, &run.plan.node_name).await?;
-    nodes::close(&client, &node, &beside, &run.plan.upgrade_uid).await?;
+    let elsewhere = beside::open_node(&client, &run.plan.node_name).await?;
+    let closing = if elsewhere.is_some() { Closing::Cordon } else { Closing::Taint };
+    nodes::close(&client, &node, closing, &run.plan.upgrade_uid).await?;
     Ok(run.record(Record::Cordoned)?)
 }

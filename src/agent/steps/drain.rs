@@ -1,6 +1,6 @@
-//! Drain: the other pods leave through the eviction API, budgets respected. What is left is named, never ignored. With nobody
-//! beside the node they stay: there is no place for them, and while Harvester's webhook waited for one, every write to a node
-//! would be refused, also the one that opens it again.
+//! Drain: the other pods leave through the eviction API, budgets respected. What is left is named, never ignored. Where no other
+//! node takes them they stay: while Harvester's webhook waited for a place, every write to a node would be refused, also the
+//! one that opens it again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use crate::agent::run::Run;
 use crate::agent::step_error::StepError;
-use crate::cluster::beside::{self, Beside};
 use crate::cluster::brief::BriefPod;
 use crate::cluster::crd::kubevirt::LAUNCHER_SELECTOR;
 use crate::cluster::evict::{self, Eviction};
+use crate::cluster::{beside, nodes};
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 
@@ -30,7 +30,7 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
     let begun = run.now();
     let deadline = Instant::now() + DRAIN_DEADLINE;
     let mut evicted = BTreeSet::new();
-    let stay = beside::beside(&run.cluster.client, &run.plan.node_name).await? == Beside::Nobody;
+    let stay = stay(run).await?;
     if stay {
         tracing::info!("no other node could take the other pods: they stay, and run on while RKE2 restarts");
     }
@@ -83,6 +83,16 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
         run.publish_blockers(blockers.collect());
         run.pause(ASK_AGAIN).await?;
     }
+}
+
+/// Whether the other pods stay. A node that came after this one was closed by a taint changes nothing: Longhorn lets its pods
+/// go only from a cordoned node.
+async fn stay(run: &Run) -> Result<bool, StepError> {
+    let (client, name) = (&run.cluster.client, &run.plan.node_name);
+    let node = nodes::get(client, name).await?;
+    let by_taint =
+        node.is_some_and(|node| nodes::closed_taint(&node).is_some() && !nodes::is_cordoned(&node));
+    Ok(by_taint || beside::open_node(client, name).await?.is_none())
 }
 
 fn is_launcher(pod: &BriefPod) -> bool {

@@ -1,4 +1,4 @@
-//! Post-drain: fence, taint and cordon go, exactly as they were found.
+//! Post-drain: fence, taints and cordon go, exactly as they were found.
 
 use kube::ResourceExt;
 
@@ -48,8 +48,12 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
                     );
                     return Err(StepError::operator(what));
                 }
-                // Somebody, or an earlier attempt, took our marks away already: what is there now is not ours.
-                None => {}
+                // Somebody, or an earlier attempt, took our marks away already: what is there now is not ours, but for the taint
+                // that says so.
+                None => {
+                    let (client, uid) = (&run.cluster.client, &run.plan.upgrade_uid);
+                    nodes::take_closed_taint_off(client, &node, uid).await?;
+                }
                 Some(_) if mutation::is_on(Mutation::LeaveTheMarks) => {}
                 Some(_) => {
                     nodes::open(&run.cluster.client, &node, before.was_cordoned, before.was_tainted).await?;

@@ -5,6 +5,8 @@ use super::Taint;
 
 /// Taint of a node that somebody is at work on.
 const DRAIN: &str = "kubevirt.io/drain";
+/// Taint of ours on a node that an upgrade has closed and could not cordon.
+const CLOSED: &str = "agent.harvesterhci.io/closed";
 /// Taints of a node whose kubelet does not answer.
 const AWAY: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 /// Taint of a node that an operator has given up on.
@@ -17,7 +19,7 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 pub enum Closed {
     /// It is the one that is to be emptied.
     Leaving,
-    /// It carries the drain taint: somebody is at work on it.
+    /// It carries the drain taint, or ours: somebody is at work on it.
     Draining,
     /// It is cordoned.
     Cordoned,
@@ -46,7 +48,7 @@ pub struct NodeState {
 #[must_use]
 pub fn closed(node: &NodeState) -> Option<Closed> {
     let has = |key: &str| node.taints.iter().any(|taint| taint.key == key);
-    if has(DRAIN) {
+    if has(DRAIN) || has(CLOSED) {
         Some(Closed::Draining)
     } else if has(OUT_OF_SERVICE) {
         Some(Closed::OutOfService)
@@ -62,7 +64,8 @@ pub fn closed(node: &NodeState) -> Option<Closed> {
 /// Taints that [`closed`] has not told of already by a word of its own.
 #[must_use]
 pub fn other_taints(node: NodeState) -> Vec<Taint> {
-    let told = |key: &str| [DRAIN, OUT_OF_SERVICE, UNSCHEDULABLE].contains(&key) || AWAY.contains(&key);
+    let told =
+        |key: &str| [DRAIN, CLOSED, OUT_OF_SERVICE, UNSCHEDULABLE].contains(&key) || AWAY.contains(&key);
     node.taints.into_iter().filter(|taint| !told(&taint.key)).collect()
 }
 
@@ -81,6 +84,7 @@ mod tests {
             ("open", open(), None),
             ("a taint that some tolerate", tainted("dedicated", "NoSchedule"), None),
             ("drain taint", tainted("kubevirt.io/drain", "NoSchedule"), Some(Closed::Draining)),
+            ("our taint", tainted("agent.harvesterhci.io/closed", "NoSchedule"), Some(Closed::Draining)),
             (
                 "drained and cordoned",
                 NodeState { cordoned: true, ..tainted("kubevirt.io/drain", "NoSchedule") },

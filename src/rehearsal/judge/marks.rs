@@ -25,7 +25,8 @@ pub(super) struct Before {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Marks {
-    /// By a cordon, or by the taint in its stead.
+    cordoned: bool,
+    /// By the taint in a cordon's stead.
     closed: bool,
     tainted: bool,
     owner: Option<String>,
@@ -37,7 +38,8 @@ fn marks(node: &Value) -> Marks {
     let has = |key: &str| taints.iter().any(|taint| taint["key"] == key);
     let owner = node.pointer("/metadata/annotations").and_then(|all| all.get(OWNER_ANNOTATION));
     Marks {
-        closed: node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) || has(CLOSED_TAINT),
+        cordoned: node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)),
+        closed: has(CLOSED_TAINT),
         tainted: has(DRAIN_TAINT),
         owner: owner.and_then(Value::as_str).map(str::to_owned),
     }
@@ -56,7 +58,8 @@ impl Judge {
         let Some(known) = self.nodes.get_mut(&name) else { return };
         let is = marks(node);
         let (was, before) = (known.was.clone(), std::mem::replace(&mut known.is, is.clone()));
-        let added = (is.closed && !before.closed) || (is.tainted && !before.tainted);
+        let marks = |marks: &Marks| [marks.cordoned, marks.closed, marks.tainted];
+        let added = marks(&is).into_iter().zip(marks(&before)).any(|(is, was)| is && !was);
         if !added {
             return;
         }

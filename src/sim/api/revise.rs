@@ -12,6 +12,7 @@ use super::json::{finalizers, is_deleting, meta};
 use super::kinds::{Generation, Kind};
 use super::status::Status;
 use super::store::{Key, Place, Store, parts};
+use super::webhooks::MAINTENANCE;
 
 /// What the short way may change of `metadata`.
 const PLAIN: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
@@ -125,8 +126,8 @@ fn is_plain(kind: &Kind, old: &Value, patch: &Map<String, Value>, status: bool) 
     {
         return false;
     }
-    let has_rules = kind.is_core("nodes") && !status;
-    if has_rules || kind.is_core("namespaces") || kind.plural == "customresourcedefinitions" {
+    let is_refusable = kind.is_core("nodes") && !status && closes(patch);
+    if is_refusable || kind.is_core("namespaces") || kind.plural == "customresourcedefinitions" {
         return false;
     }
     let is_going = is_deleting(old);
@@ -152,6 +153,13 @@ fn is_plain(kind: &Kind, old: &Value, patch: &Map<String, Value>, status: bool) 
         }),
         _ => true,
     })
+}
+
+/// Whether a patch of a node says what Harvester's webhook may refuse.
+fn closes(patch: &Map<String, Value>) -> bool {
+    let of = |part: &str, field: &str| patch.get(part).and_then(|part| part.get(field));
+    let annotated = of("metadata", "annotations").and_then(|all| all.get(MAINTENANCE));
+    of("spec", "unschedulable").is_some_and(|said| *said == true) || annotated.is_some()
 }
 
 fn is_empty(value: Option<&Value>) -> bool {

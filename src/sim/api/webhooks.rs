@@ -12,6 +12,9 @@ use super::store::{Place, Store, key_of};
 use crate::sim::fields;
 use crate::sim::virt_controller;
 
+/// Annotation of a node in Harvester's maintenance mode, or on its way there.
+pub(super) const MAINTENANCE: &str = "harvesterhci.io/maintain-status";
+
 /// Whether webhooks are asked, and whether anybody answers them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Webhooks {
@@ -124,7 +127,7 @@ impl Store {
     pub(super) fn ask_about_node(&self, place: Place, old: &Value, new: &Value) -> Result<(), Status> {
         let is_open = |node: &Value| {
             node.pointer("/spec/unschedulable") != Some(&Value::Bool(true))
-                && fields::annotation(node, "harvesterhci.io/maintain-status").is_none()
+                && fields::annotation(node, MAINTENANCE).is_none()
         };
         if self.webhooks == Webhooks::None || !is_open(old) || is_open(new) {
             return Ok(());
