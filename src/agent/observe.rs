@@ -37,8 +37,8 @@ pub struct Observed {
     pub launchers: Reading<Vec<String>>,
     /// Processes of VMs on the machine itself, whatever the API says.
     pub processes: Reading<Vec<String>>,
-    /// The node takes no new VM: it is cordoned, or carries our taint in a cordon's stead. Its drain taint only asks `KubeVirt` to move VMs away, and Harvester takes that
-    /// off where it knows of no upgrade (`kubevirt.md` §4.1).
+    /// The node takes no new VM: it is cordoned, or carries our taint in a cordon's stead. Its drain taint only asks `KubeVirt`
+    /// to move VMs away, and Harvester takes that off where it knows of no upgrade (`kubevirt.md` §4.1).
     pub closed: Reading<bool>,
     /// Our fence is loaded on the unit.
     pub fenced: Reading<bool>,

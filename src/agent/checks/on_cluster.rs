@@ -170,9 +170,11 @@ fn leftovers(node: &BriefNode, plan: &NodePlan) -> Check {
 async fn drain(cluster: &Cluster, node: &BriefNode) -> Check {
     const NAME: &str = "drain";
     match beside::open_node(&cluster.client, &node.name_any()).await {
-        Ok(Some(other)) => {
-            Check::pass(NAME, "cluster", format!("other pods have a place, {other} among them"))
-        }
+        Ok(Some(other)) => Check::pass(
+            NAME,
+            "cluster",
+            format!("there are nodes that take the other pods, {other} among them"),
+        ),
         Ok(None) => {
             let why = "no other node takes pods: a taint closes this one instead of a cordon, and all but its VMs stay";
             Check::pass(NAME, "cluster", why)

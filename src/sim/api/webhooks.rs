@@ -123,7 +123,7 @@ impl Store {
     }
 
     /// Refuses what Harvester's webhook refuses of nodes: cordon and maintenance of the last one that is available (Harvester
-    /// 1.0 to 1.8, `pkg/webhook/resources/node/validator.go`).
+    /// 1.0 to 1.9, `pkg/webhook/resources/node/validator.go`).
     pub(super) fn ask_about_node(&self, place: Place, old: &Value, new: &Value) -> Result<(), Status> {
         let is_open = |node: &Value| {
             node.pointer("/spec/unschedulable") != Some(&Value::Bool(true))
