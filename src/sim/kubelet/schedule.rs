@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::sim::fields::{
     self, FIRST_NODE, annotation, condition, conditions_with, is_deleting, is_final, label, list, map, name,
-    text, uid,
+    namespace, text, uid,
 };
 use crate::sim::script;
 use crate::sim::turns::{Decision, Now};
@@ -152,9 +152,19 @@ fn apart(view: &View, pod: &Value, node: &Value) -> bool {
                 let mut own = view.owned(Kind::Pod, &vmi);
                 return own.any(|other| other.filed.node == name(node) && matches(other, &wanted));
             }
-            !wanted.is_empty() && view.on(Kind::Pod, name(node)).any(|other| matches(other, &wanted))
+            let is_meant = |other: &Entry| is_about(term, namespace(pod), namespace(&other.object));
+            !wanted.is_empty()
+                && view.on(Kind::Pod, name(node)).any(|other| is_meant(other) && matches(other, &wanted))
         },
     )
+}
+
+/// Whether a term of affinity is about pods in a namespace: its own pod's, unless it says more. Namespaces have no labels here
+/// that a selector could go by.
+fn is_about(term: &Value, own: &str, other: &str) -> bool {
+    let named = list(term, "/namespaces");
+    let selects = term.at("/namespaceSelector").is_some_and(|selector| !selector.is_null());
+    selects || if named.is_empty() { own == other } else { named.iter().any(|one| one == other) }
 }
 
 /// The first resource that does not fit. CPU, memory and `KubeVirt`'s own devices count only where the node names them:
@@ -171,4 +181,24 @@ fn lacking(view: &View, wanted: &BTreeMap<String, u128>, node: &Value) -> Option
         };
         (used(resource) + amount > total).then(|| resource.clone())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_is_about_its_own_pods_namespace_unless_it_says_more() {
+        let table = [
+            (json!({}), "a", true),
+            (json!({}), "b", false),
+            (json!({"namespaces": ["b"]}), "b", true),
+            (json!({"namespaces": ["b"]}), "a", false),
+            (json!({"namespaceSelector": {}}), "b", true),
+            (json!({"namespaceSelector": null}), "b", false),
+        ];
+        for (term, other, expected) in table {
+            assert_eq!(is_about(&term, "a", other), expected, "{term} {other}");
+        }
+    }
 }
