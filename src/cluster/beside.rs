@@ -5,11 +5,9 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use crate::cluster::brief::BriefNode;
-use crate::cluster::nodes::{is_cordoned, is_ready, is_witness};
+use crate::cluster::nodes::{MAINTENANCE, is_cordoned, is_ready, is_witness};
 use crate::cluster::{ClusterError, ask};
 
-/// Annotation of a node in Harvester's maintenance mode, or on its way there.
-const MAINTENANCE: &str = "harvesterhci.io/maintain-status";
 /// The first page mostly tells it, on clusters of a thousand nodes too.
 const PAGE: u32 = 5;
 

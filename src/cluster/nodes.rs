@@ -19,6 +19,8 @@ pub const DRAIN_TAINT: &str = "kubevirt.io/drain";
 pub const DRAIN_TAINT_VALUE: &str = "draining";
 /// Taint that closes a node to new pods where it cannot be cordoned.
 pub const CLOSED_TAINT: &str = "agent.harvesterhci.io/closed";
+/// Annotation of a node in Harvester's maintenance mode, or on its way there (reference `harvester-upgrade.md` §6.1).
+pub const MAINTENANCE: &str = "harvesterhci.io/maintain-status";
 /// Annotation that says whose cordon and taint these are.
 pub const OWNER_ANNOTATION: &str = "agent.harvesterhci.io/upgrade-uid";
 

@@ -20,7 +20,7 @@ use crate::host::fs::FsError;
 
 /// Marks of Harvester's maintenance mode (reference `harvester-upgrade.md` §6.1).
 const MAINTENANCE: [&str; 3] =
-    ["harvesterhci.io/maintain-status", "harvesterhci.io/drain-requested", "harvesterhci.io/drain-forced"];
+    [nodes::MAINTENANCE, "harvesterhci.io/drain-requested", "harvesterhci.io/drain-forced"];
 
 pub(super) async fn check(
     preflight: &mut Preflight,

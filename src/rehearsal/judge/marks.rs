@@ -58,8 +58,8 @@ impl Judge {
         let Some(known) = self.nodes.get_mut(&name) else { return };
         let is = marks(node);
         let (was, before) = (known.was.clone(), std::mem::replace(&mut known.is, is.clone()));
-        let marks = |marks: &Marks| [marks.cordoned, marks.closed, marks.tainted];
-        let added = marks(&is).into_iter().zip(marks(&before)).any(|(is, was)| is && !was);
+        let set = |marks: &Marks| [marks.cordoned, marks.closed, marks.tainted];
+        let added = set(&is).into_iter().zip(set(&before)).any(|(is, was)| is && !was);
         if !added {
             return;
         }

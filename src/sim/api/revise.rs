@@ -12,7 +12,7 @@ use super::json::{finalizers, is_deleting, meta};
 use super::kinds::{Generation, Kind};
 use super::status::Status;
 use super::store::{Key, Place, Store, parts};
-use super::webhooks::MAINTENANCE;
+use crate::cluster::nodes::MAINTENANCE;
 
 /// What the short way may change of `metadata`.
 const PLAIN: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];

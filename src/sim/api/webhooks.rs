@@ -9,11 +9,9 @@ use super::json::{is_deleting, map, meta, text};
 use super::request::Address;
 use super::status::Status;
 use super::store::{Place, Store, key_of};
+use crate::cluster::nodes::MAINTENANCE;
 use crate::sim::fields;
 use crate::sim::virt_controller;
-
-/// Annotation of a node in Harvester's maintenance mode, or on its way there.
-pub(super) const MAINTENANCE: &str = "harvesterhci.io/maintain-status";
 
 /// Whether webhooks are asked, and whether anybody answers them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
