@@ -81,6 +81,22 @@ async fn a_later_drop_in_that_names_another_binary_keeps_the_swap_from_beginning
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_later_drop_in_that_keeps_systemd_from_asking_the_guard_keeps_the_swap_from_beginning() {
+    let mut node = before_swap().await;
+    let old = sha256_at(&node, LIVE);
+    let drop_in = format!("/etc/systemd/system/{UNIT}.d/zzzz-theirs.conf");
+    let text = "[Service]\nExecStartPre=\nExecStartPre=/usr/bin/true\n";
+    node.machine.change_disk(|disk| disk.install(&drop_in, text, 0o644)).unwrap();
+    node.run.host.systemd.reload().await.unwrap();
+    let refused = swap_binary(&mut node.run).await.unwrap_err().sentence();
+    assert!(refused.contains("systemctl cat") && refused.contains("later drop-in"), "{refused}");
+    assert_eq!(sha256_at(&node, LIVE), old);
+    node.machine.change_disk(|disk| disk.unlink(Path::new(&drop_in))).unwrap();
+    node.run.host.systemd.reload().await.unwrap();
+    swap_binary(&mut node.run).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_later_drop_in_that_calls_it_with_other_arguments_costs_nothing() {
     let mut node = before_swap().await;
     let drop_in = format!("/etc/systemd/system/{UNIT}.d/zzzz-theirs.conf");

@@ -2,6 +2,8 @@
 //! guard before any start. Knows whose fence it is, and believes it only when systemd has it loaded. Signals, crashes and a
 //! reboot get past the first part; the guard stands in their way.
 
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use crate::host::Host;
 use crate::host::fs::FsError;
 use crate::host::systemd::{SystemdError, UnitState};
 use crate::mutation::{self, Mutation};
-use words::pinned;
+use words::line_of;
 
 pub use words::PreStart;
 
@@ -19,6 +21,7 @@ pub use words::PreStart;
 const DROP_IN: &str = "zzz-upgrade-agent-fence.conf";
 const OWNER_LINE: &str = "# Fence of upgrade ";
 const PIN: &str = "ExecStart=";
+const GUARD: &str = "ExecStartPre=";
 
 /// Why a fence is not as asked.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +52,8 @@ pub enum FenceError {
     },
     /// systemd was told and still says otherwise.
     #[error(
-        "the fence of {unit} is written and systemd did not load it; see `systemctl cat {unit}` for a later drop-in"
+        "the fence of {unit} is written and systemd does not keep to all of it; `systemctl cat {unit}` shows the later drop-in that takes \
+         it back: remove that, `systemctl daemon-reload`, then resume"
     )]
     NotLoaded {
         /// The unit.
@@ -99,7 +103,7 @@ pub async fn raise(
         if place == 0 {
             refuse_another(unit, &state, live)?;
         }
-        pins.push(state.exec_start.filter(|starts| starts.program == live).map(|starts| pinned(&starts)));
+        pins.push(state.exec_start.filter(|starts| starts.program == live).map(|starts| line_of(&starts)));
     }
     if mutation::is_on(Mutation::DropTheFence) {
         return Ok(());
@@ -116,7 +120,7 @@ pub async fn raise(
     host.systemd.reload().await?;
     for (unit, pin) in units.iter().zip(&pins) {
         let state = host.systemd.unit(unit).await?;
-        if !is_loaded(&state) || !is_kept_to(pin.as_deref(), &state) {
+        if !is_loaded(&state, Some(guard.line())) || !is_kept_to(pin.as_deref(), &state) {
             return Err(FenceError::NotLoaded { unit: (*unit).to_owned() });
         }
     }
@@ -164,7 +168,9 @@ pub async fn state(host: &Host, unit: &str, uid: &str) -> Result<FenceState, Fen
     let loaded = host.systemd.unit(unit).await?;
     Ok(match &written {
         Some(text) if owner_in(text) != uid => FenceState::Other(owner_in(text).to_owned()),
-        Some(text) if is_loaded(&loaded) && is_kept_to(pin_in(text), &loaded) => FenceState::Ours,
+        Some(text) if is_loaded(&loaded, last(text, GUARD)) && is_kept_to(last(text, PIN), &loaded) => {
+            FenceState::Ours
+        }
         Some(_) => FenceState::WrittenNotLoaded,
         None if names_drop_in(&loaded) => FenceState::RemovedStillLoaded,
         None => FenceState::Absent,
@@ -202,13 +208,15 @@ fn refuse_another(unit: &str, state: &UnitState, live: &str) -> Result<(), Fence
     Err(FenceError::StartsAnother { unit: unit.to_owned(), program, live: live.to_owned() })
 }
 
-fn is_loaded(state: &UnitState) -> bool {
-    names_drop_in(state) && state.refuse_manual_start && state.refuse_manual_stop
+/// Does systemd refuse orders, and ask the guard? A later drop-in may say otherwise.
+fn is_loaded(state: &UnitState, guard: Option<&str>) -> bool {
+    let asks = |guard: &str| state.exec_start_pre.iter().any(|command| line_of(command) == guard);
+    names_drop_in(state) && state.refuse_manual_start && state.refuse_manual_stop && guard.is_some_and(asks)
 }
 
 /// Does systemd start what the fence says? A later drop-in may say otherwise.
 fn is_kept_to(pin: Option<&str>, loaded: &UnitState) -> bool {
-    let starts = || loaded.exec_start.as_ref().map(pinned);
+    let starts = || loaded.exec_start.as_ref().map(line_of);
     pin.is_none_or(|pin| starts().as_deref() == Some(pin))
 }
 
@@ -238,9 +246,9 @@ fn owner_in(text: &str) -> &str {
     text.lines().find_map(|line| line.strip_prefix(OWNER_LINE)).unwrap_or("unknown").trim()
 }
 
-/// The program that it names.
-fn pin_in(text: &str) -> Option<&str> {
-    text.lines().filter_map(|line| line.strip_prefix(PIN)).next_back()
+/// What it says of a setting last.
+fn last<'a>(text: &'a str, setting: &str) -> Option<&'a str> {
+    text.lines().filter_map(|line| line.strip_prefix(setting)).next_back()
 }
 
 fn drop_in(host: &Host, unit: &str) -> Result<PathBuf, FsError> {
@@ -256,81 +264,7 @@ fn text(unit: &str, uid: &str, guard: &PreStart, pin: Option<&str>) -> String {
          # upgrade-agent restarts {unit} itself and keeps others from it meanwhile.\n\
          # To remove by hand: rm /etc/systemd/system/{unit}.d/{DROP_IN} && systemctl daemon-reload\n\
          [Unit]\nRefuseManualStart=yes\nRefuseManualStop=yes\n\
-         [Service]\nExecStartPre={}\n{pin}",
+         [Service]\n{GUARD}{}\n{pin}",
         guard.line()
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::host::fs::Fs;
-    use crate::host::root::HostRoot;
-    use crate::host::systemd::fake::{Behaviour, Fake, UNIT, machine};
-
-    fn guard() -> PreStart {
-        PreStart::new(Path::new("/x/upgrade-agent"), &["guard", "--state-dir", "/a b/50%"])
-    }
-
-    const LIVE: &str = "/opt/rke2/bin/rke2";
-
-    #[tokio::test]
-    async fn a_unit_that_starts_another_binary_is_not_fenced() {
-        let (_dir, host, _fake) = fenceable().await;
-        let error = raise(&host, &[UNIT], "uid-1", &guard(), "/usr/local/bin/rke2").await.unwrap_err();
-        assert!(error.to_string().contains("is to start /opt/rke2/bin/rke2 by now"), "{error}");
-        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
-    }
-
-    async fn fenceable() -> (tempfile::TempDir, Host, Fake) {
-        let dir = tempfile::tempdir().unwrap();
-        let root = HostRoot::new(dir.path().to_path_buf());
-        let (systemd, fake) = machine(Behaviour::ComesUp).await;
-        let host = Host { root, systemd };
-        let path = drop_in(&host, UNIT).unwrap();
-        fake.load_on_reload(move || {
-            Fs::kernel().read_opt(&path).unwrap().map(|_| path.display().to_string())
-        });
-        (dir, host, fake)
-    }
-
-    #[tokio::test]
-    async fn goes_up_is_ours_and_comes_down_twice() {
-        let (_dir, host, _fake) = fenceable().await;
-        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
-        raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
-        raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
-        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
-        lower(&host, &[UNIT], "uid-1", LIVE).await.unwrap();
-        lower(&host, &[UNIT], "uid-1", LIVE).await.unwrap();
-        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Absent);
-    }
-
-    #[tokio::test]
-    async fn another_upgrades_fence_is_left_standing() {
-        let (_dir, host, _fake) = fenceable().await;
-        raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await.unwrap();
-        assert_eq!(state(&host, UNIT, "uid-2").await.unwrap(), FenceState::Other("uid-1".to_owned()));
-        let error = lower(&host, &[UNIT], "uid-2", LIVE).await.unwrap_err();
-        assert!(
-            error.to_string().contains("rm") || error.to_string().contains("/etc/systemd/system"),
-            "{error}"
-        );
-        raise(&host, &[UNIT], "uid-2", &guard(), LIVE).await.unwrap_err();
-        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::Ours);
-    }
-
-    #[tokio::test]
-    async fn a_fence_that_systemd_did_not_load_does_not_count() {
-        let (_dir, host, fake) = fenceable().await;
-        fake.load_on_reload(|| None);
-        assert!(matches!(
-            raise(&host, &[UNIT], "uid-1", &guard(), LIVE).await,
-            Err(FenceError::NotLoaded { .. })
-        ));
-        assert_eq!(state(&host, UNIT, "uid-1").await.unwrap(), FenceState::WrittenNotLoaded);
-        assert!(raise(&host, &["absent.service"], "uid-1", &guard(), LIVE).await.is_err());
-    }
 }

@@ -21,7 +21,7 @@ pub use bus::BusAddress;
 use bus::ManagerProxy;
 pub use error::SystemdError;
 use state::Verdict;
-pub use state::{ExecStart, UnitState};
+pub use state::{ExecCommand, UnitState};
 
 /// No call of ours takes systemd longer than this, but reloading.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);

@@ -1,8 +1,8 @@
 //! Command lines as systemd reads them in a unit file: what the fence has it run, and what it runs already.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::host::systemd::ExecStart;
+use crate::host::systemd::ExecCommand;
 
 /// What systemd runs before each start of a fenced unit; the start fails with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,8 @@ impl PreStart {
     pub fn new(program: &Path, arguments: &[&str]) -> Self {
         // systemd.service(5): `$` begins a variable.
         let word = |text: &str| quoted(text).replace('$', "$$");
-        let program = program.display().to_string();
+        // As systemd shows it again: without doubled slashes.
+        let program = program.components().collect::<PathBuf>().display().to_string();
         let all: Vec<String> =
             std::iter::once(program.as_str()).chain(arguments.iter().copied()).map(word).collect();
         Self(all.join(" "))
@@ -31,16 +32,16 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
 }
 
-/// An `ExecStart=` that says what systemd says; variables in it are resolved as they were.
-pub(super) fn pinned(starts: &ExecStart) -> String {
+/// A line that says what systemd says that it runs; variables in it are resolved as they were.
+pub(super) fn line_of(command: &ExecCommand) -> String {
+    let ExecCommand { program, arguments, prefixes } = command;
     let (name, arguments) =
-        starts.arguments.split_first().map_or((starts.program.as_str(), &[][..]), |(name, all)| (name, all));
-    let called = if name == starts.program { "" } else { "@" };
-    let may_fail = if starts.may_fail { "-" } else { "" };
+        arguments.split_first().map_or((program.as_str(), &[][..]), |(name, all)| (name.as_str(), all));
+    let called = if name == program { "" } else { "@" };
     let name = Some(name).filter(|_| !called.is_empty());
     let words: Vec<String> =
         name.into_iter().chain(arguments.iter().map(String::as_str)).map(quoted).collect();
-    format!("{may_fail}{called}{} {}", quoted(&starts.program), words.join(" ")).trim_end().to_owned()
+    format!("{prefixes}{called}{} {}", quoted(program), words.join(" ")).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -51,27 +52,28 @@ mod tests {
 
     #[test]
     fn what_is_pinned_is_what_systemd_says() {
-        let starts = |arguments: &[&str], may_fail| ExecStart {
+        let starts = |arguments: &[&str], prefixes: &str| ExecCommand {
             program: LIVE.to_owned(),
             arguments: arguments.iter().map(|&one| one.to_owned()).collect(),
-            may_fail,
+            prefixes: prefixes.to_owned(),
         };
         for (starts, line) in [
-            (starts(&[LIVE, "server"], false), r#""/opt/rke2/bin/rke2" "server""#),
-            (starts(&[LIVE], true), r#"-"/opt/rke2/bin/rke2""#),
+            (starts(&[LIVE, "server"], ""), r#""/opt/rke2/bin/rke2" "server""#),
+            (starts(&[LIVE], "-"), r#"-"/opt/rke2/bin/rke2""#),
+            (starts(&["k8s", "$ARGS"], "-:+"), r#"-:+@"/opt/rke2/bin/rke2" "k8s" "$ARGS""#),
             (
-                starts(&["k8s", "server", "$ARGS", "50%", "a \"b\""], false),
+                starts(&["k8s", "server", "$ARGS", "50%", "a \"b\""], ""),
                 r#"@"/opt/rke2/bin/rke2" "k8s" "server" "$ARGS" "50%%" "a \"b\"""#,
             ),
         ] {
-            assert_eq!(pinned(&starts), line);
+            assert_eq!(line_of(&starts), line);
         }
     }
 
     #[test]
     fn a_path_is_one_word_for_systemd() {
         assert_eq!(
-            PreStart::new(Path::new("/x/upgrade-agent"), &["guard", "--state-dir", "/a b/50%"]).line(),
+            PreStart::new(Path::new("/x//upgrade-agent"), &["guard", "--state-dir", "/a b/50%"]).line(),
             "\"/x/upgrade-agent\" \"guard\" \"--state-dir\" \"/a b/50%%\""
         );
     }

@@ -3,7 +3,6 @@
 #![expect(
     clippy::unused_self,
     clippy::used_underscore_binding,
-    clippy::type_complexity,
     reason = "the interface macro asks for these signatures"
 )]
 
@@ -37,6 +36,14 @@ struct Inner {
     calls: Vec<String>,
     connection: Option<zbus::Connection>,
     on_reload: Option<Box<dyn Fn() -> Option<String> + Send>>,
+    pre: Vec<Command>,
+}
+
+type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+fn command(argv: &[&str], may_fail: bool) -> Command {
+    let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
+    (argv[0].clone(), argv, may_fail, 0, 0, 0, 0, 0, 0, 0)
 }
 
 #[derive(Clone)]
@@ -58,6 +65,12 @@ impl Fake {
     /// Reload then loads the drop-in that `find` names.
     pub(in crate::host) fn load_on_reload(&self, find: impl Fn() -> Option<String> + Send + 'static) {
         self.with(|inner| inner.on_reload = Some(Box::new(find)));
+    }
+
+    /// What it has loaded of `ExecStartPre=`.
+    pub(in crate::host) fn runs_before(&self, argv: &[&str], may_fail: bool) {
+        let pre = vec![command(&["/sbin/modprobe", "overlay"], true), command(argv, may_fail)];
+        self.with(|inner| inner.pre = pre);
     }
 
     /// Somebody else stopped it and is starting it now.
@@ -100,6 +113,7 @@ pub(in crate::host) async fn machine(behaviour: Behaviour) -> (Systemd, Fake) {
         calls: Vec::new(),
         connection: None,
         on_reload: None,
+        pre: Vec::new(),
     })));
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let server = zbus::connection::Builder::unix_stream(theirs)
@@ -250,8 +264,11 @@ impl Service {
         self.0.with(|inner| inner.pid)
     }
     #[zbus(property)]
-    fn exec_start(&self) -> Vec<(String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32)> {
-        let program = "/opt/rke2/bin/rke2".to_owned();
-        vec![(program.clone(), vec![program, "server".to_owned()], false, 0, 0, 0, 0, 0, 0, 0)]
+    fn exec_start(&self) -> Vec<Command> {
+        vec![command(&["/opt/rke2/bin/rke2", "server"], false)]
+    }
+    #[zbus(property)]
+    fn exec_start_pre(&self) -> Vec<Command> {
+        self.0.with(|inner| inner.pre.clone())
     }
 }

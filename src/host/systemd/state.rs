@@ -36,7 +36,9 @@ pub struct UnitState {
     /// The drop-ins that are loaded, whatever is on disk now.
     pub drop_in_paths: Vec<String>,
     /// Its (first) `ExecStart=`.
-    pub exec_start: Option<ExecStart>,
+    pub exec_start: Option<ExecCommand>,
+    /// Its `ExecStartPre=`, in their order.
+    pub exec_start_pre: Vec<ExecCommand>,
     /// The files on disk have changed since they were loaded.
     pub need_daemon_reload: bool,
     /// Loaded `RefuseManualStart=`.
@@ -49,14 +51,25 @@ pub struct UnitState {
 
 /// What a unit runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExecStart {
+pub struct ExecCommand {
     /// The machine's own view.
     pub program: String,
     /// As the program gets them, the name that it is called by first; variables are not resolved yet.
     pub arguments: Vec<String>,
-    /// That it fails counts for nothing.
-    pub may_fail: bool,
+    /// What stands before the program in a unit file, as `-` where its failure counts for nothing (systemd.service(5), "Special
+    /// executable prefixes"); `@` apart, which the arguments tell.
+    pub prefixes: String,
 }
+
+/// What `ExecStartEx` and its like call the prefixes (systemd 259, `exec_command_flags_to_strv`), in the order that we write them.
+const PREFIXES: [(&str, &str); 6] = [
+    ("ignore-failure", "-"),
+    ("no-env-expand", ":"),
+    ("via-shell", "|"),
+    ("privileged", "+"),
+    ("no-setuid", "!"),
+    ("ambient", "!!"),
+];
 
 /// What one look means for somebody who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +96,8 @@ impl UnitState {
             invocation_id: hex(&get::<Vec<u8>>(unit, "InvocationID")),
             fragment_path: get(unit, "FragmentPath"),
             drop_in_paths: get(unit, "DropInPaths"),
-            exec_start: service.get("ExecStart").and_then(|commands| ExecStart::first_of(commands)),
+            exec_start: commands(service, "ExecStart").into_iter().next(),
+            exec_start_pre: commands(service, "ExecStartPre"),
             need_daemon_reload: get(unit, "NeedDaemonReload"),
             refuse_manual_start: get(unit, "RefuseManualStart"),
             refuse_manual_stop: get(unit, "RefuseManualStop"),
@@ -145,22 +159,40 @@ fn get<T: Default + TryFrom<OwnedVariant>>(properties: &Properties, name: &str) 
         .unwrap_or_default()
 }
 
-impl ExecStart {
-    /// The property is `a(sasbttttuii)`: program, arguments with the name it is called by, whether its failure matters, and more.
-    fn first_of(commands: &Variant<'_>) -> Option<Self> {
-        let Variant::Array(commands) = commands else { return None };
-        let Variant::Structure(command) = commands.inner().first()? else { return None };
-        let [Variant::Str(program), Variant::Array(arguments), Variant::Bool(may_fail), ..] =
-            command.fields()
-        else {
+/// The extended property says all of the prefixes; systemd before 243 has only the plain one, which says `-`.
+fn commands(service: &Properties, name: &str) -> Vec<ExecCommand> {
+    let extended = service.get(format!("{name}Ex").as_str());
+    let Some(Variant::Array(commands)) = extended.or_else(|| service.get(name)).map(|value| &**value) else {
+        return Vec::new();
+    };
+    commands.inner().iter().filter_map(ExecCommand::read).collect()
+}
+
+impl ExecCommand {
+    /// A command is `(sasbttttuii)`, the extended one `(sasasttttuii)`: program, arguments with the name it is called by, whether its
+    /// failure matters or its flags, and more.
+    fn read(command: &Variant<'_>) -> Option<Self> {
+        let Variant::Structure(command) = command else { return None };
+        let [Variant::Str(program), Variant::Array(arguments), flags, ..] = command.fields() else {
             return None;
         };
-        let text = |one: &Variant<'_>| {
-            if let Variant::Str(text) = one { Some(text.as_str().to_owned()) } else { None }
+        let prefixes = if let Variant::Array(flags) = flags {
+            let flags = texts(flags)?;
+            let are_set = PREFIXES.iter().filter(|(flag, _)| flags.iter().any(|one| one == flag));
+            are_set.map(|(_, prefix)| *prefix).collect()
+        } else {
+            let may_fail: bool = flags.downcast_ref().ok()?;
+            if may_fail { "-" } else { "" }.to_owned()
         };
-        let arguments = arguments.inner().iter().map(text).collect::<Option<_>>()?;
-        Some(Self { program: program.as_str().to_owned(), arguments, may_fail: *may_fail })
+        Some(Self { program: program.as_str().to_owned(), arguments: texts(arguments)?, prefixes })
     }
+}
+
+fn texts(array: &zbus::Array<'_>) -> Option<Vec<String>> {
+    let text = |one: &Variant<'_>| {
+        if let Variant::Str(text) = one { Some(text.as_str().to_owned()) } else { None }
+    };
+    array.inner().iter().map(text).collect()
 }
 
 /// `Job` is `(uo)`.

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use zbus::{ObjectPath, Variant};
 
 use super::service::{Phase, Service};
+use super::unit_file::Command;
 use crate::sim::machine::state::State;
 
 const UNIT_FOLDER: &str = "/org/freedesktop/systemd1/unit/";
@@ -81,8 +82,6 @@ impl State {
         let Some(unit) = service.unit.as_ref().filter(|_| name == service.name) else {
             return Properties::from([("Result", Variant::from("success"))]);
         };
-        let argv: Vec<&str> = std::iter::once(&unit.program).chain(&unit.args).map(String::as_str).collect();
-        let command = (unit.program.as_str(), argv, false, 0_u64, 0_u64, 0_u64, 0_u64, 0_u32, 0_i32, 0_i32);
         Properties::from([
             ("Type", Variant::from("notify")),
             ("Restart", Variant::from("always")),
@@ -90,9 +89,19 @@ impl State {
             ("MainPID", Variant::from(service.main_pid)),
             ("ExecMainStatus", Variant::from(service.status)),
             ("NRestarts", Variant::from(service.n_restarts)),
-            ("ExecStart", Variant::new(vec![command])),
+            ("ExecStart", commands(std::slice::from_ref(&unit.start))),
+            ("ExecStartPre", commands(&unit.pre)),
         ])
     }
+}
+
+/// `a(sasbttttuii)`: when and how each of them ran is nobody's question here.
+fn commands(all: &[Command]) -> Variant<'_> {
+    let command = |one: &Command| {
+        let (program, argv) = (one.program().to_owned(), one.argv.clone());
+        (program, argv, one.may_fail, 0_u64, 0_u64, 0_u64, 0_u64, 0_u32, 0_i32, 0_i32)
+    };
+    Variant::new(all.iter().map(command).collect::<Vec<_>>())
 }
 
 impl Service {

@@ -92,7 +92,8 @@ impl State {
     /// It has been running for long when the rehearsal begins.
     pub(in crate::sim::machine) fn find_running(&mut self) {
         self.service.unit = UnitFile::load(&self.disk, &self.service.name);
-        let program = self.service.unit.as_ref().map(|unit| unit.program.clone()).unwrap_or_default();
+        let program =
+            self.service.unit.as_ref().map(|unit| unit.start.program().to_owned()).unwrap_or_default();
         if let Ok(content) = self.disk.read(Path::new(&program)) {
             self.service.exe = Some((content, program));
             self.service.main_pid = self.new_pid();
@@ -148,7 +149,7 @@ impl State {
         self.service.job = self.new_job();
         self.service.start_next = None;
         self.new_invocation();
-        if let Some(uid) = unit.guard_of.clone() {
+        if let Some(uid) = unit.guard_of().map(str::to_owned) {
             self.enter(Phase::Starting);
             let generation = self.service.generation;
             return self.events.push(Event::AskGuard { uid, generation, cause });
@@ -170,7 +171,7 @@ impl State {
     }
 
     fn execute(&mut self, unit: &UnitFile, cause: Cause) {
-        let path = Path::new(&unit.program);
+        let path = Path::new(unit.start.program());
         let content = self.disk.read(path).unwrap_or_default();
         let executable = self.disk.stat(path, true).is_ok_and(|stat| stat.mode & 0o111 != 0);
         let version = version_of(&content).filter(|_| executable);
@@ -182,7 +183,7 @@ impl State {
         self.service.fate = fate.clone();
         self.service.executed = self.now();
         self.service.main_pid = self.new_pid();
-        self.service.exe = Some((content, unit.program.clone()));
+        self.service.exe = Some((content, unit.start.program().to_owned()));
         self.enter(Phase::Starting);
         match fate {
             Fate::CannotExecute => self.exit(EXIT_EXEC),

@@ -19,12 +19,44 @@ const FOLDERS: [&str; 4] = [
 pub(in crate::sim::machine) struct UnitFile {
     pub(super) fragment: String,
     pub(super) drop_ins: Vec<(String, Arc<Vec<u8>>)>,
-    pub(super) program: String,
-    pub(super) args: Vec<String>,
-    /// The upgrade whose guard is asked before each start.
-    pub(super) guard_of: Option<String>,
+    /// What it runs; nothing where no `ExecStart=` says so.
+    pub(super) start: Command,
+    /// What it runs before that.
+    pub(super) pre: Vec<Command>,
     pub(super) refuse_start: bool,
     pub(super) refuse_stop: bool,
+}
+
+/// A command line of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Command {
+    pub(super) argv: Vec<String>,
+    pub(super) may_fail: bool,
+}
+
+impl Command {
+    /// The words of systemd.syntax(7), as far as installers and fences write them: no specifier but `%%`.
+    fn read(line: &str) -> Self {
+        let (mut argv, mut word, mut is_quoted) = (Vec::new(), None::<String>, false);
+        let mut rest = line.trim_start_matches('-').chars();
+        while let Some(next) = rest.next() {
+            match next {
+                '"' => {
+                    is_quoted = !is_quoted;
+                    word.get_or_insert_default();
+                }
+                ' ' if !is_quoted => argv.extend(word.take()),
+                '\\' | '%' => word.get_or_insert_default().extend(rest.next()),
+                other => word.get_or_insert_default().push(other),
+            }
+        }
+        argv.extend(word);
+        Self { argv, may_fail: line.starts_with('-') }
+    }
+
+    pub(super) fn program(&self) -> &str {
+        self.argv.first().map(String::as_str).unwrap_or_default()
+    }
 }
 
 impl UnitFile {
@@ -53,6 +85,14 @@ impl UnitFile {
         Some(unit)
     }
 
+    /// The upgrade whose guard is asked before each start, and heard.
+    pub(super) fn guard_of(&self) -> Option<&str> {
+        let is_guard = |one: &&Command| !one.may_fail && one.argv.get(1).is_some_and(|word| word == "guard");
+        let guard = self.pre.iter().find(is_guard)?;
+        let after = guard.argv.iter().skip_while(|word| *word != "--upgrade").nth(1);
+        Some(after.map(String::as_str).unwrap_or_default())
+    }
+
     /// Does a drop-in on disk refuse orders to it?
     pub(in crate::sim::machine) fn is_fenced(&self) -> bool {
         self.refuse_start && self.refuse_stop
@@ -75,17 +115,10 @@ impl UnitFile {
             match (section, key.trim_end()) {
                 ("[Unit]", "RefuseManualStart") => self.refuse_start = is_yes(value),
                 ("[Unit]", "RefuseManualStop") => self.refuse_stop = is_yes(value),
-                ("[Service]", "ExecStartPre") if value.contains("upgrade-agent\" \"guard\"") => {
-                    let after = value.split_once("\"--upgrade\" \"").map(|(_, rest)| rest);
-                    let uid = after.and_then(|rest| rest.split('"').next()).unwrap_or_default();
-                    self.guard_of = Some(uid.to_owned());
-                }
-                ("[Service]", "ExecStart") => {
-                    let mut words =
-                        value.split_ascii_whitespace().map(|word| word.trim_matches('"').to_owned());
-                    self.program = words.next().unwrap_or_default();
-                    self.args = words.collect();
-                }
+                // An empty one takes back what was said before.
+                ("[Service]", "ExecStartPre") if value.is_empty() => self.pre.clear(),
+                ("[Service]", "ExecStartPre") => self.pre.push(Command::read(value)),
+                ("[Service]", "ExecStart") => self.start = Command::read(value),
                 _ => {}
             }
         }
