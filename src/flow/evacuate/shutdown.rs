@@ -43,11 +43,14 @@ impl Look<'_> {
             let times = if asks == 1 { "once".to_owned() } else { format!("{asks} times") };
             decision.holds.push(stuck(
                 match self.seen.refused.get(vm) {
-                    Some(why) => format!("VM {vm} cannot be told to shut down, KubeVirt says: {why}"),
+                    Some(why) => format!("VM {vm} cannot be told to shut down, the API server says: {why}"),
                     None => format!("VM {vm} was told to shut down {times} and KubeVirt does not begin"),
                 },
                 since,
-                "look at virt-api, virt-controller and the VM's events",
+                match self.seen.refused.get(vm) {
+                    Some(_) => "mend what it names, in the VM's spec if a webhook refuses that",
+                    None => "look at virt-api, virt-controller and the VM's events",
+                },
             ));
             return;
         }
@@ -58,7 +61,7 @@ impl Look<'_> {
             decision.actions.push(VmAction::AskAgain { vm: vm.clone() });
         }
         let what = match self.seen.refused.get(vm) {
-            Some(why) => format!("VM {vm} is to be shut down, and KubeVirt says: {why}"),
+            Some(why) => format!("VM {vm} is to be shut down, and the API server says: {why}"),
             None => format!("VM {vm} was told to shut down, and KubeVirt does not begin"),
         };
         decision.wait(what, since, end, "hold");
