@@ -17,8 +17,6 @@ use crate::flow::vms::{Fate, LedgerLine, Verdict, VmKey};
 
 /// A verdict so old is looked at again before a VM is shut down by it.
 const OLD: Duration = Duration::from_mins(1);
-/// A hold so new has just been looked at.
-const FRESH: Duration = Duration::from_secs(9);
 /// So long a VM that is only just starting is waited for before it holds the node.
 const STARTS: Duration = Duration::from_mins(2);
 
@@ -60,7 +58,7 @@ pub(super) fn may_pass(run: &Run, world: &World, now: Timestamp) -> MayPass {
         let since = ledger.trail(vm).and_then(|trail| trail.since);
         if matches!(facts.guest, Guest::Starting { .. }) || (silent && facts.guest == Guest::Running) {
             found.starting |= since.is_some_and(|since| now < since + STARTS);
-        } else if !world.reconsidered.contains(vm) && since.is_some_and(|since| now >= since + FRESH) {
+        } else if !world.reconsidered.contains(vm) {
             found.again.push(vm.clone());
         }
     }

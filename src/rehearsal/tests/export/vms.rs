@@ -191,3 +191,16 @@ fn guests_that_ask_for_less_than_they_have_fit_where_they_ask() {
     let rehearsed = rehearse(&order).unwrap();
     assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
 }
+
+#[test]
+fn a_vm_that_has_only_just_started_is_moved_like_the_others() {
+    // It is started first, and still on its way up when the node is closed; nothing else is on that node.
+    let order = exported(&Preset::sized(2, 1, 0), &[RUNS], |object| match text(object, "/kind") {
+        "VirtualMachine" => object["spec"]["runStrategy"] = json!("Always"),
+        "VirtualMachineInstance" => *object = Value::Null,
+        _ => {}
+    });
+    let rehearsed = rehearse(&order).unwrap();
+    assert_eq!(complaints(&rehearsed), Vec::<String>::new());
+    assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
+}
