@@ -10,6 +10,7 @@ mod node_in_memory;
 use http::Method;
 use node_in_memory::{NodeInMemory, UPGRADE_UID};
 use serde_json::{Value, json};
+use upgrade_agent::agent::step_error::Reaction;
 use upgrade_agent::agent::steps::cordon::cordon_node;
 use upgrade_agent::agent::steps::drain::evict_pods;
 use upgrade_agent::agent::steps::post_drain::take_marks_away;
@@ -122,7 +123,7 @@ async fn pods_stay_on_a_cordoned_node_once_every_other_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn our_taint_goes_also_where_it_alone_says_whose_it_is() {
-    for (value, left) in [(UPGRADE_UID, vec![DRAIN]), ("another", vec![DRAIN, CLOSED])] {
+    for (value, left) in [(UPGRADE_UID, vec![]), ("another", vec![DRAIN, CLOSED])] {
         let mut node = beside(0).await;
         cordon_node(&mut node.run).await.unwrap();
         let taint = |key: &str, value: &str| json!({"key": key, "value": value, "effect": "NoSchedule"});
@@ -145,4 +146,107 @@ async fn a_cordon_that_its_owner_took_off_meanwhile_stays_off() {
     // It was cordoned when the run began. Harvester would refuse to cordon it anew.
     nodes::open(&client, &found, true, false).await.unwrap();
     assert_eq!(marks(&node), (false, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_nodes_are_never_closed_for_an_upgrade_at_once() {
+    let upgraded = [
+        json!({"metadata": {"annotations": {nodes::OWNER_ANNOTATION: "theirs"}}, "spec": {"unschedulable": true}}),
+        json!({"spec": {"taints": [{"key": DRAIN, "value": "draining", "effect": "NoSchedule"}]}}),
+    ];
+    for theirs in upgraded {
+        let mut node = beside(1).await;
+        change(&node, "node2", "", &theirs);
+        let error = cordon_node(&mut node.run).await.unwrap_err();
+        assert_eq!(error.reaction, Reaction::Retry, "{}", error.sentence());
+        assert!(error.sentence().contains("node2 is being upgraded"), "{}", error.sentence());
+        assert_eq!(marks(&node), (false, vec![]));
+        // It is through.
+        let open = json!({"metadata": {"annotations": {nodes::OWNER_ANNOTATION: null}},
+            "spec": {"unschedulable": null, "taints": null}});
+        change(&node, "node2", "", &open);
+        cordon_node(&mut node.run).await.unwrap();
+        assert_eq!(marks(&node), (true, vec![DRAIN.to_owned()]));
+        // One that is closed already stays so, whatever becomes of the other.
+        node.server.ask(Webhooks::None);
+        change(&node, "node2", "", &theirs);
+        cordon_node(&mut node.run).await.unwrap();
+        assert_eq!(marks(&node), (true, vec![DRAIN.to_owned()]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cordon_that_harvester_refuses_is_thought_over() {
+    let mut node = beside(1).await;
+    // Its webhook still sees the other one as closed, or sees it before we do.
+    let (real, server) = (node.run.cluster.client.clone(), node.server.clone());
+    node.run.cluster.client = kube::Client::new(
+        tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            if request.method() == Method::PATCH {
+                let closed = json!({"spec": {"unschedulable": true}});
+                server.call(&Method::PATCH, "/api/v1/nodes/node2", &closed).unwrap();
+            }
+            let mut service = server.service();
+            async move { tower::Service::call(&mut service, request).await }
+        }),
+        "default",
+    );
+    let error = cordon_node(&mut node.run).await.unwrap_err();
+    assert_eq!(error.reaction, Reaction::Retry, "{}", error.sentence());
+    assert!(error.sentence().contains("last available node"), "{}", error.sentence());
+    node.run.cluster.client = real;
+    cordon_node(&mut node.run).await.unwrap();
+    assert_eq!(marks(&node), (false, vec![DRAIN.to_owned(), CLOSED.to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_close_meanwhile_stays_closed() {
+    let maintenance = json!({"metadata": {"annotations": {"harvesterhci.io/maintain-status": "running"}},
+        "spec": {"unschedulable": true}});
+    let cordon = json!({"spec": {"unschedulable": true}});
+    let table = [
+        ("cordoned by its owner, beside our taint", 0, &cordon, (true, vec![])),
+        ("in maintenance, beside our cordon", 1, &maintenance, (true, vec![DRAIN.to_owned()])),
+    ];
+    for (what, others, theirs, left) in table {
+        let mut node = beside(others).await;
+        cordon_node(&mut node.run).await.unwrap();
+        node.server.ask(Webhooks::None);
+        change(&node, "node1", "", theirs);
+        node.run.record(Record::CancelRequested).unwrap();
+        take_marks_away(&mut node.run).await.unwrap();
+        assert_eq!(marks(&node), left, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_swapped_while_nobody_can_write_to_nodes() {
+    let mut node = beside(1).await;
+    cordon_node(&mut node.run).await.unwrap();
+    node.run.record(Record::PreDrained).unwrap();
+    let (real, server) = (node.run.cluster.client.clone(), node.server.clone());
+    node.run.cluster.client = kube::Client::new(
+        tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let is_write = request.method() == Method::PATCH && request.uri().path().contains("/nodes/");
+            let mut service = server.service();
+            async move {
+                if !is_write {
+                    return tower::Service::call(&mut service, request).await;
+                }
+                let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500,
+                    "message": "failed calling webhook \"validator.harvesterhci.io\""});
+                Ok(http::Response::builder()
+                    .status(500)
+                    .body(bytes::Bytes::from(body.to_string()).into())
+                    .unwrap())
+            }
+        }),
+        "default",
+    );
+    let error = evict_pods(&mut node.run).await.unwrap_err();
+    assert_eq!(error.reaction, Reaction::Retry, "{}", error.sentence());
+    assert!(error.sentence().contains("failed calling webhook"), "{}", error.sentence());
+    assert!(!matches!(node.run.journal.entries().last().unwrap().record, Record::Drained { .. }));
+    node.run.cluster.client = real;
+    evict_pods(&mut node.run).await.unwrap();
 }

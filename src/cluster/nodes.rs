@@ -114,6 +114,36 @@ pub fn is_closed(node: &BriefNode) -> bool {
     is_cordoned(node) || closed_taint(node).is_some()
 }
 
+/// Closed, tainted and signed for this upgrade: nothing of that is left to do.
+#[must_use]
+pub fn is_closed_for(node: &BriefNode, upgrade_uid: &str) -> bool {
+    let owner = node.annotations().get(OWNER_ANNOTATION);
+    is_closed(node) && drain_taint(node).is_some() && owner.is_some_and(|owner| owner == upgrade_uid)
+}
+
+/// The drain taint, and ours.
+pub fn upgrade_taints(node: &BriefNode) -> impl Iterator<Item = &Taint> {
+    drain_taint(node).into_iter().chain(closed_taint(node))
+}
+
+/// The commands that take off what an upgrade may have left on it. Without a signature, or beside our taint in its stead, a cordon
+/// is somebody else's.
+#[must_use]
+pub fn unmark_commands(node: &BriefNode) -> String {
+    let name = node.name_any();
+    let is_signed = node.annotations().contains_key(OWNER_ANNOTATION);
+    let taints: Vec<String> =
+        upgrade_taints(node).map(|taint| format!("{}:NoSchedule-", taint.key)).collect();
+    let is_ours = is_signed && is_cordoned(node) && closed_taint(node).is_none();
+    let commands = [
+        (is_signed, format!("annotate node {name} {OWNER_ANNOTATION}-")),
+        (!taints.is_empty(), format!("taint node {name} {}", taints.join(" "))),
+        (is_ours, format!("uncordon {name}")),
+    ];
+    let needed = commands.into_iter().filter(|(is_needed, _)| *is_needed);
+    needed.map(|(_, command)| format!("kubectl {command}")).collect::<Vec<_>>().join("; ")
+}
+
 fn keeps_off(taint: &Taint, key: &str) -> bool {
     taint.key == key && taint.effect == "NoSchedule"
 }
@@ -176,7 +206,7 @@ pub async fn close(
     write(client, node, cordon, &wanted, Some(upgrade_uid)).await
 }
 
-/// Takes our marks away; what was there before stays. A cordon that somebody else has taken off meanwhile does not come back.
+/// Takes our marks away; what was there before stays, and so does what maintenance mode has set meanwhile. A cordon that somebody else has taken off meanwhile does not come back.
 ///
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
@@ -186,26 +216,42 @@ pub async fn open(
     was_cordoned: bool,
     was_tainted: bool,
 ) -> Result<(), ClusterError> {
+    // Whoever takes it into maintenance meanwhile cordons and taints it as well.
+    let in_maintenance = node.annotations().contains_key(MAINTENANCE);
     let mut wanted: Vec<Taint> = taints(node).to_vec();
-    wanted.retain(|taint| !keeps_off(taint, CLOSED_TAINT) && (was_tainted || !keeps_off(taint, DRAIN_TAINT)));
-    let cordon = (!was_cordoned).then_some(Value::Null);
+    let drain_stays = was_tainted || in_maintenance;
+    wanted.retain(|taint| !keeps_off(taint, CLOSED_TAINT) && (drain_stays || !keeps_off(taint, DRAIN_TAINT)));
+    // Beside our taint in its stead no cordon is ours.
+    let ours = !was_cordoned && closed_taint(node).is_none() && !in_maintenance;
+    let cordon = ours.then_some(Value::Null);
     write(client, node, cordon, &wanted, None).await
 }
 
-/// Takes away the taint that closes a node for this upgrade, where that is all that says whose it is.
+/// Takes away what closes a node for this upgrade where our taint is all that says whose it is.
 ///
 /// # Errors
 /// [`ClusterError`]; a conflict when somebody else wrote meanwhile.
-pub async fn take_closed_taint_off(
+pub async fn open_unsigned(
     client: &Client,
     node: &BriefNode,
+    was_tainted: bool,
     upgrade_uid: &str,
 ) -> Result<(), ClusterError> {
     if closed_taint(node).is_none_or(|taint| taint.value.as_deref() != Some(upgrade_uid)) {
         return Ok(());
     }
-    // As if all the rest had been there before.
-    open(client, node, true, true).await
+    // Both taints came in one write; there is no cordon of ours beside this one.
+    open(client, node, true, was_tainted).await
+}
+
+/// Signs a node that is closed for this upgrade once more: a write that changes nothing, and that admission is asked about.
+///
+/// # Errors
+/// [`ClusterError`], also while a webhook for nodes has nobody to answer it.
+pub async fn sign_again(client: &Client, name: &str, upgrade_uid: &str) -> Result<(), ClusterError> {
+    let patch = json!({ "metadata": { "annotations": { OWNER_ANNOTATION: upgrade_uid } } });
+    let what = format!("write to node {name}");
+    ask(what, merge::<BriefNode>(client, (None, name), Part::Whole, &patch)).await
 }
 
 /// Writes taints and signature, and the cordon where it is to change.

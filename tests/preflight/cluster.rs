@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use upgrade_agent::agent::checks::CheckVerdict;
 use upgrade_agent::sim::machine::etcd::{EtcdMember, EtcdTrouble};
 
+use crate::node_in_memory::UPGRADE_UID;
 use crate::{expect, node, rows};
 
 #[tokio::test(start_paused = true)]
@@ -85,4 +86,37 @@ async fn taints_that_were_left_behind_are_named_with_their_cure() {
         let cures = keys.iter().map(|key| format!("{key}:NoSchedule-")).collect::<Vec<_>>().join(" ");
         assert_eq!(fix, format!("kubectl taint node node1 {cures}"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_of_a_run_whose_journal_is_gone_are_not_taken_for_the_operators() {
+    let taint = json!([{"key": "kubevirt.io/drain", "value": "draining", "effect": "NoSchedule"}]);
+    for (uid, said) in [(UPGRADE_UID, "of this very upgrade"), ("another", "of upgrade another")] {
+        let node = node().await;
+        let marks = json!({"metadata": {"annotations": {"agent.harvesterhci.io/upgrade-uid": uid}},
+            "spec": {"unschedulable": true, "taints": taint}});
+        node.server.call(&Method::PATCH, "/api/v1/nodes/node1", &marks).unwrap();
+        expect(&node, "stale marks", true, said).await;
+        let fix = rows(&node).await.remove("stale marks").unwrap().fix;
+        let commands = "kubectl annotate node node1 agent.harvesterhci.io/upgrade-uid-; kubectl taint node node1 \
+                        kubevirt.io/drain:NoSchedule-; kubectl uncordon node1";
+        assert!(fix.ends_with(commands), "{fix}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_stays_open_while_all_others_are_being_upgraded() {
+    let node = node().await;
+    for other in ["node2", "node3"] {
+        node.server.call(&Method::DELETE, &format!("/api/v1/nodes/{other}"), &json!({})).unwrap();
+    }
+    let join = |name: &str, annotations: Value| {
+        let joined = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": annotations},
+            "spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        node.server.load(joined).unwrap();
+    };
+    join("idle", json!({}));
+    expect(&node, "drain", false, "all but its VMs stay").await;
+    join("other", json!({"agent.harvesterhci.io/upgrade-uid": "theirs"}));
+    expect(&node, "drain", true, "other is being upgraded (agent.harvesterhci.io/upgrade-uid=theirs)").await;
 }

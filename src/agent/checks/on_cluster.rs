@@ -7,10 +7,11 @@ use kube::api::Api;
 
 use crate::agent::checks::{Check, Preflight};
 use crate::agent::placement::Surroundings;
+use crate::cluster::beside::{self, Beside};
 use crate::cluster::brief::BriefNode;
 use crate::cluster::crd::upgrade::Upgrade;
 use crate::cluster::nodes::{self, OWNER_ANNOTATION};
-use crate::cluster::{Cluster, ClusterError, access, ask_opt, beside, vm_facts, vms};
+use crate::cluster::{Cluster, ClusterError, access, ask_opt, vm_facts, vms};
 use crate::flow::classify::classify;
 use crate::flow::plan::{MigrationFailure, NodePlan, Role};
 use crate::flow::skew;
@@ -134,12 +135,17 @@ fn ready(node: &BriefNode) -> Check {
 fn leftovers(node: &BriefNode, plan: &NodePlan) -> Check {
     const NAME: &str = "stale marks";
     let name = node.name_any();
-    // Our own marks, found again after a lost journal, must not be taken for the operator's.
-    if let Some(owner) = node.annotations().get(OWNER_ANNOTATION)
-        && *owner != plan.upgrade_uid
-    {
-        let why = format!("{name} carries marks of upgrade {owner}");
-        return Check::fail(NAME, "node", why, "finish or cancel that upgrade first");
+    if let Some(owner) = node.annotations().get(OWNER_ANNOTATION) {
+        let (why, first) = if *owner == plan.upgrade_uid {
+            // After a lost journal they must not be taken for the operator's.
+            let why = format!("{name} carries marks of this very upgrade, from a run whose journal is gone");
+            (why, "")
+        } else {
+            let first = "finish or cancel that upgrade; where it is gone: ";
+            (format!("{name} carries marks of upgrade {owner}"), first)
+        };
+        let fix = format!("{first}{}", nodes::unmark_commands(node));
+        return Check::fail(NAME, "node", why, fix);
     }
     let stale: Vec<&str> =
         MAINTENANCE.into_iter().filter(|key| node.annotations().contains_key(*key)).collect();
@@ -153,15 +159,12 @@ fn leftovers(node: &BriefNode, plan: &NodePlan) -> Check {
             fix,
         );
     }
-    let left: Vec<_> = nodes::drain_taint(node).into_iter().chain(nodes::closed_taint(node)).collect();
+    let left: Vec<String> = nodes::upgrade_taints(node)
+        .map(|taint| format!("{}={}", taint.key, taint.value.as_deref().unwrap_or_default()))
+        .collect();
     if !left.is_empty() {
-        let each = |say: fn(&str, &str) -> String| {
-            let said = left.iter().map(|taint| say(&taint.key, taint.value.as_deref().unwrap_or_default()));
-            said.collect::<Vec<_>>().join(" ")
-        };
-        let why = format!("{name} is tainted {}", each(|key, value| format!("{key}={value}")));
-        let fix = format!("kubectl taint node {name} {}", each(|key, _| format!("{key}:NoSchedule-")));
-        return Check::fail(NAME, "node", why, fix);
+        let why = format!("{name} is tainted {}", left.join(" "));
+        return Check::fail(NAME, "node", why, nodes::unmark_commands(node));
     }
     Check::pass(NAME, "node", "none")
 }
@@ -169,16 +172,20 @@ fn leftovers(node: &BriefNode, plan: &NodePlan) -> Check {
 /// What becomes of the pods that are no VMs.
 async fn drain(cluster: &Cluster, node: &BriefNode) -> Check {
     const NAME: &str = "drain";
-    match beside::open_node(&cluster.client, &node.name_any()).await {
-        Ok(Some(other)) => Check::pass(
-            NAME,
-            "cluster",
-            format!("there are nodes that take the other pods, {other} among them"),
-        ),
-        Ok(None) => {
-            let why = "no other node takes pods: a taint closes this one instead of a cordon, and all but its VMs stay";
-            Check::pass(NAME, "cluster", why)
-        }
+    let name = node.name_any();
+    match beside::look(&cluster.client, &name).await {
+        Ok(beside) => match (beside.objection(&name), beside) {
+            (Some((why, fix)), _) => Check::fail(NAME, "cluster", why, fix),
+            (None, Beside::Open(other)) => Check::pass(
+                NAME,
+                "cluster",
+                format!("there are nodes that take the other pods, {other} among them"),
+            ),
+            (None, Beside::InUpgrade { .. } | Beside::Nobody) => {
+                let why = "no other node takes pods: a taint closes this one instead of a cordon, and all but its VMs stay";
+                Check::pass(NAME, "cluster", why)
+            }
+        },
         Err(error) => Check::unknown(NAME, "cluster", &error),
     }
 }

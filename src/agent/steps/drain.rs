@@ -9,11 +9,12 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use crate::agent::run::Run;
-use crate::agent::step_error::StepError;
+use crate::agent::step_error::{StepError, chain};
+use crate::cluster::beside::{self, Beside};
 use crate::cluster::brief::BriefPod;
 use crate::cluster::crd::kubevirt::LAUNCHER_SELECTOR;
 use crate::cluster::evict::{self, Eviction};
-use crate::cluster::{beside, nodes};
+use crate::cluster::nodes;
 use crate::flow::record::Record;
 use crate::flow::report::Blocker;
 
@@ -30,15 +31,20 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
     let begun = run.now();
     let deadline = Instant::now() + DRAIN_DEADLINE;
     let mut evicted = BTreeSet::new();
-    let stay = stay(run).await?;
-    if stay {
-        tracing::info!("no other node could take the other pods: they stay, and run on while RKE2 restarts");
-    }
+    let mut said = false;
     loop {
+        // The others may be closed, or go away, meanwhile.
+        let stay = stay(run).await?;
+        if stay && !std::mem::replace(&mut said, true) {
+            tracing::info!(
+                "no other node could take the other pods: they stay, and run on while RKE2 restarts"
+            );
+        }
         let pods = evict::pods_on(&run.cluster.client, &run.plan.node_name).await?;
         let left: Vec<&BriefPod> =
             pods.iter().filter(|pod| evict::must_leave(pod) && (!stay || is_launcher(pod))).collect();
         if left.is_empty() {
+            nodes_take_writes(run).await?;
             let count = u32::try_from(evicted.len()).unwrap_or(u32::MAX);
             return Ok(run.record(Record::Drained { evicted: count })?);
         }
@@ -92,7 +98,21 @@ async fn stay(run: &Run) -> Result<bool, StepError> {
     let node = nodes::get(client, name).await?;
     let by_taint =
         node.is_some_and(|node| nodes::closed_taint(&node).is_some() && !nodes::is_cordoned(&node));
-    Ok(by_taint || beside::open_node(client, name).await?.is_none())
+    Ok(by_taint || !matches!(beside::look(client, name).await?, Beside::Open(_)))
+}
+
+/// The pod of Harvester's webhook may have been among those that left. Without it nobody could open the node again, and a kubelet that is
+/// new in the cluster could not report.
+async fn nodes_take_writes(run: &Run) -> Result<(), StepError> {
+    nodes::sign_again(&run.cluster.client, &run.plan.node_name, &run.plan.upgrade_uid).await.map_err(
+        |error| {
+            let what = format!(
+                "the pods have left, and RKE2 is not touched while nobody can write to nodes: {}",
+                chain(&error)
+            );
+            if error.is_passing() { StepError::retry(what) } else { StepError::operator(what) }
+        },
+    )
 }
 
 fn is_launcher(pod: &BriefPod) -> bool {

@@ -37,12 +37,12 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
         fence::lower(&run.host, &names, &run.plan.upgrade_uid, &live).await?;
     }
     if let Some(before) = run.journal.progress().cordon_before() {
-        let name = run.plan.node_name.clone();
+        let (client, name, uid) = (&run.cluster.client, &run.plan.node_name, &run.plan.upgrade_uid);
         // A node that is gone carries no marks.
-        if let Some(node) = nodes::get(&run.cluster.client, &name).await? {
+        if let Some(node) = nodes::get(client, name).await? {
             let owner = node.annotations().get(OWNER_ANNOTATION);
             match owner {
-                Some(owner) if *owner != run.plan.upgrade_uid => {
+                Some(owner) if owner != uid => {
                     let what = format!(
                         "node {name} carries marks of upgrade {owner} by now; look who runs it, then resume"
                     );
@@ -50,14 +50,9 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
                 }
                 // Somebody, or an earlier attempt, took our marks away already: what is there now is not ours, but for the taint
                 // that says so.
-                None => {
-                    let (client, uid) = (&run.cluster.client, &run.plan.upgrade_uid);
-                    nodes::take_closed_taint_off(client, &node, uid).await?;
-                }
+                None => opened(nodes::open_unsigned(client, &node, before.was_tainted, uid).await)?,
                 Some(_) if mutation::is_on(Mutation::LeaveTheMarks) => {}
-                Some(_) => {
-                    nodes::open(&run.cluster.client, &node, before.was_cordoned, before.was_tainted).await?;
-                }
+                Some(_) => opened(nodes::open(client, &node, before.was_cordoned, before.was_tainted).await)?,
             }
         }
     }
@@ -65,6 +60,14 @@ pub async fn take_marks_away(run: &mut Run) -> Result<(), StepError> {
     // KubeVirt refuses this as long as the drain taint is on the node.
     let_go::unmark_evictions(run).await;
     Ok(run.record(Record::PostDrained)?)
+}
+
+/// What Harvester's webhook refuses of a node, as while a job changes its CPU manager, passes.
+fn opened(written: Result<(), ClusterError>) -> Result<(), StepError> {
+    match written {
+        Err(error @ ClusterError::Rejected { .. }) => Err(StepError::retry(chain(&error))),
+        written => Ok(written?),
+    }
 }
 
 /// Verified, or called off before the swap: the next server may go.
