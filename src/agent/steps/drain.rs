@@ -31,18 +31,22 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
     let begun = run.now();
     let deadline = Instant::now() + DRAIN_DEADLINE;
     let mut evicted = BTreeSet::new();
-    let mut said = false;
+    let mut stay = None;
     loop {
-        // The others may be closed, or go away, meanwhile.
-        let stay = stay(run).await?;
-        if stay && !std::mem::replace(&mut said, true) {
-            tracing::info!(
-                "no other node could take the other pods: they stay, and run on while RKE2 restarts"
-            );
-        }
         let pods = evict::pods_on(&run.cluster.client, &run.plan.node_name).await?;
+        let all: Vec<&BriefPod> = pods.iter().filter(|pod| evict::must_leave(pod)).collect();
+        let mut others = all.iter().filter(|pod| !is_launcher(pod));
+        // Before any of them is asked to leave: the other nodes may be closed, or go away, meanwhile.
+        if others.any(|pod| stay.is_none() || pod.metadata.deletion_timestamp.is_none()) {
+            let before = stay.replace(stay_here(run).await?);
+            if stay == Some(true) && before != stay {
+                tracing::info!(
+                    "no other node could take the other pods: they stay, and run on while RKE2 restarts"
+                );
+            }
+        }
         let left: Vec<&BriefPod> =
-            pods.iter().filter(|pod| evict::must_leave(pod) && (!stay || is_launcher(pod))).collect();
+            all.into_iter().filter(|pod| stay != Some(true) || is_launcher(pod)).collect();
         if left.is_empty() {
             nodes_take_writes(run).await?;
             let count = u32::try_from(evicted.len()).unwrap_or(u32::MAX);
@@ -93,7 +97,7 @@ pub async fn evict_pods(run: &mut Run) -> Result<(), StepError> {
 
 /// Whether the other pods stay. A node that came after this one was closed by a taint changes nothing: Longhorn lets its pods
 /// go only from a cordoned node.
-async fn stay(run: &Run) -> Result<bool, StepError> {
+async fn stay_here(run: &Run) -> Result<bool, StepError> {
     let (client, name) = (&run.cluster.client, &run.plan.node_name);
     let node = nodes::get(client, name).await?;
     let by_taint =

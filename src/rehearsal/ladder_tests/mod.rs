@@ -48,7 +48,7 @@ fn a_target_that_appears_later_is_waited_for_and_no_vm_goes_off() {
     );
     assert!(message.contains("at 30 min: hold; operator: uncordon node2, or move"), "{message}");
     assert!(message.contains("And 3 more"), "{message}");
-    assert!(done.requests < 6 * 4 + 150, "{} requests", done.requests);
+    assert!(done.requests <= 6 * 4 + 150, "{} requests", done.requests);
 }
 
 #[test]
