@@ -27,7 +27,7 @@ use crate::rehearsal::wire::LifeWire;
 use crate::rehearsal::world::{Seat, UPGRADE};
 use crate::rehearsal::{Order, Scene};
 use crate::sim::api::{ApiServer, Event, Subscription};
-use crate::sim::fate::{self, Labels};
+use crate::sim::fate::{self, Labels, Will};
 use crate::sim::machine::SimMachine;
 use crate::sim::machine::life::Life;
 use crate::sim::object::Object;
@@ -87,9 +87,9 @@ impl Director {
         let ours = server.get_object("harvesterhci.io", "upgrades", NAMESPACE, UPGRADE);
         let upgrade = ours.map(|upgrade| (*upgrade).clone()).unwrap_or_default();
         let (vmis, nodes) = (objects("kubevirt.io", "virtualmachineinstances"), objects("", "nodes"));
-        let wanted = objects("kubevirt.io", "virtualmachines").map(|vm| (key_of(&vm), fate::wanted(&vm)));
+        let wills = objects("kubevirt.io", "virtualmachines").map(|vm| (key_of(&vm), Will::of(&vm)));
         let launchers = launchers(server, order);
-        let judge = Judge::new(clock.now(), vmis, (&wanted.collect(), &launchers), nodes, upgrade, binaries);
+        let judge = Judge::new(clock.now(), vmis, (&wills.collect(), &launchers), nodes, upgrade, binaries);
         let inner = Inner {
             judge,
             truth: Truth::default(),

@@ -17,7 +17,7 @@ use crate::flow::progress::Progress;
 use crate::flow::report::NodeReport;
 use crate::flow::vms::VmKey;
 use crate::rehearsal::timeline::seconds_between;
-use crate::sim::fate::{Labels, Wanted};
+use crate::sim::fate::{Labels, Will};
 use crate::sim::machine::release::{binary, sha256};
 use crate::sim::machine::strangers::OTHER_RELEASE;
 
@@ -135,7 +135,7 @@ impl Judge {
     pub fn new(
         begun: Timestamp,
         vmis: impl Iterator<Item = Value>,
-        guests: (&BTreeMap<VmKey, Wanted>, &BTreeMap<VmKey, Labels>),
+        guests: (&BTreeMap<VmKey, Will>, &BTreeMap<VmKey, Labels>),
         nodes: impl Iterator<Item = Value>,
         upgrade: Value,
         binaries: BTreeMap<String, Binaries>,

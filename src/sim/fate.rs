@@ -5,8 +5,8 @@
 use serde_json::{Map, Value};
 
 use super::fields::{
-    condition_is, controller, device_requests, is_deleting, is_final, label, name, namespace, run_strategy,
-    text,
+    condition_is, controller, device_requests, is_deleting, is_final, label, list, name, namespace,
+    run_strategy, text, uid,
 };
 use super::kubelet::is_selected;
 use super::virt_controller::{first_host, named_cpu, of_launcher, with_host_cpu};
@@ -90,7 +90,7 @@ pub fn is_ending(vmi: &Value) -> bool {
 
 /// What the user of a VM wants of its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+enum Wanted {
     /// `KubeVirt` starts it again when something else than its user ended it.
     Kept,
     /// It may run, and stays off once it has ended.
@@ -99,14 +99,48 @@ pub enum Wanted {
     Gone,
 }
 
-/// What the user of this VM wants.
-#[must_use]
-pub fn wanted(vm: &Value) -> Wanted {
-    match run_strategy(vm) {
-        _ if is_deleting(vm) => Wanted::Gone,
-        "Halted" => Wanted::Gone,
-        "Always" | "RerunOnFailure" => Wanted::Kept,
-        _ => Wanted::Let,
+impl Wanted {
+    fn of(vm: &Value) -> Self {
+        match run_strategy(vm) {
+            _ if is_deleting(vm) => Self::Gone,
+            "Halted" => Self::Gone,
+            "Always" | "RerunOnFailure" => Self::Kept,
+            _ => Self::Let,
+        }
+    }
+}
+
+/// All that the user of a VM has made known about its guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Will {
+    wanted: Wanted,
+    /// Uids of guests that were told to stop, and have not yet; an empty one is whoever runs.
+    told_to_stop: Vec<String>,
+}
+
+impl Will {
+    /// Of the user of this VM.
+    #[must_use]
+    pub fn of(vm: &Value) -> Self {
+        let requests = list(vm, "/status/stateChangeRequests").iter();
+        let stops = requests.filter(|request| text(request, "/action") == "Stop");
+        Self {
+            wanted: Wanted::of(vm),
+            told_to_stop: stops.map(|stop| text(stop, "/uid").to_owned()).collect(),
+        }
+    }
+
+    /// Whether `KubeVirt` starts the VM again when something else than its user ended it.
+    #[must_use]
+    pub fn brings_back(&self) -> bool {
+        self.wanted == Wanted::Kept
+    }
+
+    /// Whether this guest of the VM goes off by its user's will, also when it is to be started again afterwards.
+    #[must_use]
+    pub fn ends(&self, vmi: &Value) -> bool {
+        let is_told = self.told_to_stop.iter().any(|guest| guest.is_empty() || guest == uid(vmi));
+        is_told || self.wanted == Wanted::Gone || is_ending(vmi)
     }
 }
 
@@ -187,7 +221,24 @@ mod tests {
             if deleted {
                 vm["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
             }
-            assert_eq!(wanted(&vm), expected, "{what}");
+            assert_eq!(Wanted::of(&vm), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_guest_ends_by_the_stop_that_names_it() {
+        let (stop, start) = (json!({"action": "Stop", "uid": "guest"}), json!({"action": "Start"}));
+        for (what, requests, expected) in [
+            ("nothing", json!([]), false),
+            ("stopped", json!([stop]), true),
+            ("started again", json!([stop, start]), true),
+            ("started", json!([start]), false),
+            ("another one stopped", json!([{"action": "Stop", "uid": "gone"}]), false),
+            ("whoever runs stopped", json!([{"action": "Stop"}]), true),
+        ] {
+            let vm = json!({"spec": {"runStrategy": "Manual"}, "status": {"stateChangeRequests": requests}});
+            let vmi = json!({"metadata": {"name": "db", "uid": "guest"}});
+            assert_eq!(Will::of(&vm).ends(&vmi), expected, "{what}");
         }
     }
 }

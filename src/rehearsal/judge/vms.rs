@@ -9,7 +9,7 @@ use super::{Invariant, Judge, Truth};
 use crate::flow::progress::Progress;
 use crate::flow::vms::{Fate, LedgerLine, VmKey};
 use crate::rehearsal::timeline::{OffBy, seconds_between};
-use crate::sim::fate::{self, Homes, Labels, Wanted};
+use crate::sim::fate::{self, Homes, Labels, Will};
 
 /// What was on its way when the power went.
 const AT_THAT_MOMENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
@@ -60,17 +60,17 @@ pub struct Away {
     pub not_ours: Option<OffBy>,
 }
 
-/// `wanted` says what the users of VMs want, `launchers` what their pods ask of a node.
+/// `wills` says what the users of VMs want, `launchers` what their pods ask of a node.
 pub(super) fn watched(
     vmi: &Value,
     nodes: &[Value],
-    (wanted, launchers): (&BTreeMap<VmKey, Wanted>, &BTreeMap<VmKey, Labels>),
+    (wills, launchers): (&BTreeMap<VmKey, Will>, &BTreeMap<VmKey, Labels>),
 ) -> Option<(VmKey, Watched)> {
     let text = |pointer: &str| vmi.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let key = VmKey::new(text("/metadata/namespace"), text("/metadata/name"));
-    let (wanted, asked) = (wanted.get(&key), launchers.get(&key).cloned().unwrap_or_default());
+    let (will, asked) = (wills.get(&key), launchers.get(&key).cloned().unwrap_or_default());
     let watched = Watched {
-        comes_back: wanted == Some(&Wanted::Kept),
+        comes_back: will.is_some_and(Will::brings_back),
         node: text("/status/nodeName").to_owned(),
         homes: Homes::of(vmi, nodes, &asked),
         asked: fate::asked_anew(asked),
@@ -83,7 +83,7 @@ pub(super) fn watched(
         stops: 0,
         excused: false,
         lost_power: false,
-        taken_over: wanted == Some(&Wanted::Gone) || fate::is_ending(vmi),
+        taken_over: will.map_or_else(|| fate::is_ending(vmi), |will| will.ends(vmi)),
     };
     (text("/status/phase") == "Running").then_some((key, watched))
 }

@@ -21,6 +21,7 @@ fn with_one_vm(hands: &[(&str, Edit<'_>)]) -> (Rehearsed, timeline::VmLine) {
 
 #[test]
 fn what_its_user_has_ended_is_not_laid_at_the_agents_door() {
+    const GUEST: &str = "31ece2de-afed-46f7-8b16-5c58920fa091";
     let deleted =
         |object: &mut Value| object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let halted = |object: &mut Value| object["spec"]["runStrategy"] = json!("Halted");
@@ -29,13 +30,26 @@ fn what_its_user_has_ended_is_not_laid_at_the_agents_door() {
         object["spec"]["running"] = json!(false);
     };
     let always = |object: &mut Value| object["spec"]["runStrategy"] = json!("Always");
+    // What `virtctl stop` and `virtctl restart` leave in the VM until KubeVirt has acted on it.
+    let told = |vm: &mut Value, requests: Value| vm["status"]["stateChangeRequests"] = requests;
+    let stop = |guest: &str| json!({"action": "Stop", "uid": guest});
+    let told_to_stop = |vm: &mut Value| told(vm, json!([stop(GUEST)]));
+    let told_to_restart = |vm: &mut Value| told(vm, json!([stop(GUEST), {"action": "Start"}]));
+    let restarted_by_hand = |vm: &mut Value| {
+        vm["spec"]["runStrategy"] = json!("Manual");
+        told_to_restart(vm);
+    };
+    let known = |guest: &mut Value| guest["metadata"]["uid"] = json!(GUEST);
     let as_it_is = |_: &mut Value| {};
-    let table: [(&str, Edit<'_>, Edit<'_>, bool); 5] = [
+    let table: [(&str, Edit<'_>, Edit<'_>, bool); 8] = [
         ("halted", &halted, &as_it_is, true),
         ("told not to run in the old way", &stopped, &as_it_is, true),
         ("deleted", &deleted, &as_it_is, true),
         ("its guest deleted", &as_it_is, &deleted, true),
         ("its guest deleted, and started again", &always, &deleted, false),
+        ("told to stop", &told_to_stop, &known, true),
+        ("told to stop and to start again", &told_to_restart, &known, false),
+        ("the same where nobody else starts it", &restarted_by_hand, &known, false),
     ];
     for (what, of_vm, of_guest, stays_off) in table {
         let hands = [("VirtualMachine", of_vm), ("VirtualMachineInstance", of_guest)];
