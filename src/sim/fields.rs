@@ -22,6 +22,10 @@ pub(super) const MIGRATION_JOB: &str = "kubevirt.io/migrationJobUID";
 pub(super) const EVACUATION: &str = "kubevirt.io/evacuationMigration";
 /// Label of a VMI, written together with `status.nodeName`.
 pub(super) const NODE_LABEL: &str = "kubevirt.io/nodeName";
+/// Label of launcher pods: the uid of their VMI.
+pub(super) const CREATED_BY: &str = "kubevirt.io/created-by";
+/// Label of nodes by which each of them is a place of its own.
+pub(super) const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Annotation: where the first launcher pod of a VM has to run.
 pub(super) const FIRST_NODE: &str = "sim.upgrade-agent/first-node";
 /// Annotation: seconds the guest takes to power off, or `ignore`.

@@ -6,6 +6,7 @@ mod filed;
 mod index;
 mod key;
 mod parts;
+mod ties;
 mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use key::ByKind;
 pub(super) use key::ByName;
 pub(super) use key::Key;
 use parts::Parts;
+pub(super) use ties::{apart_terms, is_of_own_guest, spread_terms, together_terms};
 use wake::guest_of;
 
 /// One object to look at again.
@@ -119,6 +121,11 @@ impl View {
         node: &str,
     ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + use<'a> {
         self.index.on(kind, node).filter_map(move |key| Some((key, self.entry(kind, key)?)))
+    }
+
+    /// Pods that may keep others off this node: by anti-affinity, and beyond what the pods of a VMI ask of each other.
+    pub(super) fn keeping_off<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.index.keeping_off(node).filter_map(move |key| self.entry(Kind::Pod, key))
     }
 
     /// Engines or replicas that run on this node.

@@ -1,5 +1,6 @@
 //! Clusters as people export them: all of it, or just what runs; with agents whose names come first, or without a server.
 
+mod company;
 mod hands;
 mod vms;
 

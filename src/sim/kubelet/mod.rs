@@ -1,11 +1,13 @@
 //! Plays the machines: scheduler, kubelet and `virt-handler` of all nodes. Simulated nodes ([`register_node`]) also get
 //! their heartbeat from here; nodes that somebody else plays only get their pods and guests run. It never creates a pod.
 
+mod company;
 mod guest;
 mod node;
 mod pods;
 mod power;
 mod schedule;
+mod spread;
 
 pub(super) use guest::running_status as guest_running;
 pub use node::register_node;

@@ -3,19 +3,19 @@
 use crate::sim::fields::At as _;
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::sim::fields::{
     self, FIRST_NODE, annotation, condition, conditions_with, is_deleting, is_final, label, list, map, name,
-    namespace, text, uid,
+    text, uid,
 };
 use crate::sim::script;
 use crate::sim::turns::{Decision, Now};
-use crate::sim::view::{Entry, Key, Kind, View, requests, vmi_of_pod};
-
+use crate::sim::view::{Entry, Key, Kind, View, requests};
 use crate::sim::wire::Write;
 
-const CREATED_BY: &str = "kubevirt.io/created-by";
+use super::company::Company;
+use super::spread::Spread;
 
 pub(super) fn decide(view: &View, entry: &Entry, now: &Now<'_>) -> Decision {
     let pod = &entry.object;
@@ -49,16 +49,15 @@ fn place(view: &View, entry: &Entry) -> Result<String, String> {
         let nodes = view.all(Kind::Node).count();
         return Err(format!("0/{nodes} nodes are available: {nodes} Insufficient memory."));
     }
-    let wanted = requests(pod);
-    if let Some((node, _)) = view.nodes_by_load().find(|(_, node)| misfit(view, pod, &wanted, node).is_none())
-    {
+    let wishes = Wishes::of(view, pod);
+    if let Some((node, _)) = view.nodes_by_load().find(|(_, node)| misfit(view, &wishes, node).is_none()) {
         return Ok(node.to_owned());
     }
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut nodes = 0;
     for (_, node) in view.all(Kind::Node) {
         nodes += 1;
-        if let Some(reason) = misfit(view, pod, &wanted, node) {
+        if let Some(reason) = misfit(view, &wishes, node) {
             *reasons.entry(reason).or_insert(0) += 1;
         }
     }
@@ -67,7 +66,22 @@ fn place(view: &View, entry: &Entry) -> Result<String, String> {
     Err(format!("0/{nodes} nodes are available: {}.", reasons.join(", ")))
 }
 
-fn misfit(view: &View, pod: &Value, wanted: &BTreeMap<String, u128>, node: &Entry) -> Option<String> {
+/// What a pod asks of a node, read once for all nodes.
+struct Wishes<'a> {
+    pod: &'a Value,
+    room: BTreeMap<String, u128>,
+    company: Company<'a>,
+    spread: Vec<Spread<'a>>,
+}
+
+impl<'a> Wishes<'a> {
+    fn of(view: &'a View, pod: &'a Value) -> Self {
+        Self { pod, room: requests(pod), company: Company::of(view, pod), spread: Spread::all_of(view, pod) }
+    }
+}
+
+fn misfit(view: &View, wishes: &Wishes<'_>, node: &Entry) -> Option<String> {
+    let pod = wishes.pod;
     if !node.facts.is_ready {
         return Some("node(s) were not ready".to_owned());
     }
@@ -75,7 +89,7 @@ fn misfit(view: &View, pod: &Value, wanted: &BTreeMap<String, u128>, node: &Entr
         return Some("node(s) were unschedulable".to_owned());
     }
     let node = &node.object;
-    if let Some(taint) = list(node, "/spec/taints").iter().find(|taint| !tolerated(pod, taint)) {
+    if let Some(taint) = untolerated(pod, node) {
         let (key, value) = (text(taint, "/key"), text(taint, "/value"));
         return Some(format!("node(s) had untolerated taint {{{key}: {value}}}"));
     }
@@ -83,10 +97,16 @@ fn misfit(view: &View, pod: &Value, wanted: &BTreeMap<String, u128>, node: &Entr
     if !first || !is_selected(pod, node) {
         return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
     }
-    if apart(view, pod, node) {
-        return Some("node(s) didn't match pod anti-affinity rules".to_owned());
+    let uneven = || wishes.spread.iter().find_map(|spread| spread.misfit(node));
+    if let Some(why) = uneven().or_else(|| wishes.company.misfit(node)) {
+        return Some(why.to_owned());
     }
-    lacking(view, wanted, node).map(|resource| format!("Insufficient {resource}"))
+    lacking(view, &wishes.room, node).map(|resource| format!("Insufficient {resource}"))
+}
+
+/// The first taint of a node that keeps a pod off.
+pub(super) fn untolerated<'a>(pod: &Value, node: &'a Value) -> Option<&'a Value> {
+    list(node, "/spec/taints").iter().find(|taint| !tolerated(pod, taint))
 }
 
 fn tolerated(pod: &Value, taint: &Value) -> bool {
@@ -120,7 +140,7 @@ pub(in crate::sim) fn is_selected(pod: &Value, node: &Value) -> bool {
         })
 }
 
-fn holds(expression: &Value, found: Option<&str>) -> bool {
+pub(super) fn holds(expression: &Value, found: Option<&str>) -> bool {
     let listed = found.is_some_and(|found| list(expression, "/values").iter().any(|value| value == found));
     let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
     let bound = number(list(expression, "/values").first().and_then(Value::as_str));
@@ -133,38 +153,6 @@ fn holds(expression: &Value, found: Option<&str>) -> bool {
         "Lt" => number(found).zip(bound).is_some_and(|(found, bound)| found < bound),
         _ => false,
     }
-}
-
-/// Required pod anti-affinity, for the host name topology that migrations use.
-fn apart(view: &View, pod: &Value, node: &Value) -> bool {
-    let matches = |other: &Entry, wanted: &Map<String, Value>| {
-        let other = &other.object;
-        !is_final(other)
-            && uid(other) != uid(pod)
-            && wanted.iter().all(|(key, value)| label(other, key) == value.as_str())
-    };
-    list(pod, "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution").iter().any(
-        |term| {
-            let wanted = map(term, "/labelSelector/matchLabels");
-            // Migrations keep away from their own VMI: its few pods are looked at, not all of the node.
-            let own = vmi_of_pod(pod).filter(|_| wanted.contains_key(CREATED_BY));
-            if let Some(vmi) = own {
-                let mut own = view.owned(Kind::Pod, &vmi);
-                return own.any(|other| other.filed.node == name(node) && matches(other, &wanted));
-            }
-            let is_meant = |other: &Entry| is_about(term, namespace(pod), namespace(&other.object));
-            !wanted.is_empty()
-                && view.on(Kind::Pod, name(node)).any(|other| is_meant(other) && matches(other, &wanted))
-        },
-    )
-}
-
-/// Whether a term of affinity is about pods in a namespace: its own pod's, unless it says more. Namespaces have no labels here
-/// that a selector could go by.
-fn is_about(term: &Value, own: &str, other: &str) -> bool {
-    let named = list(term, "/namespaces");
-    let selects = term.at("/namespaceSelector").is_some_and(|selector| !selector.is_null());
-    selects || if named.is_empty() { own == other } else { named.iter().any(|one| one == other) }
 }
 
 /// The first resource that does not fit. CPU, memory and `KubeVirt`'s own devices count only where the node names them:
@@ -184,21 +172,4 @@ fn lacking(view: &View, wanted: &BTreeMap<String, u128>, node: &Value) -> Option
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_term_is_about_its_own_pods_namespace_unless_it_says_more() {
-        let table = [
-            (json!({}), "a", true),
-            (json!({}), "b", false),
-            (json!({"namespaces": ["b"]}), "b", true),
-            (json!({"namespaces": ["b"]}), "a", false),
-            (json!({"namespaceSelector": {}}), "b", true),
-            (json!({"namespaceSelector": null}), "b", false),
-        ];
-        for (term, other, expected) in table {
-            assert_eq!(is_about(&term, "a", other), expected, "{term} {other}");
-        }
-    }
-}
+mod tests;

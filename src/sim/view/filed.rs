@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::facts::{Facts, Phase};
 use super::parts::Parts;
+use super::ties::Ties;
 use super::{Key, Kind};
 use crate::cluster::volumes::claim_of;
 use crate::sim::fields::{self, At as _, label, list, namespace, quantity, text};
@@ -25,6 +26,8 @@ pub(in crate::sim) struct Filed {
     pub(super) slot: bool,
     /// What an unfinished bound pod takes from its node.
     pub(super) takes: Option<Arc<BTreeMap<String, u128>>>,
+    /// How a pod is tied to where others are.
+    pub(super) ties: Ties,
     /// The uid of a pod's controller.
     pub(in crate::sim) owner: String,
     /// A pod or a migration that has ended, a VMI whose guest no longer uses its disks.
@@ -114,6 +117,9 @@ impl Filed {
                     // What a pod asks for never changes.
                     let known = before.and_then(|before| before.takes.clone());
                     filed.takes = Some(known.unwrap_or_else(|| Arc::new(requests(object))));
+                }
+                if !filed.ended {
+                    filed.ties = Ties::of(object, !filed.node.is_empty());
                 }
                 let owner = fields::controller(object);
                 if let Some(owner) = owner {

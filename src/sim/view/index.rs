@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::filed::{Filed, State};
 use super::key::ByKind;
+use super::ties::Ties;
 use super::{ByName, Entry, Key, Kind};
 use crate::sim::fields::{self, At as _};
 
@@ -29,6 +30,10 @@ pub(super) struct Index {
     /// Engines and replicas that run, by node.
     running: ByKind<ByName<String, BTreeSet<Key>>>,
     evacuated: ByName<String, BTreeSet<Key>>,
+    /// Pods that keep others off their node, by node; those that keep them off farther ones under no name.
+    keeping_off: ByName<String, BTreeSet<Key>>,
+    /// Pods without a node that go by where others are.
+    seeking: BTreeSet<Key>,
     slots: BTreeSet<Key>,
     rooms: ByName<String, Room>,
     by_load: BTreeSet<(usize, String)>,
@@ -55,6 +60,17 @@ impl Index {
         }
         if !filed.evacuated.is_empty() {
             file(&mut self.evacuated, &filed.evacuated, key, present);
+        }
+        match filed.ties {
+            Ties::None => {}
+            Ties::OwnNode => file(&mut self.keeping_off, &filed.node, key, present),
+            Ties::Farther => file(&mut self.keeping_off, &String::new(), key, present),
+            Ties::Seeks if present => {
+                self.seeking.insert(key.clone());
+            }
+            Ties::Seeks => {
+                self.seeking.remove(key);
+            }
         }
         if filed.slot && present {
             self.slots.insert(key.clone());
@@ -89,6 +105,14 @@ impl Index {
 
     pub(super) fn on<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
         self.by_node.of(kind).get(node).into_iter().flatten()
+    }
+
+    pub(super) fn keeping_off<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
+        self.keeping_off.get(node).into_iter().chain(self.keeping_off.get("")).flatten()
+    }
+
+    pub(super) fn seeking(&self) -> impl Iterator<Item = &Key> {
+        self.seeking.iter()
     }
 
     pub(super) fn running<'a>(&'a self, kind: Kind, node: &str) -> impl Iterator<Item = &'a Key> + use<'a> {

@@ -26,6 +26,9 @@ impl View {
     /// What may go on otherwise because of an object, and because of what it is filed under if that is new.
     pub(super) fn woken_by(&self, kind: Kind, key: &Key, filed: &Filed, refiled: bool, wake: &mut Vec<Task>) {
         let owned = |of: Kind, owner: &Key| self.index.owned(of, owner).map(move |one| (of, one.clone()));
+        if kind == Kind::Pod {
+            wake.extend(self.index.seeking().map(|pod| (Kind::Pod, pod.clone())));
+        }
         match kind {
             Kind::Node => wake.extend(
                 self.index

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::asks;
 use crate::sim::fields::{
-    self, FIRST_NODE, FOREGROUND, MIGRATION_JOB, NODE_LABEL, VM_FINALIZER, annotation, condition,
-    conditions_with, grace_seconds, has_finalizer, is_deleting, list, map, name, namespace, suffix, text,
-    transitions_with, uid,
+    self, CREATED_BY, FIRST_NODE, FOREGROUND, HOSTNAME, MIGRATION_JOB, NODE_LABEL, VM_FINALIZER, annotation,
+    condition, conditions_with, grace_seconds, has_finalizer, is_deleting, list, map, name, namespace,
+    suffix, text, transitions_with, uid,
 };
 use crate::sim::script::{self, Held};
 use crate::sim::turns::{Decision, Now};
@@ -164,11 +164,9 @@ pub(in crate::sim) type Move<'a> = (&'a Value, &'a Value, Map<String, Value>);
 pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<Move<'_>>) -> Value {
     let mut labels = map(vmi, "/metadata/labels");
     labels.remove(NODE_LABEL);
-    for (key, value) in [
-        ("kubevirt.io", "virt-launcher"),
-        ("kubevirt.io/created-by", uid(vmi)),
-        ("vm.kubevirt.io/name", name(vmi)),
-    ] {
+    for (key, value) in
+        [("kubevirt.io", "virt-launcher"), (CREATED_BY, uid(vmi)), ("vm.kubevirt.io/name", name(vmi))]
+    {
         labels.insert(key.to_owned(), json!(value));
     }
     let mut annotations = Map::new();
@@ -184,8 +182,8 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<Move<'_>>) -> 
         labels.insert(MIGRATION_JOB.to_owned(), json!(uid(vmim)));
         annotations.insert("kubevirt.io/migrationJobName".to_owned(), json!(name(vmim)));
         selector.extend(map(vmim, "/spec/addedNodeSelector"));
-        let apart = json!({"topologyKey": "kubernetes.io/hostname",
-            "labelSelector": {"matchLabels": {"kubevirt.io/created-by": uid(vmi)}}});
+        let apart =
+            json!({"topologyKey": HOSTNAME, "labelSelector": {"matchLabels": {CREATED_BY: uid(vmi)}}});
         let anti = affinity.entry("podAntiAffinity").or_insert_with(|| json!({}));
         if let Some(anti) = anti.as_object_mut() {
             let required =
@@ -229,6 +227,11 @@ pub(in crate::sim) fn launcher_pod(vmi: &Value, migration: Option<Move<'_>>) -> 
             ("containers", Value::Array(containers)),
         ],
     );
+    let spread = vmi.at("/spec/topologySpreadConstraints").filter(|spread| spread.is_array());
+    let spec = match spread {
+        Some(spread) => fields::with(spec, [("topologySpreadConstraints", spread.clone())]),
+        None => spec,
+    };
     fields::with(json!({"apiVersion": "v1", "kind": "Pod"}), [("metadata", metadata), ("spec", spec)])
 }
 
