@@ -178,6 +178,12 @@ mod tests {
             let required = json!({"nodeSelectorTerms": [term]});
             json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}})
         };
+        let mut or_nothing = liking("In", "b");
+        let required = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
+        or_nothing.pointer_mut(required).unwrap()["nodeSelectorTerms"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"matchExpressions": []}));
         let as_host =
             |zone: &str| json!({"domain": {"cpu": {"model": "host-model"}}, "nodeSelector": {"zone": zone}});
         let device = json!({"domain": {"devices": {"gpus": [{"deviceName": "a/b"}]}}});
@@ -191,6 +197,7 @@ mod tests {
             ("its zone has another", "node1", "True", &pinned("b"), one("node2")),
             ("there is only the witness", "node1", "True", &pinned("c"), Homes::None),
             ("likes one", "node2", "True", &liking("In", "b"), one("node2")),
+            ("likes one, or asks for nothing", "node2", "True", &or_nothing, one("node2")),
             ("dislikes one", "node2", "True", &liking("NotIn", "b"), Homes::Some),
             ("that CPU is had there", "node1", "True", &as_host("b"), one("node2")),
             ("that CPU is not had there", "node1", "True", &as_host("a"), Homes::None),

@@ -134,9 +134,11 @@ pub(in crate::sim) fn is_selected(pod: &Value, node: &Value) -> bool {
     );
     terms.is_empty()
         || terms.iter().any(|term| {
-            let by_label =
-                list(term, "/matchExpressions").iter().all(|e| holds(e, label(node, text(e, "/key"))));
-            by_label && list(term, "/matchFields").iter().all(|e| holds(e, Some(name(node))))
+            let (labels, fields) = (list(term, "/matchExpressions"), list(term, "/matchFields"));
+            // One that asks for nothing selects no node.
+            !(labels.is_empty() && fields.is_empty())
+                && labels.iter().all(|e| holds(e, label(node, text(e, "/key"))))
+                && fields.iter().all(|e| text(e, "/key") == "metadata.name" && holds(e, Some(name(node))))
         })
 }
 

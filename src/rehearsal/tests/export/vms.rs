@@ -75,6 +75,11 @@ fn a_vm_that_fits_no_other_node_is_shut_down_and_comes_back() {
         let of_node = json!({"requiredDuringSchedulingIgnoredDuringExecution": required});
         in_spec(object, "affinity", json!({"nodeAffinity": of_node}));
     };
+    let liking_or_nothing = |object: &mut Value| {
+        liking(object);
+        let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+        spec_of_guest(object).pointer_mut(terms).unwrap().as_array_mut().unwrap().push(json!({}));
+    };
     let as_its_host = |object: &mut Value| {
         in_spec(object, "domain", json!({"cpu": {"model": "host-model"}, "memory": {"guest": "8Gi"}}));
     };
@@ -91,9 +96,10 @@ fn a_vm_that_fits_no_other_node_is_shut_down_and_comes_back() {
         }
     };
     let as_it_is = |_: &mut Value| {};
-    let table: [(&str, Edit<'_>, Edit<'_>, bool); 4] = [
+    let table: [(&str, Edit<'_>, Edit<'_>, bool); 5] = [
         ("pinned", &pinned, &as_it_is, false),
         ("with an affinity", &liking, &as_it_is, false),
+        ("with a term that asks for nothing beside it", &liking_or_nothing, &as_it_is, false),
         ("with a CPU that no other node has", &as_its_host, &old_cpus, false),
         ("with a CPU that all have", &as_its_host, &same_cpus, true),
     ];
