@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::pods::pod_ip;
 use crate::sim::fields::{
     self, DIRTY, LOCAL_DISK, NODE_LABEL, SHUTDOWN, annotation, conditions_with, did_run, grace_seconds,
     memory_mib, text, transitions_with, uid,
@@ -179,7 +180,10 @@ fn copy(view: &View, key: &Key, entry: &Entry, now: &Now<'_>) -> Decision {
         return if broken { fail(vmi, why, now) } else { aborted(vmi, why, now) };
     }
     if !copying.is_prepared {
-        let ip = target.map(|pod| text(&pod.object, "/status/podIP")).unwrap_or_default();
+        // People strip addresses from what they export: then it has the one that it would have got here.
+        let told = target.map(|pod| text(&pod.object, "/status/podIP")).filter(|ip| !ip.is_empty());
+        let made_up = || target.map(|pod| pod_ip(&pod.uid)).unwrap_or_default();
+        let ip = told.map_or_else(made_up, str::to_owned);
         let status = json!({"migrationState":
             {"targetNodeAddress": ip, "targetDirectMigrationNodePorts": {"49152": 49152}}});
         return Decision::write([Write::patch_status(Kind::Vmi, vmi, status)]);

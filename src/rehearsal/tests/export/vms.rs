@@ -224,3 +224,42 @@ fn a_vm_that_has_only_just_started_is_moved_like_the_others() {
     assert_eq!(complaints(&rehearsed), Vec::<String>::new());
     assert!(rehearsed.timeline.succeeded, "{}", chart::chart(&rehearsed.timeline));
 }
+
+/// The same cluster with these objects in it as well.
+fn beside(order: Order, more: impl FnOnce(&[Value]) -> Vec<Value>) -> Order {
+    let Scene::Objects(objects) = &order.scene else { panic!("nothing was exported") };
+    let all = objects.iter().cloned().chain(more(objects)).collect::<Vec<_>>();
+    Order { scene: Scene::Objects(Arc::new(all)), ..order }
+}
+
+#[test]
+fn a_migration_whose_target_has_no_address_in_the_files_goes_on() {
+    const JOB: &str = "242846be-d57f-4e95-86f2-f250de6f3552";
+    let order = exported(&Preset::sized(3, 12, 3), &[RUNS, PODS], |pod| {
+        if text(pod, "/kind") == "Pod" {
+            let status = pod["status"].as_object_mut().unwrap();
+            status.retain(|field, _| !matches!(field.as_str(), "podIP" | "podIPs" | "hostIP"));
+        }
+    });
+    for phase in ["Pending", "Scheduling", "Scheduled"] {
+        let order = beside(order.clone(), |objects| {
+            let is_source = |pod: &&Value| {
+                text(pod, "/kind") == "Pod" && text(pod, "/metadata/labels/vm.kubevirt.io~1name") == "proxy-4"
+            };
+            let mut target = objects.iter().find(is_source).unwrap().clone();
+            target["metadata"]["name"] = json!("virt-launcher-proxy-4-fghij");
+            target["metadata"]["uid"] = json!("5eed1111-0000-4000-8000-000000000001");
+            target["metadata"]["labels"]["kubevirt.io/migrationJobUID"] = json!(JOB);
+            target["spec"]["nodeName"] = json!("node2");
+            let migration = json!({
+                "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+                "metadata": {"name": "proxy-4-m1", "namespace": text(&target, "/metadata/namespace"), "uid": JOB},
+                "spec": {"vmiName": "proxy-4"}, "status": {"phase": phase},
+            });
+            vec![target, migration]
+        });
+        let rehearsed = rehearse(&order).unwrap();
+        assert_eq!(complaints(&rehearsed), Vec::<String>::new(), "{phase}");
+        assert!(rehearsed.timeline.succeeded, "{phase}: {}", chart::chart(&rehearsed.timeline));
+    }
+}
