@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::claims::Claims;
 use super::presets::Preset;
-use super::{Instances, Seeded, Seeding, instance_managers, owners, place, vms};
+use super::{Instances, Seeded, Seeding, instance_managers, owners, place, underway, vms};
 use crate::sim::api::ApiServer;
 use crate::sim::fields::{
     self, FOREGROUND, VM_FINALIZER, VMIM_FINALIZER, condition_is, device_requests, is_final, merge, name,
@@ -85,6 +85,9 @@ impl Adopting<'_> {
                     "Longhorn's node-drain-policy is {policy}; budgets go here as with {DRAIN_POLICY}, which Harvester sets"
                 ));
             }
+        }
+        if kind == "Upgrade" {
+            self.odd.extend(underway::told(&object));
         }
         let watched = Kind::of(&object);
         // A node may have several, of older images too, with names and pods that only Longhorn can tell apart: each node gets one

@@ -7,6 +7,7 @@ mod mold;
 mod nodes;
 mod owners;
 mod presets;
+mod underway;
 mod vms;
 
 use std::cell::RefCell;

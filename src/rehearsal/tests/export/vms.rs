@@ -263,3 +263,31 @@ fn a_migration_whose_target_has_no_address_in_the_files_goes_on() {
         assert!(rehearsed.timeline.succeeded, "{phase}: {}", chart::chart(&rehearsed.timeline));
     }
 }
+
+#[test]
+fn an_upgrade_of_harvesters_own_that_is_under_way_is_told_of() {
+    let upgrade = |state: &str, completed: &str| {
+        json!({
+            "apiVersion": "harvesterhci.io/v1beta1", "kind": "Upgrade",
+            "metadata": {"name": "hvst-upgrade-abcde", "namespace": "harvester-system", "uid": "5eed2222",
+                "labels": {"harvesterhci.io/upgradeState": state}},
+            "status": {"conditions": [{"type": "Completed", "status": completed}],
+                "nodeStatuses": {"node1": {"state": "Succeeded"}, "node2": {"state": "Pre-draining"},
+                    "node3": {"state": "Images preloaded"}}},
+        })
+    };
+    let order = exported(&Preset::sized(3, 12, 3), &[RUNS], |_| {});
+    for (state, completed, expected) in
+        [("UpgradingNodes", "Unknown", true), ("Succeeded", "True", false), ("Failed", "False", false)]
+    {
+        let order = beside(order.clone(), |_| vec![upgrade(state, completed)]);
+        let notes = rehearse(&order).unwrap().notes;
+        let told = |note: &&String| {
+            ["hvst-upgrade-abcde", "UpgradingNodes", "node2 Pre-draining"]
+                .iter()
+                .all(|word| note.contains(word))
+        };
+        assert_eq!(notes.iter().any(|note| told(&note)), expected, "{state}: {notes:?}");
+        assert_eq!(notes.iter().any(|note| note.contains("hvst-upgrade")), expected, "{state}: {notes:?}");
+    }
+}
