@@ -79,9 +79,13 @@ pub fn places(order: &Order) -> Result<Places, RehearsalError> {
 
 fn unharmed(order: &Order) -> Result<Rehearsed, RehearsalError> {
     let unharmed = rehearse(order)?;
-    match complaints(&unharmed).first() {
+    if let Some(broken) = unharmed.broken.first() {
+        let (what, why) = ("the unharmed world".to_owned(), broken.to_string());
+        return Err(RehearsalError::World { what, why });
+    }
+    match ends_short(&unharmed) {
         None => Ok(unharmed),
-        Some(why) => Err(RehearsalError::World { what: "the unharmed world".to_owned(), why: why.clone() }),
+        Some(why) => Err(RehearsalError::Holds { why }),
     }
 }
 
@@ -149,18 +153,24 @@ fn word(faults: &[Fault]) -> String {
 /// Where its faults are such that an operator may be asked for, the judge has seen to it that everybody owed is named.
 #[must_use]
 pub fn complaints(rehearsed: &Rehearsed) -> Vec<String> {
-    let mut why: Vec<String> = rehearsed.broken.iter().map(ToString::to_string).collect();
+    let broken = rehearsed.broken.iter().map(ToString::to_string);
+    let short = ends_short(rehearsed)
+        .map(|why| format!("{:?} broken: it does not come through: {why}", Invariant::I4));
+    broken.chain(short).collect()
+}
+
+/// Why it does not come through, where its faults are none that an operator may be asked for.
+fn ends_short(rehearsed: &Rehearsed) -> Option<String> {
     let timeline = &rehearsed.timeline;
     let still_off = || timeline.vms.iter().filter(|vm| vm.still_off);
     // What lost its power and is kept off by one of the faults, or is off by its user's will, the upgrade has not stopped.
     let holds = !timeline.blocked.is_empty() || still_off().all(|vm| vm.off_by.is_some());
-    if !timeline.succeeded && (!rehearsed.may_hold || !holds) {
-        let blocked = timeline.blocked.first().map(|blocked| blocked.why.clone());
-        let off: Vec<String> = still_off().map(|vm| vm.vm.to_string()).collect();
-        let blocked = blocked.unwrap_or_else(|| format!("VMs are off: {}", off.join(", ")));
-        why.push(format!("{:?} broken: it does not come through: {blocked}", Invariant::I4));
+    if timeline.succeeded || (rehearsed.may_hold && holds) {
+        return None;
     }
-    why
+    let blocked = timeline.blocked.first().map(|blocked| blocked.why.clone());
+    let off: Vec<String> = still_off().map(|vm| vm.vm.to_string()).collect();
+    Some(blocked.unwrap_or_else(|| format!("VMs are off: {}", off.join(", "))))
 }
 
 /// So many of them, evenly.

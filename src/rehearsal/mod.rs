@@ -113,6 +113,15 @@ pub enum RehearsalError {
         /// The API server's word.
         why: String,
     },
+    /// Nothing could be told from harming a world that holds by itself.
+    #[error(
+        "crash schedules need a world that comes through while nothing goes wrong, and this one does not: {why}; a rehearsal without \
+         --crashes shows what would unblock it"
+    )]
+    Holds {
+        /// The hold's own sentence, or who stays off.
+        why: String,
+    },
     /// A simulated machine could not be laid out.
     #[error("a simulated machine cannot be laid out")]
     Machine {

@@ -291,3 +291,17 @@ fn an_upgrade_of_harvesters_own_that_is_under_way_is_told_of() {
         assert_eq!(notes.iter().any(|note| note.contains("hvst-upgrade")), expected, "{state}: {notes:?}");
     }
 }
+
+#[test]
+fn crash_schedules_are_not_run_in_a_world_that_holds_by_itself() {
+    let lost = |object: &mut Value| {
+        if text(object, "/kind") == "PersistentVolumeClaim" {
+            object["status"]["phase"] = json!("Lost");
+        }
+    };
+    let order = exported(&Preset::sized(3, 12, 3), &[RUNS, CLAIMS], lost);
+    let hold = rehearse(&order).unwrap().timeline.blocked[0].why.clone();
+    let said = check(&order, Which::Random(1), |_, _| {}).unwrap_err().to_string();
+    assert!(said.contains(&hold) && said.contains("without --crashes"), "{said}");
+    assert!(!said.contains("broken"), "{said}");
+}
