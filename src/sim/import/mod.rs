@@ -11,7 +11,6 @@ mod document;
 mod error;
 mod kinds;
 mod parse;
-mod quantity;
 mod references;
 mod rules;
 mod split;
@@ -145,6 +144,7 @@ impl Import {
         strip::strip_object(kind, &mut object);
         let (namespace, name) = rules::identity(kind, &object, &mut at)?;
         rules::check(kind, &object, &at)?;
+        rules::write_quantities(kind, &mut object);
         typed::check(kind, &object, &at)?;
         let key = (kind, namespace, name);
         if let Some(first) = self.places.get(&key) {

@@ -56,6 +56,9 @@ const POD: &[Rule] = &[
     may("spec.nodeName", Want::Text),
     may("spec.containers[].resources.requests", Want::Quantities),
     may("spec.containers[].resources.limits", Want::Quantities),
+    may("spec.initContainers[].resources.requests", Want::Quantities),
+    may("spec.initContainers[].resources.limits", Want::Quantities),
+    may("spec.overhead", Want::Quantities),
     may("spec.terminationGracePeriodSeconds", Want::Count),
     must("status.phase", POD_PHASES),
 ];
@@ -202,9 +205,8 @@ pub(super) fn identity(kind: Kind, object: &Value, at: &mut Place) -> Result<(St
     Ok((namespace, name))
 }
 
-/// Checks all fields that are read of this kind.
-pub(super) fn check(kind: Kind, object: &Value, at: &Place) -> Result<(), ImportError> {
-    let own = match kind {
+fn own(kind: Kind) -> &'static [Rule] {
+    match kind {
         Kind::Node => NODE,
         Kind::Pod => POD,
         Kind::Claim => CLAIM,
@@ -221,12 +223,54 @@ pub(super) fn check(kind: Kind, object: &Value, at: &Place) -> Result<(), Import
         Kind::StorageSetting => STORAGE_SETTING,
         Kind::Upgrade => UPGRADE,
         Kind::NodeUpgrade => NODE_UPGRADE,
-    };
+    }
+}
+
+/// Where the rules of guests hold.
+fn guest_within(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Vm => Some("/spec/template/spec"),
+        Kind::Vmi => Some("/spec"),
+        Kind::Node
+        | Kind::Pod
+        | Kind::Claim
+        | Kind::Budget
+        | Kind::Vmim
+        | Kind::KubeVirt
+        | Kind::Volume
+        | Kind::Engine
+        | Kind::Replica
+        | Kind::InstanceManager
+        | Kind::StorageNode
+        | Kind::StorageSetting
+        | Kind::Upgrade
+        | Kind::NodeUpgrade => None,
+    }
+}
+
+/// Writes quantities that came as numbers as the texts that everybody reads.
+pub(super) fn write_quantities(kind: Kind, object: &mut Value) {
+    for rule in own(kind) {
+        walk::write_quantities(object, rule);
+    }
+    if let Some(guest) = guest_within(kind).and_then(|below| object.pointer_mut(below)) {
+        for rule in GUEST {
+            walk::write_quantities(guest, rule);
+        }
+    }
+}
+
+/// Checks all fields that are read of this kind.
+pub(super) fn check(kind: Kind, object: &Value, at: &Place) -> Result<(), ImportError> {
+    let own = own(kind);
     all(object, EVERY, "", at)?;
     all(object, own, "", at)?;
+    if let Some(below) = guest_within(kind) {
+        all(object, GUEST, below, at)?;
+    }
     match kind {
-        Kind::Vm => all(object, GUEST, "/spec/template/spec", at).and_then(|()| vm(object, at)),
-        Kind::Vmi => all(object, GUEST, "/spec", at).and_then(|()| vmi(object, at)),
+        Kind::Vm => vm(object, at),
+        Kind::Vmi => vmi(object, at),
         Kind::Volume
         | Kind::Engine
         | Kind::Replica

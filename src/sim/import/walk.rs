@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::excerpt;
-use super::quantity::is_quantity;
+use crate::flow::quantity::thousandths;
 
 /// What a field has to be.
 #[derive(Debug, Clone, Copy)]
@@ -138,9 +138,42 @@ fn entries(value: &Value, is_met: fn(&Value) -> bool, what: &str) -> Result<(), 
 
 fn is_amount(value: &Value) -> bool {
     match value {
-        Value::String(text) => is_quantity(text),
-        Value::Number(number) => number.as_f64().is_some_and(|number| (0.0..1e18).contains(&number)),
+        Value::String(text) => thousandths(text).is_some(),
+        Value::Number(number) => thousandths(&number.to_string()).is_some(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// Quantities that were written as numbers become texts, as Kubernetes reads them and everybody else asks for them.
+pub(super) fn write_quantities(object: &mut Value, rule: &Rule) {
+    if matches!(rule.want, Want::Quantity | Want::Quantities) {
+        reach(object, rule.path, &mut |value| match value {
+            Value::Object(entries) => entries.values_mut().for_each(write_amount),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                write_amount(value);
+            }
+        });
+    }
+}
+
+fn write_amount(value: &mut Value) {
+    if let Value::Number(number) = value {
+        *value = Value::String(number.to_string());
+    }
+}
+
+/// Does something with whatever is at a path.
+fn reach(value: &mut Value, path: &str, change: &mut impl FnMut(&mut Value)) {
+    let (segment, rest) = path.split_once('.').map_or((path, None), |(segment, rest)| (segment, Some(rest)));
+    let Some(found) = value.get_mut(segment.trim_end_matches("[]")) else { return };
+    let mut go_on = |value: &mut Value| match rest {
+        Some(rest) => reach(value, rest, change),
+        None => change(value),
+    };
+    if let Some(elements) = found.as_array_mut().filter(|_| segment.ends_with("[]")) {
+        elements.iter_mut().for_each(go_on);
+    } else {
+        go_on(found);
     }
 }
 

@@ -305,3 +305,30 @@ fn crash_schedules_are_not_run_in_a_world_that_holds_by_itself() {
     assert!(said.contains(&hold) && said.contains("without --crashes"), "{said}");
     assert!(!said.contains("broken"), "{said}");
 }
+
+/// A notation that Kubernetes takes says the same as any other; numbers do as well.
+#[test]
+fn quantities_count_in_whatever_notation() {
+    let preset = Preset::sized(3, 12, 3);
+    let plain = exported(&preset, &[RUNS], |_| {});
+    let odd = exported(&preset, &[RUNS], |object| {
+        let Some(offered) = object.pointer_mut("/status/allocatable").and_then(Value::as_object_mut) else {
+            return;
+        };
+        for (name, amount) in offered.iter_mut() {
+            let milli = crate::flow::quantity::thousandths(amount.as_str().unwrap()).unwrap();
+            *amount = match name.as_str() {
+                "memory" => json!(format!("+{}", milli / 1000)),
+                "cpu" => json!(format!("{}u", milli * 1000)),
+                _ => json!(u64::try_from(milli / 1000).unwrap()),
+            };
+        }
+        offered.insert("pods".to_owned(), json!("2e99"));
+        offered.insert("ephemeral-storage".to_owned(), json!("999999999999999999Ei"));
+    });
+    let [plain, odd] = [plain, odd].map(|order| rehearse(&order).unwrap());
+    assert_eq!(complaints(&odd), Vec::<String>::new());
+    assert_eq!(odd.notes, plain.notes);
+    assert!(odd.timeline.succeeded, "{}", chart::chart(&odd.timeline));
+    assert_eq!(odd.timeline, plain.timeline);
+}

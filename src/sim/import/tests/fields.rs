@@ -133,3 +133,23 @@ fn longhorn_keeps_its_objects_in_one_place() {
         &["metadata.namespace", "\"longhorn\" is not longhorn-system, where Longhorn keeps its objects"],
     );
 }
+
+#[test]
+fn quantities_that_are_numbers_are_read_as_kubernetes_reads_them() {
+    let node = NODE.replace(
+        "    memory: 64Gi\n",
+        "    memory: 68719476736\n    nvidia.com/A10: 1\n    cpu: 31.5\n    pods: 2e99\n",
+    );
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: default}\nstatus: {phase: Running}\n\
+        spec:\n  overhead: {cpu: 1}\n  containers:\n  - name: c\n    resources: {requests: {memory: 1024, cpu: 100m}}\n";
+    let vm = VM.replace("2Gi", "2147483648");
+    let objects = read_text(&stream(&[&node, pod, &vm])).unwrap().objects;
+    let texts = |object: usize, pointer: &str| objects[object].pointer(pointer).unwrap().to_string();
+    assert_eq!(
+        texts(0, "/status/allocatable"),
+        r#"{"cpu":"31.5","memory":"68719476736","nvidia.com/A10":"1","pods":"2e+99"}"#
+    );
+    assert_eq!(texts(1, "/spec/containers/0/resources/requests"), r#"{"cpu":"100m","memory":"1024"}"#);
+    assert_eq!(texts(1, "/spec/overhead/cpu"), r#""1""#);
+    assert_eq!(texts(2, "/spec/template/spec/domain/memory/guest"), r#""2147483648""#);
+}
