@@ -1,6 +1,7 @@
 //! The kinds that a rehearsal uses, and in which versions their fields are known. All others are counted and dropped.
 
 use super::document::Body;
+use super::error::excerpt;
 
 /// A kind that the simulators use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +93,7 @@ pub(super) fn unused(body: &Body) -> Option<String> {
 /// How a kind that is not used is told.
 pub(super) fn label(api_version: &str, kind: &str) -> String {
     match api_version.split_once('/') {
-        Some((group, _)) => format!("{kind} ({group})"),
-        None => kind.to_owned(),
+        Some((group, _)) => format!("{} ({})", excerpt(kind), excerpt(group)),
+        None => excerpt(kind),
     }
 }

@@ -5,11 +5,12 @@
 //! heavy and of no use to a rehearsal is left out while reading: see `strip`.
 //!
 //! Bytes become text in `text`, text becomes documents in `split`, a document becomes objects in `parse` and
-//! `document`; `rules` and `typed` check each object alone, `references` all of them together.
+//! `document`; `names`, `rules` and `typed` check each object alone, `references` all of them together.
 
 mod document;
 mod error;
 mod kinds;
+mod names;
 mod parse;
 mod references;
 mod rules;
@@ -142,7 +143,7 @@ impl Import {
     /// Takes an object in; `at` does not name it yet.
     fn take(&mut self, kind: Kind, mut object: Value, mut at: Place) -> Result<(), ImportError> {
         strip::strip_object(kind, &mut object);
-        let (namespace, name) = rules::identity(kind, &object, &mut at)?;
+        let (namespace, name) = names::identity(kind, &object, &mut at)?;
         rules::check(kind, &object, &at)?;
         rules::write_quantities(kind, &mut object);
         typed::check(kind, &object, &at)?;

@@ -26,7 +26,7 @@ const fn may(path: &'static str, want: Want) -> Rule {
     Rule { path, want, must: false }
 }
 
-const fn must(path: &'static str, want: Want) -> Rule {
+pub(super) const fn must(path: &'static str, want: Want) -> Rule {
     Rule { path, want, must: true }
 }
 
@@ -179,32 +179,6 @@ const UPGRADE: &[Rule] = &[
 
 const NODE_UPGRADE: &[Rule] = &[must("spec", Want::Object)];
 
-/// Namespace and name; `at` names the object from here on.
-pub(super) fn identity(kind: Kind, object: &Value, at: &mut Place) -> Result<(String, String), ImportError> {
-    at.object = Some(kind.name().into());
-    let filled = |path: &'static str| -> Result<String, Fault> {
-        walk::check(object, &must(path, Want::Text))?;
-        let pointer = format!("/{}", path.replace('.', "/"));
-        let text = object.pointer(&pointer).and_then(Value::as_str).unwrap_or_default();
-        if text.is_empty() || text.len() > 253 || text.contains(|c: char| c.is_whitespace() || c.is_control())
-        {
-            return Err(Fault {
-                field: path.to_owned(),
-                cause: format!("\"{}\" is no name", super::error::excerpt(text)),
-            });
-        }
-        Ok(text.to_owned())
-    };
-    let name = filled("metadata.name").map_err(|fault| field(at, fault))?;
-    at.object = Some(format!("{} {name}", kind.name()).into());
-    if !kind.is_namespaced() {
-        return Ok((String::new(), name));
-    }
-    let namespace = filled("metadata.namespace").map_err(|fault| field(at, fault))?;
-    at.object = Some(format!("{} {namespace}/{name}", kind.name()).into());
-    Ok((namespace, name))
-}
-
 fn own(kind: Kind) -> &'static [Rule] {
     match kind {
         Kind::Node => NODE,
@@ -333,6 +307,6 @@ fn vmi(object: &Value, at: &Place) -> Result<(), ImportError> {
     Ok(())
 }
 
-fn field(at: &Place, fault: Fault) -> ImportError {
+pub(super) fn field(at: &Place, fault: Fault) -> ImportError {
     ImportError::Field { at: at.clone(), field: fault.field, cause: fault.cause, cure: AGAIN }
 }

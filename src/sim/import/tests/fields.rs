@@ -23,8 +23,13 @@ fn wrong_fields_are_named() {
     let cases: [(&str, &str, &str, &str); 24] = [
         (NODE, "  name: node1\n", "  uid: a\n", "(Node), metadata.name: it is missing"),
         (NODE, "name: node1", "name: 17", "metadata.name: 17 is no text"),
-        (NODE, "name: node1", "name: \"\"", "metadata.name: \"\" is no name"),
-        (NODE, "  name: node1\n", "  name: node1\n  creationTimestamp: soon\n", "metadata: failed to parse"),
+        (NODE, "name: node1", "name: \"\"", "metadata.name: \"\" is no name that Kubernetes takes"),
+        (
+            NODE,
+            "  name: node1\n",
+            "  name: node1\n  creationTimestamp: soon\n",
+            "metadata: failed to parse",
+        ),
         (
             NODE,
             "status:\n",
@@ -152,4 +157,29 @@ fn quantities_that_are_numbers_are_read_as_kubernetes_reads_them() {
     assert_eq!(texts(1, "/spec/containers/0/resources/requests"), r#"{"cpu":"100m","memory":"1024"}"#);
     assert_eq!(texts(1, "/spec/overhead/cpu"), r#""1""#);
     assert_eq!(texts(2, "/spec/template/spec/domain/memory/guest"), r#""2147483648""#);
+}
+
+#[test]
+fn names_that_kubernetes_cannot_have_are_refused() {
+    for (name, shown) in [
+        ("Web_0", "Web_0"),
+        ("a/b", "a/b"),
+        ("a?b", "a?b"),
+        ("a%2e", "a%2e"),
+        ("\"web-\\u202e0\"", "web-\\u{202e}0"),
+        ("\"h\\e[31mst1\"", "h\\u{1b}[31mst1"),
+    ] {
+        let vm = VM.replace("name: db", &format!("name: {name}"));
+        let told =
+            format!("(VirtualMachine), metadata.name: \"{shown}\" is no name that Kubernetes takes; export");
+        refuses(&stream(&[NODE, &vm]), &["document 2", &told]);
+    }
+    let elsewhere = VM.replace("namespace: default", "namespace: team.a");
+    refuses(
+        &stream(&[NODE, &elsewhere]),
+        &[
+            "(VirtualMachine db), metadata.namespace: \"team.a\" is no name of a namespace that Kubernetes takes",
+        ],
+    );
+    assert!(read_text(&stream(&[&NODE.replace("name: node1", "name: 10.0.0.1")])).is_ok());
 }
