@@ -14,9 +14,12 @@ use super::document::{Body, Found};
 use super::error::{AGAIN, EXPORT, ImportError, Place, excerpt};
 use super::kinds::{self, Verdict};
 use super::split::{self, Piece};
+use super::text::{MESSAGE, is_message};
 
 /// Deeper than any object; below what the parsers' stacks bear.
 const DEEPEST: usize = 64;
+/// What a list has beside its items.
+const OF_A_LIST: [&str; 3] = ["apiVersion", "kind", "metadata"];
 const NO_ALIASES: &str =
     "kubectl writes no anchors, aliases and merge keys: write their contents out, or export the file again";
 
@@ -207,6 +210,9 @@ impl Lines {
                 format!("a list of items, but with {kind} instead of kind List: the file was cut short");
             return Err(ImportError::Syntax { at: at.clone(), cause, cure: AGAIN });
         };
+        if let Some((key, value)) = body.fields.iter().find(|(key, _)| !OF_A_LIST.contains(&key.as_str())) {
+            return Err(beside(at, key, value));
+        }
         let api_version = body.text("apiVersion").unwrap_or_default();
         for (item, number) in items.into_iter().zip(1..) {
             let line = Some(small(item.referenced.line())).filter(|line| *line > 0).map(|line| self.0 + line);
@@ -224,6 +230,16 @@ impl Lines {
         }
         Ok(())
     }
+}
+
+/// At the end of a list or an object, a line of kubectl's about what it could not get looks like one more field.
+fn beside(at: &Place, key: &str, value: &Value) -> ImportError {
+    let text = value.as_str().map_or_else(|| key.to_owned(), |value| format!("{key}: {value}"));
+    let what = format!(
+        "\"{}\" stands beside the objects and is none of their fields: the export is incomplete",
+        excerpt(&text)
+    );
+    ImportError::Foreign { at: at.clone(), what, cure: MESSAGE }
 }
 
 fn take_object(body: Body, at: &Place, into: &mut Import) -> Result<(), ImportError> {
@@ -266,6 +282,9 @@ fn take_object(body: Body, at: &Place, into: &mut Import) -> Result<(), ImportEr
             return Err(ImportError::Foreign { at: at.clone(), what, cure: "export again with -o yaml" });
         }
         _ => {}
+    }
+    if let Some((key, value)) = body.fields.iter().find(|(key, _)| is_message(&format!("{key}:"))) {
+        return Err(beside(at, key, value));
     }
     let kind_label = excerpt(kind);
     let field = |field: &str, cause: String| ImportError::Field {

@@ -33,7 +33,7 @@ const FIRST_WORDS: [(&str, &str, &str); 12] = [
     ("-----BEGIN", "this is a key or a certificate", EXPORT),
     ("#!", "this is a script", EXPORT),
 ];
-const MESSAGE: &str = "cure what it says and export again, with > and without 2>&1";
+pub(super) const MESSAGE: &str = "cure what it says and export again, with > and without 2>&1";
 const MIXED: &str = "export again with > and without 2>&1";
 const TABLE: &str = "export again with -o yaml";
 
@@ -68,6 +68,12 @@ pub(super) fn of<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, ImportErro
         return Err(ImportError::Foreign { at: place(), what, cure: MIXED });
     }
     Ok(text)
+}
+
+/// What kubectl tells beside its output, in a line of its own.
+pub(super) fn is_message(line: &str) -> bool {
+    let mut told = FIRST_WORDS.iter().filter(|(_, _, cure)| [MESSAGE, MIXED].contains(cure));
+    told.any(|(begin, _, _)| line.starts_with(begin)) || is_klog(line)
 }
 
 fn swap<A, B>((a, b): (A, B)) -> (B, A) {

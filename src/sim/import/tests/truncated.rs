@@ -65,3 +65,28 @@ fn a_cut_is_called_one() {
     let message = read(Path::new("cluster.yaml"), &EXAMPLE.as_bytes()[..at]).unwrap_err().to_string();
     assert!(message.contains("cut short"), "{message}");
 }
+
+/// `kubectl … > file 2>&1`: what it could not get stands where the next field of the list would.
+#[test]
+fn what_kubectl_could_not_get_is_not_taken_for_a_field() {
+    let list = format!(
+        "apiVersion: v1\nitems:\n- {}\nkind: List\nmetadata: {{}}\n",
+        NODE.trim_end().replace('\n', "\n  ")
+    );
+    for line in [
+        "Error from server (NotFound): the server doesn't have a resource type \"upgrades\"",
+        "Error from server (Forbidden): vms is forbidden: User \"x\" cannot list it",
+        "error: the server doesn't have a resource type \"vmx\"",
+        "Unable to connect to the server: net/http: TLS handshake timeout",
+        "W1123 21:10:11.123456   11 warnings.go:70] kubevirt.io/v1alpha3 is deprecated: use v1",
+    ] {
+        let told = format!("\"{line}\" stands beside the objects");
+        for before in [&list, NODE] {
+            let text = format!("{before}{line}\n");
+            let message = read(Path::new("cluster.yaml"), text.as_bytes()).unwrap_err().to_string();
+            // A second colon is no YAML any more.
+            let is_field = line.matches(": ").count() == 1;
+            assert!(!is_field || message.contains(&told) && message.contains("without 2>&1"), "{message}");
+        }
+    }
+}
