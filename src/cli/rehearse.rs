@@ -218,7 +218,7 @@ fn scene(args: &RehearseArgs, terminal: &Terminal) -> Result<Scene, Failure> {
     }
     let mut import = Import::default();
     for file in &args.cluster {
-        let size = Fs::kernel().length(file).map_err(Failure::usage)?;
+        let size = Fs::kernel().length(file).map_err(|error| Failure::usage(error.named()))?;
         check_size(file, size).map_err(Failure::usage)?;
         let bytes = Fs::read_named(file, LARGEST_FILE).map_err(Failure::usage)?;
         check_size(file, bytes.len() as u64).map_err(Failure::usage)?;

@@ -19,12 +19,14 @@ use crate::mutation::{self, Mutation};
 
 /// A file operation that did not work, with its object. The cause is the source.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}{}", path.display(), cure(source))]
+#[error("cannot {action} {}{}", path.display(), cure(source, *is_named))]
 pub struct FsError {
     /// The verb, as in "cannot write".
     pub action: &'static str,
     /// The object.
     pub path: PathBuf,
+    /// Somebody named it on the command line; it is none of the machine's own.
+    pub is_named: bool,
     /// The kernel's answer.
     #[source]
     pub source: io::Error,
@@ -34,16 +36,24 @@ impl FsError {
     /// Names the verb and object of an I/O error; made for `map_err`.
     pub fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self { action, path, source }
+        move |source| Self { action, path, is_named: false, source }
+    }
+
+    /// The same of a file that somebody named: it need not be root's to be read.
+    #[must_use]
+    pub fn named(self) -> Self {
+        Self { is_named: true, ..self }
     }
 }
 
-fn cure(source: &io::Error) -> &'static str {
+fn cure(source: &io::Error, is_named: bool) -> &'static str {
     // A catch-all is right here: ErrorKind is non-exhaustive and most kinds have no cure of their own.
     if source.kind() == io::ErrorKind::StorageFull {
         "; free space on that file system and try again"
     } else if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
         "; mount that file system writable"
+    } else if source.kind() == io::ErrorKind::PermissionDenied && is_named {
+        "; make it, and the folders above it, readable for this user"
     } else if source.kind() == io::ErrorKind::PermissionDenied {
         "; run as root of the machine"
     } else {
@@ -106,7 +116,7 @@ impl Fs {
     /// # Errors
     /// It is not there, or cannot be read.
     pub fn read_named(path: &Path, most: u64) -> Result<Vec<u8>, FsError> {
-        kernel::read_named(path, most).map_err(FsError::on("read", path))
+        kernel::read_named(path, most).map_err(|error| FsError::on("read", path)(error).named())
     }
 
     /// The file's bytes, or `None` when there is no such file.

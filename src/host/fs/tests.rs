@@ -88,3 +88,17 @@ fn hashes_like_sha256sum() {
     assert!(matches!(Fs::kernel().filesystem(Path::new("/proc")).unwrap(), FsKind::Other(_)));
     assert_eq!(Fs::kernel().filesystem(Path::new("/dev/shm")).unwrap(), FsKind::Tmpfs);
 }
+
+#[test]
+fn a_file_that_somebody_named_need_not_be_roots() {
+    let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    let path = Path::new("cluster.yaml");
+    assert_eq!(
+        FsError::on("read", path)(denied()).to_string(),
+        "cannot read cluster.yaml; run as root of the machine"
+    );
+    assert_eq!(
+        FsError::on("read", path)(denied()).named().to_string(),
+        "cannot read cluster.yaml; make it, and the folders above it, readable for this user"
+    );
+}
