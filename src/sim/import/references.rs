@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::Key;
-use super::error::{ImportError, Place};
+use super::error::{ImportError, Place, excerpt};
 use super::kinds::Kind;
 use crate::cluster::volumes::claim_of;
 use crate::sim::fields::{NODE_LABEL, controller, is_final, label, list, text, uid};
@@ -24,12 +24,12 @@ pub(super) fn check(
     ignored: &[String],
     warnings: &mut Vec<String>,
 ) -> Result<(), ImportError> {
-    let told = |count: usize, what: &str| if count > 0 { format!("; {what}") } else { String::new() };
+    let if_any = |count: usize, what: &str| if count > 0 { format!("; {what}") } else { String::new() };
     let whole = Whole { objects };
     let nodes = whole.names(Kind::Node);
     let files = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
     if nodes.is_empty() {
-        let found = told(ignored.len(), &format!("not used: {}", ignored.join(", ")));
+        let found = if_any(ignored.len(), &format!("not used: {}", ignored.join(", ")));
         return Err(ImportError::NoNodes { files, found });
     }
     for (key, vmi) in whole.of(Kind::Vmi) {
@@ -64,7 +64,16 @@ pub(super) fn check(
         }
     };
     warn(whole.vms_without_guest(), "should run but has no VirtualMachineInstance; it will be started first");
-    warn(whole.guests_without_vm(), "belongs to no VirtualMachine in the files, so nothing starts it again");
+    let (of_others, alone): (Vec<_>, Vec<_>) =
+        whole.guests_without_vm().partition(|(_, owner)| owner.is_some_and(|owner| !is_vm(owner)));
+    warn(
+        alone.into_iter().map(|(key, _)| told(key)).collect(),
+        "belongs to no VirtualMachine in the files, so nothing starts it again",
+    );
+    warn(
+        of_others.into_iter().map(|(key, owner)| told_with_owner(key, owner)).collect(),
+        "is no VM's: what makes guests anew there is not rehearsed, so nothing starts it again",
+    );
     warn(
         whole.disks_without_claim(),
         "is a disk of a VM but not in the files; it is taken to be there and shared",
@@ -114,15 +123,15 @@ impl<'a> Whole<'a> {
     }
 
     /// `KubeVirt` goes by the uid: a guest of another VM of that name, or of none, is nobody's.
-    fn guests_without_vm(&self) -> Vec<String> {
+    fn guests_without_vm(&self) -> impl Iterator<Item = (&'a Key, Option<&'a Value>)> + use<'a> {
         let vms: BTreeMap<(&str, &str), &str> =
             self.of(Kind::Vm).map(|(key, vm)| ((key.1.as_str(), key.2.as_str()), uid(vm))).collect();
-        let alone = self.of(Kind::Vmi).filter(|(key, vmi)| {
+        let alone = self.of(Kind::Vmi).filter(move |(key, vmi)| {
             let vm = vms.get(&(key.1.as_str(), key.2.as_str()));
             let owner = controller(vmi).map_or("", |owner| text(owner, "/uid"));
             !is_final(vmi) && (owner.is_empty() || vm.is_none_or(|uid| *uid != owner))
         });
-        alone.map(|(key, _)| told(key)).collect()
+        alone.map(|(key, vmi)| (key, controller(vmi)))
     }
 
     /// Only when claims were exported at all: else all of them are missing, as the shorter export has it.
@@ -170,6 +179,17 @@ impl<'a> Whole<'a> {
 fn told(key: &Key) -> String {
     let (kind, namespace, name) = key;
     format!("{} {namespace}/{name}", kind.name())
+}
+
+fn is_vm(owner: &Value) -> bool {
+    text(owner, "/kind") == Kind::Vm.name()
+}
+
+/// `VirtualMachineInstance default/a of VirtualMachineInstanceReplicaSet b`.
+fn told_with_owner(key: &Key, owner: Option<&Value>) -> String {
+    let of =
+        owner.map(|owner| format!(" of {} {}", excerpt(text(owner, "/kind")), excerpt(text(owner, "/name"))));
+    format!("{}{}", told(key), of.unwrap_or_default())
 }
 
 fn some(all: &[String]) -> String {

@@ -173,11 +173,6 @@ impl Adopting<'_> {
 
     fn complete_vmi(&mut self, key: &Key, vmi: &Object) {
         let what = format!("VMI {}/{}", key.namespace(), key.name());
-        if fields::controller(vmi).is_none() {
-            self.odd.push(format!("{what} has no VM; it cannot be started again"));
-        } else if !self.all(Kind::Vm).contains_key(key) {
-            self.odd.push(format!("{what} belongs to a VM that was not exported"));
-        }
         if is_final(vmi) {
             return;
         }

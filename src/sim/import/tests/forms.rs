@@ -231,3 +231,26 @@ fn a_guest_is_its_vms_own_by_uid() {
     let loose = EXAMPLE.replacen("controller: true", "controller: false", 1);
     assert!(warns(&loose).is_some());
 }
+
+#[test]
+fn a_guest_of_something_else_than_a_vm_is_told_with_its_owner() {
+    let owned = |kind: &str| {
+        let owner =
+            format!("{{apiVersion: kubevirt.io/v1, kind: {kind}, name: web, uid: u, controller: true}}");
+        let vmi = VMI.replace("  name: db\n", &format!("  name: web-x\n  ownerReferences: [{owner}]\n"));
+        let warnings = read_text(&stream(&[NODE, &vmi])).unwrap().warnings;
+        warnings
+            .into_iter()
+            .filter(|one| one.contains("VirtualMachineInstance default/web-x"))
+            .collect::<Vec<_>>()
+    };
+    let of_set = owned("VirtualMachineInstanceReplicaSet");
+    assert_eq!(
+        of_set,
+        [
+            "cluster.yaml: VirtualMachineInstance default/web-x of VirtualMachineInstanceReplicaSet web is no VM's: what makes \
+          guests anew there is not rehearsed, so nothing starts it again"
+        ]
+    );
+    assert!(owned("VirtualMachine")[0].contains("belongs to no VirtualMachine in the files"));
+}
