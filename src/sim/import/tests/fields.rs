@@ -28,13 +28,13 @@ fn wrong_fields_are_named() {
             NODE,
             "  name: node1\n",
             "  name: node1\n  creationTimestamp: soon\n",
-            "metadata: failed to parse",
+            "metadata.creationTimestamp: failed to parse",
         ),
         (
             NODE,
             "status:\n",
             "status:\n  addresses: 3\n",
-            "(Node node1), the object: invalid type: integer `3`",
+            "(Node node1), status.addresses: invalid type: integer `3`",
         ),
         (
             VM,
@@ -91,7 +91,7 @@ fn the_old_name_of_kubevirts_version_is_known() {
 fn an_order_of_the_agent_is_read_as_the_agent_reads_it() {
     let order = "apiVersion: agent.harvesterhci.io/v1alpha1\nkind: NodeUpgrade\nmetadata: {name: u, namespace: h}\n\
         spec: {upgradeName: u, upgradeUID: 0}\n";
-    refuses(&stream(&[NODE, order]), &["(NodeUpgrade h/u), the object: invalid type"]);
+    refuses(&stream(&[NODE, order]), &["(NodeUpgrade h/u), spec.upgradeUID: invalid type"]);
 }
 
 #[test]
@@ -182,4 +182,25 @@ fn names_that_kubernetes_cannot_have_are_refused() {
         ],
     );
     assert!(read_text(&stream(&[&NODE.replace("name: node1", "name: 10.0.0.1")])).is_ok());
+}
+
+#[test]
+fn what_only_the_agents_types_refuse_is_told_with_its_field_too() {
+    let selector = VMI.replace("spec:\n", "spec:\n  nodeSelector: null\n");
+    refuses(&stream(&[NODE, VM, &selector]), &["default/db), spec.nodeSelector: invalid type: null"]);
+    let time = VMI.replace("  name: db\n", "  name: db\n  creationTimestamp: 20x5-11-20T08:15:00Z\n");
+    refuses(&stream(&[NODE, VM, &time]), &["default/db), metadata.creationTimestamp: failed to parse"]);
+    let taints = NODE.replace(
+        "status:\n",
+        "spec:\n  taints:\n  - {key: a, effect: NoSchedule}\n  - {key: b, effect: NoSchedule, value: 3}\nstatus:\n",
+    );
+    refuses(&stream(&[&taints]), &["(Node node1), spec.taints[1].value: invalid type: integer `3`"]);
+}
+
+#[test]
+fn a_field_that_is_null_is_not_there() {
+    let null = VM.replace("  runStrategy: Always\n", "  runStrategy: Always\n  running: null\n");
+    assert!(read_text(&stream(&[NODE, &null])).is_ok());
+    let neither = null.replace("Always", "null");
+    refuses(&stream(&[NODE, &neither]), &["spec.runStrategy: it is missing, and spec.running too"]);
 }
