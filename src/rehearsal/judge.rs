@@ -105,6 +105,8 @@ fn is_foreign(digest: &str) -> bool {
 pub struct Judge {
     begun: Timestamp,
     vms: BTreeMap<VmKey, Watched>,
+    /// VMs that began to run only during the rehearsal; nothing was promised about them.
+    latecomers: BTreeSet<VmKey>,
     /// The VMs of each node, by where each ran last.
     vms_on: BTreeMap<String, BTreeSet<VmKey>>,
     /// Names and labels of the nodes.
@@ -154,6 +156,7 @@ impl Judge {
         Self {
             begun,
             vms: known,
+            latecomers: BTreeSet::new(),
             vms_on,
             hosts,
             nodes,

@@ -21,7 +21,7 @@ pub struct Timeline {
     pub nodes: Vec<NodeLine>,
     /// VMs that moved or were off, by name.
     pub vms: Vec<VmLine>,
-    /// VMs in the world.
+    /// VMs that ran at any time of the rehearsal.
     pub vm_count: usize,
     /// What an operator would have to do, empty when nothing blocks.
     pub blocked: Vec<Blocked>,

@@ -91,10 +91,15 @@ pub(super) fn watched(
 impl Judge {
     /// A VM's instance as it is now; none when there is none.
     pub fn instance(&mut self, now: Timestamp, key: &VmKey, vmi: Option<&Value>, truth: &Truth) {
-        let Some(known) = self.vms.get_mut(key) else { return };
         let phase =
             vmi.and_then(|vmi| vmi.pointer("/status/phase")).and_then(Value::as_str).unwrap_or_default();
         let runs = phase == "Running";
+        let Some(known) = self.vms.get_mut(key) else {
+            if runs && !self.latecomers.contains(key) {
+                self.latecomers.insert(key.clone());
+            }
+            return;
+        };
         if let Some(node) = vmi.and_then(|vmi| vmi.pointer("/status/nodeName")).and_then(Value::as_str)
             && runs
             && node != known.node
@@ -287,10 +292,10 @@ impl Judge {
         self.off.iter().filter(|key| self.vms.get(key).is_some_and(owed)).cloned().collect()
     }
 
-    /// How many VMs are watched.
+    /// How many VMs ran at any time: those that run from the beginning, and those that came later.
     #[must_use]
     pub fn vm_count(&self) -> usize {
-        self.vms.len()
+        self.vms.len() + self.latecomers.len()
     }
 
     /// How every VM fared that was off at some time.

@@ -332,3 +332,24 @@ fn quantities_count_in_whatever_notation() {
     assert!(odd.timeline.succeeded, "{}", chart::chart(&odd.timeline));
     assert_eq!(odd.timeline, plain.timeline);
 }
+
+/// One that was off in the files and starts during the rehearsal may move as well: no more VMs move than there are.
+#[test]
+fn vms_that_start_during_the_rehearsal_are_among_all() {
+    let order = exported(&Preset::sized(3, 12, 3), &[RUNS], |object| {
+        let kind = text(object, "/kind").to_owned();
+        match (kind.as_str(), text(object, "/metadata/name")) {
+            ("VirtualMachineInstance", "wiki-3") => *object = Value::Null,
+            ("VirtualMachine", "wiki-3") => object["spec"]["runStrategy"] = json!("Always"),
+            _ => {}
+        }
+    });
+    let timeline = rehearse(&order).unwrap().timeline;
+    let told = chart::chart(&timeline);
+    assert!(
+        timeline.vms.iter().any(|vm| vm.vm.name == "wiki-3"),
+        "wiki-3 neither moved nor went off: {told}"
+    );
+    assert_eq!(timeline.vm_count, 12, "{told}");
+    assert!(told.contains(" of 12 VMs moved"), "{told}");
+}
