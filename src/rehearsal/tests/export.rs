@@ -2,6 +2,7 @@
 
 mod company;
 mod hands;
+mod under_way;
 mod vms;
 
 use std::path::Path;
