@@ -64,8 +64,10 @@ pub(super) fn check(
         }
     };
     warn(whole.vms_without_guest(), "should run but has no VirtualMachineInstance; it will be started first");
-    let (of_others, alone): (Vec<_>, Vec<_>) =
-        whole.guests_without_vm().partition(|(_, owner)| owner.is_some_and(|owner| !is_vm(owner)));
+    let (of_others, alone): (Vec<_>, Vec<_>) = whole
+        .guests_without_vm()
+        .into_iter()
+        .partition(|(_, owner)| owner.is_some_and(|owner| !is_vm(owner)));
     warn(
         alone.into_iter().map(|(key, _)| told(key)).collect(),
         "belongs to no VirtualMachine in the files, so nothing starts it again",
@@ -123,7 +125,7 @@ impl<'a> Whole<'a> {
     }
 
     /// `KubeVirt` goes by the uid: a guest of another VM of that name, or of none, is nobody's.
-    fn guests_without_vm(&self) -> impl Iterator<Item = (&'a Key, Option<&'a Value>)> + use<'a> {
+    fn guests_without_vm(&self) -> Vec<(&'a Key, Option<&'a Value>)> {
         let vms: BTreeMap<(&str, &str), &str> =
             self.of(Kind::Vm).map(|(key, vm)| ((key.1.as_str(), key.2.as_str()), uid(vm))).collect();
         let alone = self.of(Kind::Vmi).filter(move |(key, vmi)| {
@@ -131,7 +133,7 @@ impl<'a> Whole<'a> {
             let owner = controller(vmi).map_or("", |owner| text(owner, "/uid"));
             !is_final(vmi) && (owner.is_empty() || vm.is_none_or(|uid| *uid != owner))
         });
-        alone.map(|(key, vmi)| (key, controller(vmi)))
+        alone.map(|(key, vmi)| (key, controller(vmi))).collect()
     }
 
     /// Only when claims were exported at all: else all of them are missing, as the shorter export has it.
