@@ -27,8 +27,6 @@ const RESTART: Duration = Duration::from_secs(2);
 const TRY_AGAIN: Duration = Duration::from_secs(15);
 /// An operator comes after this, where faults come from outside and pass.
 const OPERATOR: Duration = Duration::from_mins(10);
-/// As often as that.
-const PATIENCE: u32 = 4;
 /// More lives than this, and it does not come to an end.
 const MOST_LIVES: u32 = 60;
 /// More time than this, and it does not come to an end either.
@@ -207,9 +205,9 @@ fn conclude(director: &Director, world: &World, node: &str, turn: &Turn) -> &'st
 
 /// One node, life after life.
 async fn take_through(order: &Order, stage: &Stage, seat: &Seat, sum: &mut Sum, starts: &mut u32) -> Turn {
-    // Blows pass; flaws do not, and an operator who only says "go on" does not change them.
-    let blows = order.faults.iter().any(|fault| matches!(fault, Fault::At(..) | Fault::KillAtAwait(_)));
-    let mut patience = if blows { PATIENCE } else { 0 };
+    // Blows pass, and an operator who says "go on" is asked for no more than once by each; flaws stay as they are.
+    let mut patience =
+        order.faults.iter().filter(|fault| matches!(fault, Fault::At(..) | Fault::KillAtAwait(_))).count();
     // Where flaws are at work as well, who hears the same again knows that "go on" does not help.
     let flaws = order.faults.iter().any(|fault| matches!(fault, Fault::Node(..) | Fault::Vm(..)));
     let mut heard = None;

@@ -99,6 +99,26 @@ fn a_kill_after_a_request_that_nobody_heard_is_a_kill() {
     assert_eq!(done.timeline.nodes[0].starts, 2);
 }
 
+/// Whoever is called once more by each of several blows comes each time.
+#[test]
+fn five_blows_that_each_ask_for_an_operator_still_end_with_every_vm_running() {
+    let mut faults: Vec<String> = Vec::new();
+    let mut done = rehearse(&order(Preset::small(), &[])).unwrap();
+    for asked in 1..=5 {
+        let last =
+            faults.last().map_or(50, |fault| fault.rsplit('@').next().unwrap().parse::<u64>().unwrap());
+        let one_more = (last + 1..last + 60).find_map(|place| {
+            let more = [faults.clone(), vec![format!("full@{place}")]].concat();
+            let words: Vec<&str> = more.iter().map(String::as_str).collect();
+            let done = rehearse(&order(Preset::small(), &words)).unwrap();
+            (done.asked == asked).then_some((more, done))
+        });
+        (faults, done) = one_more.unwrap_or_else(|| panic!("nothing asks for an operator behind {faults:?}"));
+        assert_eq!(complaints(&done), Vec::<String>::new(), "{faults:?}");
+    }
+    assert!(done.timeline.succeeded, "{}", chart::chart(&done.timeline));
+}
+
 /// Every fault word does what its help says, as far as a user would see it.
 #[test]
 fn each_flaw_shows_in_the_timeline() {
