@@ -174,6 +174,13 @@ fn offenders_are_caught() {
         ("flow/next.rs", "pub async fn f() {}", "must not use `async`"),
         ("flow/next.rs", "let a = 'x'; let b: &'static str = \"\\\"\"; nix::x();", "must not use `nix::x`"),
         ("flow/next.rs", "let a = r#\"a \" b\"#; zbus::x();", "must not use `zbus::x`"),
+        // A capture list is no import, and what follows it is read as ever.
+        (
+            "flow/next.rs",
+            "fn f<'a>() -> impl Iterator + use<'a> { g(); {} } fn h() { nix::x(); }",
+            "must not use `nix::x`",
+        ),
+        ("flow/next.rs", "use a::{b; fn h() { nix::x(); }", "must not use `nix::x`"),
         ("agent/util.rs", "", "`util` says nothing"),
         ("agent/manager/mod.rs", "", "`manager` says nothing"),
         ("metrics/mod.rs", "", "room `metrics` is unknown"),

@@ -18,6 +18,7 @@ mod support;
 #[path = "support/witness.rs"]
 mod witness;
 
+use std::any::Any;
 use std::ops::RangeInclusive;
 
 use root_actors::{Actor, Bench, MINOR, PATCH, Row};
@@ -114,20 +115,30 @@ fn matrix(cases: Vec<Case>) {
     // A thread for each: nobody who hashes keeps another one from killing its agent in time.
     let all: Vec<_> = cases
         .into_iter()
-        .map(|case| std::thread::spawn(move || Runtime::new().unwrap().block_on(play(case))))
+        .map(|case| {
+            let name = case.name.clone();
+            (name, std::thread::spawn(move || Runtime::new().unwrap().block_on(play(case))))
+        })
         .collect();
-    let (mut rows, mut panics) = (Vec::new(), 0);
-    for machine in all {
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    for (name, machine) in all {
         match machine.join() {
             Ok(part) => rows.extend(part),
-            Err(_) => panics += 1,
+            Err(panic) => failures.push(format!("{name}: {}", words_of(&*panic))),
         }
     }
     let table: Vec<String> = rows.iter().map(Row::line).collect();
     println!("{}\n{}", Row::head(), table.join("\n"));
     let broken: Vec<String> = rows.iter().filter(|row| row.is_broken()).map(Row::line).collect();
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    assert_eq!(panics, 0, "machines that did not come to their end");
+    let failures = failures.join("\n");
+    assert!(failures.is_empty(), "machines that did not come to their end:\n{failures}");
+}
+
+/// What a panic said, without the backtrace that an error may carry: that alone is longer than what is shown of a test.
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let words = panic.downcast_ref::<String>().map_or("no words", String::as_str);
+    words.split("\n\nStack backtrace:").next().unwrap_or(words)
 }
 
 fn case(name: &str, fault: Fault, acts: Vec<(&'static str, Vec<Actor>)>, end: End) -> Case {

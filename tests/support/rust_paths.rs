@@ -43,7 +43,8 @@ impl Scan {
                         self.open.push(true);
                     }
                 }
-                "use" => self.tree(Vec::new(), words),
+                // `impl Trait + use<'a>` names what a return type captures, no path.
+                "use" if words.peek().is_some_and(|next| next != "<") => self.tree(Vec::new(), words),
                 _ if is_name(&word) => {
                     let mut path = vec![word];
                     while words.next_if(|next| next == "::").is_some() {
@@ -69,7 +70,9 @@ impl Scan {
                 "{" => {
                     while words.peek().is_some_and(|next| next != "}") {
                         self.tree(prefix.clone(), words);
-                        words.next_if(|next| next == ",");
+                        if words.next_if(|next| next == ",").is_none() {
+                            break;
+                        }
                     }
                     words.next();
                     return;
