@@ -7,6 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
 
+use super::text::is_message;
 use super::{kinds, strip};
 
 /// Fields that only kinds have which nobody uses here, among them Secret: never kept, not even for a moment.
@@ -39,6 +40,11 @@ pub(super) struct Body {
 impl Body {
     pub(super) fn text(&self, field: &str) -> Option<&str> {
         self.fields.get(field).and_then(Value::as_str)
+    }
+
+    /// A line of kubectl's about what it could not get, which looks like a field.
+    pub(super) fn message(&self) -> Option<(&String, &Value)> {
+        self.fields.iter().find(|(key, _)| is_message(&format!("{key}:")))
     }
 }
 
@@ -79,7 +85,8 @@ impl<'de> Visitor<'de> for FoundVisitor {
         if body.items.is_none() {
             strip::strip(&mut body);
         }
-        let unused = body.items.is_none().then(|| kinds::unused(&body)).flatten();
+        let is_single = body.items.is_none() && body.message().is_none();
+        let unused = is_single.then(|| kinds::unused(&body)).flatten();
         Ok(unused.map_or_else(|| Found::Body(Box::new(body)), Found::Unused))
     }
 

@@ -143,6 +143,7 @@ impl Import {
     /// Takes an object in; `at` does not name it yet.
     fn take(&mut self, kind: Kind, mut object: Value, mut at: Place) -> Result<(), ImportError> {
         strip::strip_object(kind, &mut object);
+        strip::nulls(&mut object);
         let (namespace, name) = names::identity(kind, &object, &mut at)?;
         rules::check(kind, &object, &at)?;
         rules::write_quantities(kind, &mut object);

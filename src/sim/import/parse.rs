@@ -142,6 +142,11 @@ fn options(size: usize) -> Options {
 
 fn yaml_error(error: &YamlError, piece: &Piece<'_>, at: &Place) -> ImportError {
     let line = error.location().map(|location| piece.lines_before + small(location.line()));
+    // One with a second colon is no YAML any more.
+    let at_fault = error.location().and_then(|location| line_number(piece.text, location.line()));
+    if let Some(text) = at_fault.filter(|text| is_message(text)) {
+        return told_beside(&Place { line, ..at.clone() }, text);
+    }
     let (mut cause, cure) = told(error);
     let last_line = piece.lines_before + small(piece.text.lines().count());
     let is_broken_off = matches!(error, YamlError::ExternalMessage { .. } | YamlError::Eof { .. });
@@ -176,6 +181,11 @@ fn told(error: &YamlError) -> (String, &'static str) {
     let text = text.lines().next().unwrap_or_default();
     let what = text.rsplit_once(" at line ").map_or(text, |(what, _)| what).trim_end_matches(':');
     (format!("this is no YAML that kubectl writes: {}", excerpt(what)), AGAIN)
+}
+
+/// The line of this number, from 1.
+fn line_number(text: &str, number: impl TryInto<usize>) -> Option<&str> {
+    text.lines().nth(number.try_into().ok()?.checked_sub(1)?)
 }
 
 fn small(number: impl TryInto<u32>) -> u32 {
@@ -234,10 +244,13 @@ impl Lines {
 
 /// At the end of a list or an object, a line of kubectl's about what it could not get looks like one more field.
 fn beside(at: &Place, key: &str, value: &Value) -> ImportError {
-    let text = value.as_str().map_or_else(|| key.to_owned(), |value| format!("{key}: {value}"));
+    told_beside(at, &value.as_str().map_or_else(|| key.to_owned(), |value| format!("{key}: {value}")))
+}
+
+fn told_beside(at: &Place, text: &str) -> ImportError {
     let what = format!(
         "\"{}\" stands beside the objects and is none of their fields: the export is incomplete",
-        excerpt(&text)
+        excerpt(text)
     );
     ImportError::Foreign { at: at.clone(), what, cure: MESSAGE }
 }
@@ -283,7 +296,7 @@ fn take_object(body: Body, at: &Place, into: &mut Import) -> Result<(), ImportEr
         }
         _ => {}
     }
-    if let Some((key, value)) = body.fields.iter().find(|(key, _)| is_message(&format!("{key}:"))) {
+    if let Some((key, value)) = body.message() {
         return Err(beside(at, key, value));
     }
     let kind_label = excerpt(kind);

@@ -13,6 +13,18 @@ const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const START_UP: [&str; 2] = ["cloudInitNoCloud", "cloudInitConfigDrive"];
 const START_UP_TEXTS: [&str; 4] = ["userData", "userDataBase64", "networkData", "networkDataBase64"];
 
+/// Fields that are null: Kubernetes takes one for a field that is not there, whatever its type.
+pub(super) fn nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(nulls);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 /// Takes it out, as soon as the object was read: a whole list of such weight is never in memory.
 pub(super) fn strip(body: &mut Body) {
     let verdict =
