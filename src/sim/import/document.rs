@@ -84,10 +84,11 @@ impl<'de> Visitor<'de> for FoundVisitor {
         }
         if body.items.is_none() {
             strip::strip(&mut body);
+            if let Some(kind) = kinds::unused(&body).filter(|_| body.message().is_none()) {
+                return Ok(Found::Unused(kind));
+            }
         }
-        let is_single = body.items.is_none() && body.message().is_none();
-        let unused = is_single.then(|| kinds::unused(&body)).flatten();
-        Ok(unused.map_or_else(|| Found::Body(Box::new(body)), Found::Unused))
+        Ok(Found::Body(Box::new(body)))
     }
 
     fn visit_unit<E>(self) -> Result<Found, E> {

@@ -143,7 +143,7 @@ fn options(size: usize) -> Options {
 fn yaml_error(error: &YamlError, piece: &Piece<'_>, at: &Place) -> ImportError {
     let line = error.location().map(|location| piece.lines_before + small(location.line()));
     // One with a second colon is no YAML any more.
-    let at_fault = error.location().and_then(|location| line_number(piece.text, location.line()));
+    let at_fault = error.location().and_then(|location| nth_line(piece.text, location.line()));
     if let Some(text) = at_fault.filter(|text| is_message(text)) {
         return told_beside(&Place { line, ..at.clone() }, text);
     }
@@ -184,7 +184,7 @@ fn told(error: &YamlError) -> (String, &'static str) {
 }
 
 /// The line of this number, from 1.
-fn line_number(text: &str, number: impl TryInto<usize>) -> Option<&str> {
+fn nth_line(text: &str, number: impl TryInto<usize>) -> Option<&str> {
     text.lines().nth(number.try_into().ok()?.checked_sub(1)?)
 }
 

@@ -290,8 +290,7 @@ fn of_longhorn(object: &Value, at: &Place) -> Result<(), ImportError> {
 }
 
 fn vm(object: &Value, at: &Place) -> Result<(), ImportError> {
-    let there = |pointer| object.pointer(pointer).filter(|value| !value.is_null());
-    let cause = match (there("/spec/running"), there("/spec/runStrategy")) {
+    let cause = match (object.pointer("/spec/running"), object.pointer("/spec/runStrategy")) {
         (Some(_), Some(_)) => "spec.running is there as well, and KubeVirt takes one of them",
         (None, None) => "it is missing, and spec.running too",
         (Some(_), None) | (None, Some(_)) => return Ok(()),

@@ -72,7 +72,7 @@ fn follow(value: &Value, path: &str, rule: &Rule) -> Result<(), Fault> {
     let Some(fields) = value.as_object() else {
         return Err(Fault::new(not("a mapping", value)));
     };
-    let result = match (fields.get(key).filter(|value| !value.is_null()), rest) {
+    let result = match (fields.get(key), rest) {
         // What a list's elements must have says nothing about a list that is not there.
         (None, rest) if !rule.must || is_list || rest.is_some_and(|rest| rest.contains("[]")) => Ok(()),
         (None, rest) => {
